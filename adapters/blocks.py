@@ -1,0 +1,275 @@
+"""A source over anything that reads a block of rows: batches, epochs and exact resume."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jest_loader.adapters.columns import Columns, join, take
+from jest_loader.adapters.order import BlockOrder, Int64Array, Window
+
+_STATE_VERSION = 1
+_WINDOW_BATCHES = 4
+
+
+class BlockReader(Protocol):
+    """Reads a data set one block at a time; holds nothing that reading changes."""
+
+    @property
+    def block_rows(self) -> Int64Array:
+        """Int64 [blocks]: the number of rows in each block."""
+        ...
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """The columns that ``read`` returns, in that order."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data set does."""
+        ...
+
+    def read(self, block: int) -> Columns:
+        """All rows of a block, in stored order."""
+        ...
+
+
+class BlockSource:
+    """A stateful source of batches, each a dict of columns under the data set's own names.
+
+    A numeric column is a NumPy array [batch, ...], text a list of str, bytes (encoded images stay
+    encoded) a list of bytes, and anything else a NumPy object array. Each row is delivered once an
+    epoch; the order is a function of (seed, epoch), see ``jest_loader.adapters.order``. A pass that
+    runs to its end moves on to the next epoch; one that is broken off starts over. Iterators do not
+    share what they read, and ``state_dict`` describes the newest of them.
+
+    Args:
+        reader: What is read.
+        batch_size: Rows in a batch.
+        shuffle: Whether to shuffle.
+        window_rows: The least number of rows to shuffle among each other, which are held in memory;
+            None for four batches. More mixes better where rows that are stored side by side are
+            alike.
+        seed: Chooses the order, from 0 to 2**64 - 1.
+        id_column: The name under which batches carry each row's int64 place in the data set, or
+            None to do without.
+        drop_last: Whether to leave out the rows that do not fill a last batch.
+
+    Raises:
+        ValueError: if an argument is out of range or does not fit the data set.
+    """
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        window_rows: int | None,
+        seed: int,
+        id_column: str | None,
+        drop_last: bool,
+    ) -> None:
+        self.batch_size = _whole("batch_size", batch_size, 1)
+        seed = _whole("seed", seed, 0, 2**64 - 1)
+        if window_rows is None:
+            window_rows = _WINDOW_BATCHES * self.batch_size
+        window_rows = _whole("window_rows", window_rows, 1)
+        self.drop_last = drop_last
+        self._reader = reader
+        self._id_column = id_column
+        self._order = BlockOrder(reader.block_rows, shuffle, window_rows, seed)
+        self._epoch = 0
+        self._first_batch = 0  # where the next iterator starts
+        self._newest: _Pass | None = None
+        self._check_fit()
+
+    @property
+    def num_examples(self) -> int:
+        """Rows in the data set, those that ``drop_last`` leaves out included."""
+        return self._order.num_rows
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        if self.drop_last:
+            return self.num_examples // self.batch_size
+        return -(-self.num_examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Columns]:
+        """A pass over the current epoch, from a loaded position if there is one; reads nothing."""
+        self._newest = _Pass(self, self._epoch, self._first_batch)
+        self._first_batch = 0
+        return self._newest
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iterator start ``epoch``; a loaded position in that epoch is kept."""
+        epoch = _whole("epoch", epoch, 0)
+        if epoch != self._position()[0]:
+            self._move_to(epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch drawn, as plain JSON values."""
+        epoch, batches = self._position()
+        return {
+            "version": _STATE_VERSION,
+            "epoch": epoch,
+            "batches": batches,
+            "fingerprint": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next iterator start where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: if the state belongs to another data set, another order or another version.
+        """
+        self._check_state(state_dict)
+        epoch = _whole("the state's epoch", state_dict["epoch"], 0)
+        self._move_to(epoch, _whole("the state's batches", state_dict["batches"], 0, len(self)))
+
+    def _move_to(self, epoch: int, batches: int) -> None:
+        self._newest = None
+        self._epoch, self._first_batch = epoch, batches
+
+    def _position(self) -> tuple[int, int]:
+        if self._newest is not None:
+            return self._newest.epoch, self._newest.batches
+        return self._epoch, self._first_batch
+
+    def _finish(self, finished: "_Pass") -> None:
+        if finished is self._newest:
+            self._move_to(finished.epoch + 1, 0)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Everything that the meaning of a position depends on."""
+        return {
+            "dataset": self._reader.fingerprint,
+            "num_examples": self.num_examples,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "shuffle": self._order.shuffle,
+            "window_rows": self._order.window_rows,
+            "seed": self._order.seed,
+        }
+
+    def _check_fit(self) -> None:
+        if self._id_column in self._reader.column_names:
+            raise ValueError(
+                f"id_column must not be a column of the data set, got {self._id_column!r}, one of "
+                f"{list(self._reader.column_names)}; give another id_column, or None to do without "
+                "row ids"
+            )
+        if not len(self):
+            raise ValueError(
+                f"the data set must hold at least one batch, got {self.num_examples} rows and a "
+                f"batch_size of {self.batch_size}; use a smaller batch_size or drop_last=False"
+            )
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        missing = {"version", "epoch", "batches", "fingerprint"} - state.keys()
+        if missing:
+            raise ValueError(
+                f"a state must be one that state_dict returned, got one without {sorted(missing)}; "
+                "load the state of this source, not of the loader around it"
+            )
+        if state["version"] != _STATE_VERSION:
+            raise ValueError(
+                f"the state's version must be {_STATE_VERSION}, got {state['version']}; "
+                "load it with the release that saved it"
+            )
+        for name, value in self._fingerprint().items():
+            saved = state["fingerprint"].get(name)
+            if saved != value:
+                raise ValueError(
+                    f"the state must come from a source with the same {name}, got {saved!r} in the "
+                    f"state and {value!r} here; build the source as it was, or start without the "
+                    "state"
+                )
+
+
+class _Pass(Iterator[Columns]):
+    """One pass over an epoch; holds the rows of one window.
+
+    Args:
+        source: Whose rows to deliver.
+        epoch: Which epoch's order to follow.
+        batches: How many batches were delivered before.
+    """
+
+    def __init__(self, source: BlockSource, epoch: int, batches: int) -> None:
+        self.epoch = epoch
+        self.batches = batches
+        self._source = source
+        self._stop = min(len(source) * source.batch_size, source.num_examples)
+        self._windows: list[Window] | None = None
+        self._window: Window | None = None
+        self._columns: Columns = {}  # the undelivered rows of the window, in stored order
+        self._rows = np.arange(0)  # their delivery order
+
+    def __next__(self) -> Columns:
+        start = self.batches * self._source.batch_size
+        stop = min(start + self._source.batch_size, self._stop)
+        if start >= self._stop:
+            self._columns = {}
+            self._source._finish(self)
+            raise StopIteration
+        parts = []
+        while start < stop:
+            window = self._load_window_at(start)
+            upto = min(stop, window.stop)
+            rows = self._rows[len(self._rows) - (self._end_of(window) - start) :][: upto - start]
+            parts.append({name: take(column, rows) for name, column in self._columns.items()})
+            start = upto
+        self.batches += 1
+        return join(parts)
+
+    def _end_of(self, window: Window) -> int:
+        return min(window.stop, self._stop)
+
+    def _load_window_at(self, position: int) -> Window:
+        if self._window is not None and self._window.start <= position < self._window.stop:
+            return self._window
+        order = self._source._order
+        if self._windows is None:
+            self._windows = order.windows(self.epoch)
+        self._columns = {}  # let go of the old window before the new one is read
+        window = self._windows[
+            bisect_right(self._windows, position, key=lambda window: window.stop)
+        ]
+        self._read(window, position)
+        self._window = window
+        return window
+
+    def _read(self, window: Window, position: int) -> None:
+        """Read the blocks that hold the rows from ``position`` to the end, and no others."""
+        order = self._source._order
+        rows = order.rows(self.epoch, window)
+        rows = rows[position - window.start : self._end_of(window) - window.start]
+        sizes = order.block_rows[window.blocks]
+        ends = sizes.cumsum()
+        block_of_row = np.searchsorted(ends, rows, side="right")
+        needed = np.zeros(len(sizes), dtype=np.bool_)
+        needed[block_of_row] = True
+        # Rows move up by the size of the blocks before theirs that are left out.
+        left_out = np.where(needed, 0, sizes).cumsum()
+        self._rows = rows - left_out[block_of_row]
+        self._columns = join([self._read_block(int(block)) for block in window.blocks[needed]])
+
+    def _read_block(self, block: int) -> Columns:
+        columns = self._source._reader.read(block)
+        if self._source._id_column is not None:
+            block_rows = self._source._order.block_rows
+            first = int(block_rows[:block].sum())
+            columns[self._source._id_column] = np.arange(first, first + block_rows[block])
+        return columns
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value`` as a plain int, which a state can hold."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if is_whole and least <= value and (most is None or value <= most):
+        return int(value)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")

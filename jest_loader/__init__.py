@@ -1,0 +1,39 @@
+"""Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
+
+from jest_loader.dataset import JestDataset
+from jest_loader.protocols import Embedder, Embeddings, Scorer, Scores, Selector, Source, Stateful
+from jest_loader.scorers.cached import CachedReference
+from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
+from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.scores import DenseScores, DenseSoftmaxScores, ExampleScores, FactoredScores
+from jest_loader.selection import IndependentSelector, JointSelector, TopKSelector, UniformSelector
+from jest_loader.telemetry import Counts
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CachedReference",
+    "Counts",
+    "DenseScores",
+    "DenseSoftmaxScores",
+    "EasyReference",
+    "Embedder",
+    "Embeddings",
+    "ExampleScores",
+    "FactoredScores",
+    "FrozenReference",
+    "HardLearner",
+    "IndependentSelector",
+    "JestDataset",
+    "JointSelector",
+    "Learnability",
+    "LiveLearner",
+    "OnlineProxy",
+    "Scorer",
+    "Scores",
+    "Selector",
+    "Source",
+    "Stateful",
+    "TopKSelector",
+    "UniformSelector",
+]

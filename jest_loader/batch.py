@@ -1,0 +1,171 @@
+"""What a batch is: a pytree whose leaves share one leading dimension.
+
+Containers are dicts, tuples, lists, named tuples and dataclasses. A leaf is a *column*, one row per
+example: a tensor, a NumPy array, or a list (or tuple) of plain Python values such as strings or
+bytes. Nothing here looks inside a row.
+
+A list or tuple is a container when it holds at least one tensor, array or container (what
+``default_collate`` makes of tuple samples), and a column otherwise (a list of captions).
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = Any  # A pytree of columns. Python's type system has no better name for it.
+Path = tuple[str | int, ...]
+
+
+def num_examples(batch: Batch) -> int:
+    """The leading dimension that all columns share.
+
+    Raises:
+        ValueError: if there is no column, a leaf is not a column, or columns differ in length.
+    """
+    lengths = {path: _length(path, column) for path, column in columns(batch)}
+    if not lengths:
+        raise ValueError(
+            "a batch must have at least one column (tensor, array or list), "
+            f"got an empty {type(batch).__name__}"
+        )
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{_name(path)} has {n}" for path, n in lengths.items())
+        raise ValueError(
+            f"all columns of a batch must have the same number of rows, but {shown}; a column of "
+            "tensors of different sizes must be a NumPy array of dtype object"
+        )
+    return next(iter(lengths.values()))
+
+
+def columns(batch: Batch, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Each column with its path of keys, field names and positions."""
+    children = _children(batch)
+    if children is None:
+        yield path, batch
+        return
+    for name, child in children.items():
+        yield from columns(child, (*path, name))
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """The rows ``index`` (int64 [n]) of every column, in that order, on the devices they are on."""
+    host = index.cpu()
+    rows: list[int] = host.tolist()
+
+    def rows_of(column: Any) -> Any:
+        if isinstance(column, Tensor):
+            return column[index.to(column.device)]
+        if isinstance(column, np.ndarray):
+            return column[host.numpy()]
+        return type(column)(column[row] for row in rows)
+
+    return _map(rows_of, batch)
+
+
+def concat(batches: Sequence[Batch]) -> Batch:
+    """One batch with the rows of ``batches``, which must have equal ``structure``."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    joined_columns = zip(
+        *([column for _, column in columns(batch)] for batch in batches), strict=True
+    )
+    joined = iter([_join(parts) for parts in joined_columns])
+    return _map(lambda _: next(joined), first)
+
+
+def split(batch: Batch, size: int) -> Iterator[Batch]:
+    """Consecutive batches of ``size`` rows, views where possible; the last may be shorter."""
+    total = num_examples(batch)
+    for start in range(0, total, size):
+        rows = slice(start, min(start + size, total))
+        yield _map(operator.itemgetter(rows), batch)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with its tensors on ``device``; other columns are left alone."""
+    return _map(
+        lambda column: (
+            column.to(device, non_blocking=True) if isinstance(column, Tensor) else column
+        ),
+        batch,
+    )
+
+
+def structure(batch: Batch) -> dict[str, str]:
+    """Kind, dtype and row shape of each column: batches can be joined if these are equal."""
+    return {_name(path): _kind(column) for path, column in columns(batch)}
+
+
+def _kind(column: Any) -> str:
+    if isinstance(column, Tensor):
+        return (
+            f"tensor of {str(column.dtype).removeprefix('torch.')} rows {tuple(column.shape[1:])}"
+        )
+    if isinstance(column, np.ndarray):
+        dtype = "string" if column.dtype.kind in "US" else column.dtype
+        return f"array of {dtype} rows {column.shape[1:]}"
+    return type(column).__name__
+
+
+def _join(parts: tuple[Any, ...]) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return type(parts[0])(value for part in parts for value in part)
+
+
+def _children(node: Any) -> dict[str | int, Any] | None:
+    """The named parts of a container, or None for a leaf."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    if is_dataclass(node) and not isinstance(node, type):
+        return {field.name: getattr(node, field.name) for field in fields(node)}
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return dict(zip(node._fields, node, strict=True))
+    if isinstance(node, tuple | list) and any(map(_holds_columns, node)):
+        return dict(enumerate(node))
+    return None
+
+
+def _holds_columns(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) or _children(value) is not None
+
+
+def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
+    if isinstance(node, Mapping):
+        return children if type(node) is dict else type(node)(children)  # type: ignore[call-arg]
+    if is_dataclass(node) and not isinstance(node, type):
+        return replace(node, **{str(name): child for name, child in children.items()})
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return type(node)(*children.values())
+    return type(node)(children.values())
+
+
+def _map(function: Callable[[Any], Any], node: Any) -> Any:
+    children = _children(node)
+    if children is None:
+        return function(node)
+    return _rebuild(node, {name: _map(function, child) for name, child in children.items()})
+
+
+def _length(path: Path, column: Any) -> int:
+    if isinstance(column, Tensor | np.ndarray):
+        if column.ndim > 0:
+            return int(column.shape[0])
+    elif isinstance(column, list | tuple):
+        return len(column)
+    raise ValueError(
+        f"every leaf of a batch must have one row per example, but {_name(path)} is a single "
+        f"{type(column).__name__}; drop it from the batch or repeat it for each example"
+    )
+
+
+def _name(path: Path) -> str:
+    return "".join(f"[{part!r}]" for part in path) or "the batch"

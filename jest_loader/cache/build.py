@@ -1,0 +1,94 @@
+"""Run a reference once over a data set and keep its embeddings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jest_loader.ops.reference import detached
+from jest_loader.output import new_folder
+from jest_loader.protocols import Embedder, Embeddings, Source
+
+
+def build_cache(
+    path: str | Path,
+    source: Source,
+    reference: Embedder,
+    *,
+    num_samples: int,
+    id_column: str = "sample_id",
+    overwrite: bool = False,
+) -> None:
+    """Write the reference's embeddings of every sample to the folder ``path``.
+
+    The folder holds ``image.npy`` and ``text.npy``, float16 [num_samples, D] by sample id, and
+    ``manifest.json`` with the scale and bias. It appears once it is whole.
+
+    Args:
+        path: The folder to make.
+        source: Batches that hold each sample once, with its id.
+        reference: Embeds them.
+        num_samples: Samples in the data set; ids are in [0, num_samples).
+        id_column: The column of sample ids, int64.
+        overwrite: Whether to replace a cache.
+
+    Raises:
+        ValueError: if a sample is missing or out of range, an embedding is not finite, or ``path``
+            is taken.
+    """
+    with new_folder(path, overwrite=overwrite, marks=("manifest.json",)) as folder:
+        writer = _Writer(folder, num_samples)
+        for batch in source:
+            writer.add(np.asarray(batch[id_column]), detached(reference.embed(batch)))
+        writer.finish()
+
+
+class _Writer:
+    def __init__(self, folder: Path, num_samples: int) -> None:
+        self._folder = folder
+        self._written = np.zeros(num_samples, dtype=bool)
+        self._arrays: dict[str, NDArray[np.float16]] = {}
+        self._logit: tuple[float, float | None] | None = None
+
+    def add(self, ids: NDArray[np.int64], embeddings: Embeddings) -> None:
+        if ids.min() < 0 or ids.max() >= len(self._written):
+            raise ValueError(
+                f"sample ids must be in [0, {len(self._written)}), got {ids.min()} to {ids.max()}; "
+                "num_samples must be the size of the data set"
+            )
+        for side, values in (("image", embeddings.image), ("text", embeddings.text)):
+            if not torch.isfinite(values).all():
+                raise ValueError(
+                    f"{side} embeddings must be finite, but some of samples {ids[0]} to {ids[-1]} "
+                    "are not; check the reference model"
+                )
+            self._array(side, values.shape[1])[ids] = values.half().cpu().numpy()
+        bias = None if embeddings.bias is None else float(embeddings.bias)
+        self._logit = (float(embeddings.scale), bias)
+        self._written[ids] = True
+
+    def finish(self) -> None:
+        missing = np.flatnonzero(~self._written)
+        if len(missing) > 0 or self._logit is None:
+            raise ValueError(
+                f"the source must hold every sample, but {len(missing)} of {len(self._written)} "
+                f"did not come (first {missing[:1].tolist()}); use drop_last=False"
+            )
+        for array in self._arrays.values():
+            assert isinstance(array, np.memmap)
+            array.flush()
+        scale, bias = self._logit
+        manifest = {"version": 1, "num_samples": len(self._written), "scale": scale, "bias": bias}
+        (self._folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+    def _array(self, side: str, width: int) -> NDArray[np.float16]:
+        if side not in self._arrays:
+            self._arrays[side] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                self._folder / f"{side}.npy",
+                mode="w+",
+                dtype=np.float16,
+                shape=(len(self._written), width),
+            )
+        return self._arrays[side]

@@ -1,0 +1,45 @@
+"""``jest-loader demo | train | pack``."""
+
+import logging
+import sys
+from importlib.util import find_spec
+
+_NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
+
+
+def main() -> None:
+    """The command line. A mistake that the user can mend ends it with one line and status 2."""
+    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        sys.exit(
+            f"jest-loader's commands need {', '.join(missing)}, which the library does not: "
+            "pip install 'jest-loader[all]'"
+        )
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        _run()
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.stderr.write(f"jest-loader: {error}\n")
+        sys.exit(2)
+
+
+def _run() -> None:
+    import tyro
+
+    from jest_loader.clip.config import TrainConfig
+    from jest_loader.clip.train import train
+    from jest_loader.demo.run import DemoConfig, run_demo
+    from jest_loader.pack import PackConfig, pack_command
+
+    config = tyro.extras.subcommand_cli_from_dict(
+        {"demo": DemoConfig, "train": TrainConfig, "pack": PackConfig},
+        prog="jest-loader",
+        description="Joint example selection: train on the sub-batches most worth learning.",
+    )
+    match config:
+        case DemoConfig():
+            run_demo(config)
+        case TrainConfig():
+            train(config)
+        case PackConfig():
+            pack_command(config)

@@ -1,0 +1,1 @@
+"""The bundled CLIP trainer: the reference consumer of ``JestDataset``."""

@@ -1,0 +1,127 @@
+"""The trainer's configuration: one frozen tree, parsed by tyro and written into each checkpoint."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jest_loader.clip.towers import ModelConfig
+from jest_loader.protocols import Loss
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, and what is held out."""
+
+    train: Path
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
+
+    test: Path | None = None
+    """Held-out data of the same columns, for zero-shot and retrieval evaluation; None evaluates
+    nothing.
+    """
+
+    image_column: str = "image"
+    """Column of images: encoded bytes (JPEG, PNG, WebP), or pixels of shape [height, width(,
+    channels)].
+    """
+
+    caption_column: str = "caption"
+    """Column of captions."""
+
+    batch_size: int = 128
+    """Examples trained on per step."""
+
+    augment: bool = True
+    """Shift training images a little, differently at each step."""
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """How each sub-batch is chosen from its super-batch."""
+
+    selector: Literal["uniform", "independent", "joint", "topk"] = "uniform"
+    """uniform trains on the data as it comes and reads no super-batches."""
+
+    score: Literal["learnability", "easy_reference", "hard_learner"] = "learnability"
+    """Learner loss less reference loss, minus the reference loss, or the learner loss."""
+
+    filter_ratio: float = 0.8
+    """Share of candidates left out: a super-batch holds batch_size / (1 - filter_ratio)
+    candidates.
+    """
+
+    num_chunks: int = 16
+    """Draws per sub-batch of the joint selector."""
+
+    gain: float = 1.0
+    """Factor on the logits from which candidates are drawn."""
+
+    reference_cache: Path | None = None
+    """Embeddings of the training data by the reference model, as the demo writes them."""
+
+    reference_checkpoint: Path | None = None
+    """A checkpoint of this trainer, run on every super-batch; used where there is no cache."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+
+    scale_lr_factor: float = 10.0
+    """Learning rate of the logit scale and bias, as a multiple of lr: they must travel further."""
+
+    weight_decay: float = 0.1
+    """Applied to matrices only, not to biases, norms, scale and bias."""
+
+    warmup_steps: int = 100
+    """Steps until the learning rate is at its peak."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a two-tower CLIP model on selected sub-batches."""
+
+    data: DataConfig
+    """The data."""
+
+    out: Path
+    """Folder of the run: checkpoint.pt and metrics.json. The same command goes on from it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the model."""
+
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """The selection."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+
+    loss: Loss = "sigmoid"
+    """SigLIP's sigmoid loss or CLIP's softmax loss, for training and for scoring."""
+
+    initial_scale: float = 10.0
+    """Inverse temperature at the start."""
+
+    initial_bias: float = -10.0
+    """Logit bias at the start; the softmax loss has none."""
+
+    seed: int = 0
+    """Of the weights, the order of the data, augmentation and selection."""
+
+    device: str = "auto"
+    """A torch device; auto takes a GPU where there is one. On a GPU training runs in bfloat16."""
+
+    eval_every: int = 100
+    """Steps between evaluations on the held-out data."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""

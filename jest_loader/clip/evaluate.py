@@ -1,0 +1,117 @@
+"""Zero-shot classification and retrieval on held-out data, in fp32."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jest_loader.batch import to_device
+from jest_loader.clip.tokenizer import HashTokenizer
+from jest_loader.clip.towers import TwoTower
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images and what they show. Its distinct captions are the classes.
+
+    Args:
+        image: Uint8 [N, C, H, W].
+        label: Int64 [N], the row of ``classes`` that is the image's caption.
+        classes: The distinct captions, sorted.
+    """
+
+    image: Tensor
+    label: Tensor
+    classes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, batches: Iterable[dict[str, Any]]) -> "HeldOut":
+        """All images and captions of prepared batches.
+
+        Raises:
+            ValueError: if there are fewer than two distinct captions to tell apart.
+        """
+        images: list[Tensor] = []
+        captions: list[str] = []
+        for batch in batches:
+            images.append(batch["image"])
+            captions.extend(batch["caption"])
+        classes = tuple(sorted(set(captions)))
+        if len(classes) < 2:
+            raise ValueError(
+                f"held-out data must have at least 2 distinct captions, got {len(classes)}"
+            )
+        row = {name: index for index, name in enumerate(classes)}
+        label = torch.tensor([row[caption] for caption in captions])
+        return cls(torch.cat(images), label, classes)
+
+
+@torch.no_grad()
+def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
+    """Ratios in [0, 1].
+
+    ``zero_shot_top1`` and ``zero_shot_top5``: images whose own caption is the first, or among the
+    first five, of all classes. ``retrieval_r1``, ``retrieval_r5`` and ``retrieval_r10``: captions
+    for which one of their own images is among the first k of all images. Ties take the middle rank.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    text = embed_captions(model, held_out.classes)
+    image = torch.cat(
+        [model.embed_image(b.to(device)) for b in torch.split(held_out.image, _BLOCK)]
+    )
+    model.train(was_training)
+    label = held_out.label.to(device)
+    by_image = torch.cat(
+        [
+            _class_rank(i @ text.T, own)
+            for i, own in zip(torch.split(image, _BLOCK), torch.split(label, _BLOCK), strict=True)
+        ]
+    )
+    own = torch.arange(len(text), device=device)
+    by_text = torch.cat(
+        [
+            _best_rank(t @ image.T, names[:, None] == label)
+            for t, names in zip(torch.split(text, _BLOCK), torch.split(own, _BLOCK), strict=True)
+        ]
+    )
+    return {
+        "zero_shot_top1": _share_within(by_image, 1),
+        "zero_shot_top5": _share_within(by_image, 5),
+        "retrieval_r1": _share_within(by_text, 1),
+        "retrieval_r5": _share_within(by_text, 5),
+        "retrieval_r10": _share_within(by_text, 10),
+    }
+
+
+def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
+    """Unit-norm [captions, embed_dim] on the model's device."""
+    device = next(model.parameters()).device
+    tokenize = HashTokenizer(model.config.vocab_size, model.config.context_length)
+    tokens: Tensor = to_device(tokenize(list(captions)), device)
+    return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
+
+
+def _class_rank(similarity: Tensor, label: Tensor) -> Tensor:
+    """[rows]: how many classes come before the right one; classes that tie with it count half."""
+    right = similarity.gather(1, label[:, None])
+    ahead = (similarity > right).sum(dim=1)
+    tied = (similarity == right).sum(dim=1) - 1
+    return ahead + tied / 2
+
+
+def _best_rank(similarity: Tensor, own: Tensor) -> Tensor:
+    """[rows]: how many images of other captions come before the best of a caption's own images."""
+    best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+    ahead = ((similarity > best) & ~own).sum(dim=1)
+    tied = ((similarity == best) & ~own).sum(dim=1)
+    return ahead + tied / 2
+
+
+def _share_within(rank: Tensor, k: int) -> float:
+    return (rank < k).double().mean().item()

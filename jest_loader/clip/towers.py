@@ -1,0 +1,173 @@
+"""The bundled two-tower model: a ViT for images, a transformer for text."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+from jest_loader.clip.tokenizer import PADDING
+from jest_loader.cost import patch_embedding_flops, transformer_flops
+from jest_loader.protocols import Embeddings
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the two towers.
+
+    Args:
+        image_size: Height and width of an image, pixels.
+        channels: 1 for grey, 3 for colour.
+        patch_size: Height and width of a patch, pixels; divides image_size.
+        vision_width: Width of the image tower.
+        vision_depth: Blocks of the image tower.
+        text_width: Width of the text tower.
+        text_depth: Blocks of the text tower; 0 averages word embeddings.
+        heads: Attention heads of both towers.
+        embed_dim: Width of the joint embedding.
+        vocab_size: Token ids.
+        context_length: Tokens per caption.
+    """
+
+    image_size: int = 64
+    channels: int = 3
+    patch_size: int = 8
+    vision_width: int = 128
+    vision_depth: int = 4
+    text_width: int = 128
+    text_depth: int = 1
+    heads: int = 4
+    embed_dim: int = 128
+    vocab_size: int = 8192
+    context_length: int = 8
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size != 0:
+            raise ValueError(
+                f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"
+            )
+        for width in (self.vision_width, self.text_width):
+            if width % self.heads != 0:
+                raise ValueError(f"heads must divide both widths, got {self.heads} and {width}")
+
+
+class TwoTower(nn.Module):
+    """Image and text towers with SigLIP's trained scale and bias.
+
+    Args:
+        config: The sizes.
+        scale: Initial inverse temperature.
+        bias: Initial logit bias; None makes a softmax model, which has none.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, scale: float = 10.0, bias: float | None = -10.0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower = _ImageTower(config)
+        self.text_tower = _TextTower(config)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Unit-norm fp32 [B, embed_dim] of uint8 [B, channels, height, width] images."""
+        return normalize(self.image_tower(image).float(), dim=1)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Unit-norm fp32 [B, embed_dim] of int64 [B, context_length] token ids."""
+        return normalize(self.text_tower(text).float(), dim=1)
+
+    def embed(self, batch: dict[str, Any]) -> Embeddings:
+        """Embeddings of the batch's columns ``image`` and ``text``."""
+        return Embeddings(
+            self.embed_image(batch["image"]),
+            self.embed_text(batch["text"]),
+            self.log_scale.exp(),
+            self.bias,
+        )
+
+    @property
+    def forward_flops(self) -> int:
+        """Flops of embedding one image-text pair, by the cost model."""
+        config = self.config
+        patches = (config.image_size // config.patch_size) ** 2
+        return (
+            patch_embedding_flops(patches, config.patch_size, config.channels, config.vision_width)
+            + transformer_flops(patches, config.vision_width, config.vision_depth)
+            + transformer_flops(config.context_length, config.text_width, config.text_depth)
+        )
+
+    def forward(self, batch: dict[str, Any]) -> Embeddings:
+        """The same as ``embed``, through ``forward`` for wrappers that need it."""
+        return self.embed(batch)
+
+
+class _ImageTower(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, num_patches = config.vision_width, (config.image_size // config.patch_size) ** 2
+        self.patches = nn.Conv2d(config.channels, width, config.patch_size, config.patch_size)
+        self.positions = nn.Parameter(torch.randn(num_patches, width) * 0.02)
+        self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.vision_depth))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, config.embed_dim, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image / 127.5 - 1  # Ink is 1, paper is -1.
+        tokens = self.patches(pixels).flatten(2).mT + self.positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        projected: Tensor = self.project(self.norm(tokens).mean(dim=1))
+        return projected
+
+
+class _TextTower(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.words = nn.Embedding(config.vocab_size, width)
+        self.positions = nn.Parameter(torch.randn(config.context_length, width) * 0.02)
+        nn.init.normal_(self.words.weight, std=0.02)
+        self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.text_depth))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, config.embed_dim, bias=False)
+
+    def forward(self, text: Tensor) -> Tensor:
+        real = text != PADDING
+        real = real | ~real.any(dim=1, keepdim=True)  # An empty caption attends to its padding.
+        tokens = self.words(text) + self.positions
+        for block in self.blocks:
+            tokens = block(tokens, real[:, None, None, :])
+        weights = real[..., None].to(tokens.dtype)
+        pooled = (self.norm(tokens) * weights).sum(dim=1) / weights.sum(dim=1)
+        projected: Tensor = self.project(pooled)
+        return projected
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch, length, width = tokens.shape
+        qkv = self.qkv(self.norm_attention(tokens)).view(
+            batch, length, 3, self.heads, width // self.heads
+        )
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        tokens = tokens + self.merge(attended.transpose(1, 2).reshape(batch, length, width))
+        updated: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
+        return updated

@@ -1,0 +1,217 @@
+"""The training loop."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jest_loader.batch import Batch, to_device
+from jest_loader.clip import checkpoint
+from jest_loader.clip.config import OptimizerConfig, TrainConfig
+from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
+from jest_loader.clip.evaluate import HeldOut, evaluate
+from jest_loader.clip.selection import build_loader, step_cost
+from jest_loader.clip.towers import TwoTower
+from jest_loader.dataset import JestDataset
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.ops.noise import fold
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out metrics after some steps.
+
+    Args:
+        step: Optimizer steps done.
+        seconds: Time spent on them, evaluation and checkpoints left out.
+        metrics: What ``evaluate`` returned.
+    """
+
+    step: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Run:
+    """A training run: what changes from step to step."""
+
+    config: TrainConfig
+    model: TwoTower
+    optimizer: torch.optim.Optimizer
+    loader: JestDataset
+    held_out: HeldOut | None
+    device: torch.device
+    step: int = 0
+    seconds: float = 0.0
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def flops(self) -> int:
+        """Flops of the steps done, by the cost model."""
+        return self.step * step_cost(self.config, self.model).total
+
+    def summary(self) -> dict[str, Any]:
+        """The run so far, as JSON values."""
+        return {
+            "finished": self.step == self.config.steps,
+            "steps": self.step,
+            "seconds": self.seconds,
+            "flops": self.flops,
+            "counts": self.loader.counts.to_dict(),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "config": checkpoint.plain(self.config),
+        }
+
+
+def train(config: TrainConfig, *, label: str = "training") -> Run:
+    """Train to ``config.steps``, going on from the checkpoint in ``config.out`` if there is one.
+
+    Args:
+        config: The run.
+        label: Shown beside the progress bar.
+
+    Raises:
+        ValueError: if the configuration does not fit the data or an earlier run in the same folder.
+        FloatingPointError: if the loss is not finite.
+    """
+    from tqdm import tqdm
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    run = _start(config)
+    batches = _endless(run.loader)
+    seconds_between = 0.1 if sys.stderr.isatty() else 10.0  # A log needs fewer lines.
+    with tqdm(
+        total=config.steps, initial=run.step, desc=label, unit="step", mininterval=seconds_between
+    ) as bar:
+        while run.step < config.steps:
+            started = time.perf_counter()
+            loss = _train_step(run, next(batches))
+            run.seconds += time.perf_counter() - started
+            bar.update()
+            _evaluate_and_save(run)
+            if run.step % 10 == 0:
+                bar.set_postfix(_postfix(run, loss), refresh=False)
+    return run
+
+
+def _start(config: TrainConfig) -> Run:
+    device = _device(config.device)
+    torch.manual_seed(config.seed)
+    model = checkpoint.new_model(
+        config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
+    ).to(device)
+    run = Run(
+        config,
+        model,
+        _optimizer(model, config.optimizer),
+        build_loader(config, model, device),
+        _held_out(config),
+        device,
+    )
+    path = config.out / "checkpoint.pt"
+    if path.is_file():
+        _restore(run, checkpoint.load(path), path)
+    return run
+
+
+def _restore(run: Run, contents: dict[str, Any], path: Path) -> None:
+    checkpoint.check_same_run(path, contents["config"], run.config)
+    run.model.load_state_dict(contents["model"])
+    run.optimizer.load_state_dict(contents["optimizer"])
+    run.loader.load_state_dict(contents["loader"])
+    run.step, run.seconds = contents["step"], contents["seconds"]
+    run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
+
+
+def _train_step(run: Run, batch: Batch) -> Tensor:
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * _schedule(run.step, run.config)
+    batch = to_device(batch, run.device)
+    if run.config.data.augment:
+        batch["image"] = augment(batch["image"], seed=fold(run.config.seed, run.step))
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+        embeddings = run.model(batch)
+    loss = contrastive_loss(embeddings, run.config.loss)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss must be finite, got {loss.item()} at step {run.step}; lower optimizer.lr "
+            f"and delete {run.config.out}, or go on from its checkpoint, which is from before"
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optimizer.clip_norm)
+    run.optimizer.step()
+    run.step += 1
+    return loss.detach()
+
+
+def _evaluate_and_save(run: Run) -> None:
+    config = run.config
+    last = run.step == config.steps
+    if run.held_out is not None and (last or run.step % config.eval_every == 0):
+        metrics = evaluate(run.model, run.held_out)
+        run.evaluations.append(Evaluation(run.step, run.seconds, metrics))
+    if last or run.step % config.checkpoint_every == 0:
+        contents = {
+            "step": run.step,
+            "seconds": run.seconds,
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "loader": run.loader.state_dict(),
+            "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
+        }
+        checkpoint.save(config.out / "checkpoint.pt", config, contents)
+        (config.out / "metrics.json").write_text(json.dumps(run.summary(), indent=1) + "\n")
+
+
+def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
+    shown = {"loss": f"{loss.item():.3f}"}
+    if run.evaluations:
+        shown["held-out"] = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
+    return shown
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then cosine to zero, as a factor on the peak learning rate."""
+    warmup = config.optimizer.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+
+def _optimizer(model: TwoTower, config: OptimizerConfig) -> torch.optim.Optimizer:
+    logit = [p for p in (model.log_scale, model.bias) if p is not None]
+    towers = [p for part in (model.image_tower, model.text_tower) for p in part.parameters()]
+    groups = [
+        {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},
+        {"params": logit, "weight_decay": 0.0, "peak_lr": config.lr * config.scale_lr_factor},
+    ]
+    groups = [{"peak_lr": config.lr, **group} for group in groups]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+
+
+def _held_out(config: TrainConfig) -> HeldOut | None:
+    if config.data.test is None:
+        return None
+    shards = open_shards(config.data.test, batch_size=1024, shuffle=False, drop_last=False)
+    return HeldOut.read(PreparedSource(shards, Prepare(config.data, config.model)))
+
+
+def _endless(loader: JestDataset) -> Iterator[Batch]:
+    while True:
+        yield from loader
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

@@ -1,0 +1,339 @@
+"""JestDataset: the loop from super-batches to sub-batches, and its state.
+
+    source --> super-batch --> scorer --> scores --> selector --> index --> sub-batch -->
+    materialize
+
+One pass over the dataset is one epoch of the source. What is selected is a function of (seed,
+epoch, position) and the models; the state is that of the last sub-batch delivered.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from jest_loader.batch import Batch, num_examples, take
+from jest_loader.ops.noise import fold
+from jest_loader.protocols import Scorer, Scores, Selector, Source, Stateful, Trainable
+from jest_loader.scores import ExampleScores
+from jest_loader.selection import JointSelector, UniformSelector
+from jest_loader.state import Position
+from jest_loader.super_batch import declared_batch_size, size_error, super_batches
+from jest_loader.telemetry import Counts
+
+
+class JestDataset(IterableDataset[Batch]):
+    """Reads super-batches, scores the candidates and yields the sub-batch most worth training on.
+
+    Iterate it directly, in the training process. Each pass is the next epoch, also after an early
+    ``break``; ``set_epoch`` chooses another. Only the newest iterator is live.
+
+    Args:
+        source: Any iterable of batches of one size: a DataLoader, an MdsSource, a list. A batch is
+            a dict, tuple, list or dataclass (nested as you like) of tensors, arrays or lists with
+            one row per example. Where the source has ``set_epoch``, that is called at the start of
+            each pass.
+        scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
+            also learns from each sub-batch. None scores nothing and goes with ``UniformSelector``
+            only.
+        selector: Picks the sub-batch from the scores.
+        super_batch_size: Candidates scored at once; a multiple of the source's batch size.
+        sub_batch_size: Examples emitted; the filter ratio is 1 - sub_batch_size / super_batch_size.
+        materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
+            in full.
+        seed: In [0, 2^63); changes what is drawn.
+
+    Raises:
+        ValueError: if the sizes do not fit, or scorer and selector cannot go together.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        scorer: Scorer | None,
+        selector: Selector = JointSelector(),
+        *,
+        super_batch_size: int,
+        sub_batch_size: int,
+        materialize: Callable[[Batch], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_parts(source, scorer, selector)
+        _check_sizes(source, super_batch_size, sub_batch_size)
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+        self.source = source
+        self.scorer = scorer
+        self.selector = selector
+        self.super_batch_size = super_batch_size
+        self.sub_batch_size = sub_batch_size
+        self.materialize = materialize
+        self.seed = seed
+        self._delivered = Position()
+        self._restored = False  # The next pass goes on from a loaded state.
+        self._passes = 0  # The number of the newest pass: older iterators must not go on.
+        self._running = False
+
+    @property
+    def counts(self) -> Counts:
+        """Examples loaded, scored, trained and dropped up to the last sub-batch delivered."""
+        return self._delivered.counts
+
+    @property
+    def filter_ratio(self) -> float:
+        """The share of candidates left out."""
+        return 1 - self.sub_batch_size / self.super_batch_size
+
+    def __len__(self) -> int:
+        """Sub-batches per epoch.
+
+        Raises:
+            TypeError: if the source has no length or no ``batch_size``.
+        """
+        return _num_full_rows(self.source) // self.super_batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass; nothing is read before the first ``next``.
+
+        Raises:
+            ValueError: inside a DataLoader worker; while iterating, if batches or scores do not
+                fit.
+            RuntimeError: while iterating, if a newer pass was started or a state loaded meanwhile.
+        """
+        if get_worker_info() is not None:
+            raise ValueError(
+                "JestDataset must run in the training process, where the models are, but was "
+                "iterated in a DataLoader worker; iterate it directly, or use "
+                "DataLoader(dataset, batch_size=None, num_workers=0)"
+            )
+        return self._run_pass()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next pass at the beginning of ``epoch``; does nothing while in that epoch.
+
+        Raises:
+            ValueError: if ``epoch`` is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must not be negative, got {epoch}")
+        at_start = self._delivered.super_batches == 0
+        if epoch == self._delivered.epoch and (at_start or self._restored or self._running):
+            return
+        self._supersede()
+        self._delivered = Position(epoch, counts=self._delivered.counts)
+        self._restored = False
+
+    def state_dict(
+        self,
+        num_samples: int | None = None,
+        from_beginning: bool | None = None,
+    ) -> dict[str, Any]:
+        """The state after the last sub-batch delivered; plain values if the source's state is.
+
+        It holds no weights: save the models, an online proxy among them, beside it. The arguments
+        are ignored; MosaicML Composer passes them.
+
+        Raises:
+            ValueError: if the source cannot save its state.
+        """
+        _check_stateful(self.source)
+        return self._delivered.to_state(self._configuration())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make the next pass go on after the sub-batch at which the state was saved.
+
+        Raises:
+            ValueError: if the state is incomplete, of another version or of another configuration,
+                or the source cannot restore its part.
+        """
+        _check_stateful(self.source)
+        position = Position.from_state(state_dict, self._configuration())
+        self._supersede()
+        self._delivered = position
+        self._restored = True
+
+    def _run_pass(self) -> Iterator[Batch]:
+        self._supersede()
+        this_pass, self._running = self._passes, True
+        try:
+            yield from self._sub_batches(self._begin(), this_pass)
+        finally:
+            if self._passes == this_pass:
+                self._running = False
+
+    def _begin(self) -> Position:
+        """Where this pass starts, with the source brought there."""
+        start = self._delivered
+        if start.super_batches > 0 and not self._restored:  # The pass before was left early.
+            start = Position(start.epoch + 1, counts=start.counts)
+        if self._restored and start.source is not None and isinstance(self.source, Stateful):
+            self.source.load_state_dict(start.source)
+        self._restored = False
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(start.epoch)
+        return start
+
+    def _sub_batches(self, position: Position, this_pass: int) -> Iterator[Batch]:
+        left = 0
+        for super_batch in super_batches(self.source, self.super_batch_size):
+            if super_batch.num_examples < self.super_batch_size:
+                left = super_batch.num_examples
+                break
+            sub_batch = self._choose(super_batch.candidates, position)
+            position = Position(
+                position.epoch,
+                position.super_batches + 1,
+                position.counts.plus(
+                    loaded=self.super_batch_size,
+                    scored=0 if self.scorer is None else self.super_batch_size,
+                    trained=self.sub_batch_size,
+                ),
+                super_batch.source_state,
+            )
+            self._delivered = position
+            yield sub_batch
+            self._check_newest(this_pass)
+        if position.super_batches == 0:
+            raise ValueError(_too_few(left, position.epoch, self.super_batch_size))
+        self._delivered = Position(
+            position.epoch + 1,
+            counts=position.counts.plus(loaded=left, dropped=left),
+            source=self.source.state_dict() if isinstance(self.source, Stateful) else None,
+        )
+
+    def _choose(self, candidates: Batch, position: Position) -> Any:
+        with torch.no_grad():
+            scores = self._score(candidates)
+            index = self.selector.select(
+                scores,
+                self.sub_batch_size,
+                seed=fold(self.seed, position.epoch),
+                step=position.super_batches,
+            )
+        _check_index(index, self.sub_batch_size, self.super_batch_size)
+        sub_batch = take(candidates, index)
+        if isinstance(self.scorer, Trainable):
+            self.scorer.update(sub_batch)
+        return sub_batch if self.materialize is None else self.materialize(sub_batch)
+
+    def _score(self, candidates: Batch) -> Scores:
+        if self.scorer is None:
+            return ExampleScores(torch.zeros(self.super_batch_size))
+        scores = self.scorer.score(candidates)
+        if len(scores.logits) != self.super_batch_size:
+            raise ValueError(
+                "a scorer must return one score per candidate, "
+                f"got {len(scores.logits)} for {self.super_batch_size}"
+            )
+        return scores
+
+    def _supersede(self) -> None:
+        self._passes += 1
+        self._running = False
+
+    def _check_newest(self, this_pass: int) -> None:
+        if this_pass != self._passes:
+            raise RuntimeError(
+                "this iterator cannot go on, because the dataset was iterated again, its epoch set "
+                "or a state was loaded since; use the newest iterator"
+            )
+
+    def _configuration(self) -> dict[str, Any]:
+        """What must be equal when a state is loaded, for the run to go on as it would have."""
+        return {
+            "super_batch_size": self.super_batch_size,
+            "sub_batch_size": self.sub_batch_size,
+            "seed": self.seed,
+            "selector": type(self.selector).__name__,
+            **{f"selector.{name}": value for name, value in _options(self.selector).items()},
+        }
+
+
+def _options(selector: Selector) -> dict[str, Any]:
+    if is_dataclass(selector) and not isinstance(selector, type):
+        return asdict(selector)
+    return {}
+
+
+def _check_parts(source: Source, scorer: Scorer | None, selector: Selector) -> None:
+    if not isinstance(source, Source):
+        raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
+    if not isinstance(selector, Selector):
+        raise ValueError(f"selector must have a select method, got {selector!r}")
+    if scorer is None and not isinstance(selector, UniformSelector):
+        raise ValueError(
+            f"scorer=None goes with UniformSelector only, got {type(selector).__name__}; "
+            "pass a scorer"
+        )
+    if scorer is not None and not isinstance(scorer, Scorer):
+        raise ValueError(
+            f"scorer must have a score(super_batch) method, got {type(scorer).__name__}; "
+            "wrap a model as in Learnability(LiveLearner(model), reference)"
+        )
+
+
+def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
+    if not 1 <= sub_batch_size <= super_batch_size:
+        raise ValueError(
+            "sub_batch_size must be at least 1 and at most super_batch_size, "
+            f"got {sub_batch_size} and {super_batch_size}"
+        )
+    batch_size = declared_batch_size(source)
+    if batch_size is not None and super_batch_size % batch_size != 0:
+        raise ValueError(size_error(super_batch_size, batch_size))
+
+
+def _check_stateful(source: Source) -> None:
+    if not isinstance(source, Stateful):
+        raise ValueError(
+            f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
+            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
+            "source from jest_loader.adapters"
+        )
+
+
+def _check_index(index: Tensor, size: int, num_candidates: int) -> None:
+    """Selectors and scores are pluggable: check what they agreed on before rows are taken."""
+    host = index.cpu()
+    if host.shape != (size,) or host.dtype != torch.int64:
+        raise ValueError(
+            f"a selector must return int64 of shape ({size},), "
+            f"got {host.dtype} of {tuple(host.shape)}"
+        )
+    if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
+        raise ValueError(
+            f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
+            "Scores.given must set the logits of chosen candidates to minus infinity"
+        )
+
+
+def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:
+    if num_found == 0:
+        return (
+            f"the source is empty: it yielded no batch in epoch {epoch}; a generator can be read "
+            "only once, pass an object that can be iterated again"
+        )
+    return (
+        f"the source must hold at least one super-batch, but ended after {num_found} examples and "
+        f"super_batch_size is {super_batch_size}; use a smaller one, or more data"
+    )
+
+
+def _num_full_rows(source: Any) -> int:
+    """Examples per epoch in full batches, known without reading any."""
+    if isinstance(source, Sequence) and len(source) > 0:
+        batch_size = num_examples(source[0])
+        return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
+    declared = declared_batch_size(source)
+    if declared is None or not hasattr(source, "__len__"):
+        raise TypeError(
+            "a JestDataset has a length only if its source has a length and a batch_size, "
+            f"but {type(source).__name__} does not have both"
+        )
+    if isinstance(source, DataLoader) and isinstance(source.sampler, Sized):
+        return len(source.sampler) // declared * declared
+    rows = getattr(source, "num_examples", None)
+    return (rows // declared if isinstance(rows, int) else len(source)) * declared

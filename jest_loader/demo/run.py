@@ -1,0 +1,136 @@
+"""The demo: one learner trained three ways on the same data, for the same number of steps."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.cache import build_cache
+from jest_loader.clip.config import (
+    DataConfig,
+    OptimizerConfig,
+    SelectionConfig,
+    TrainConfig,
+)
+from jest_loader.clip.data import Prepare, PreparedSource
+from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.train import Run, train
+from jest_loader.demo import plots, table
+from jest_loader.demo.data import DemoData, prepare
+from jest_loader.demo.icons import ICON_SIZE
+from jest_loader.scorers.models import FrozenReference
+
+Arm = Literal["uniform", "independent", "joint"]
+
+QUERIES = (
+    "shopping cart",
+    "battery charging",
+    "bell",
+    "heart",
+    "magnifying glass plus",
+    "airplane",
+    "lock",
+    "trash",
+    "arrow left",
+    "phone",
+    "calendar",
+    "cloud rain",
+)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train the same small CLIP with uniform, independent and joint selection, and compare."""
+
+    out: Path = Path("runs/demo")
+    """Folder for data, checkpoints, numbers and pictures. An interrupted demo goes on from it."""
+
+    noise_fraction: float = 0.5
+    """Share of the uncurated set's captions that is shuffled: the one thing added to the data."""
+
+    steps: int = 800
+    """Training steps of each of the three runs."""
+
+    reference_steps: int = 800
+    """Training steps of the reference model on the curated set."""
+
+    seed: int = 0
+    """Of weights, data order, augmentation and selection; the data set does not change with it."""
+
+    device: str = "auto"
+    """A torch device; auto takes a GPU where there is one."""
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """Run the demo and write ``demo.json``, ``curves.png`` and ``icons.png`` to ``config.out``.
+
+    Raises:
+        ValueError: if ``config.out`` holds a demo with other settings.
+    """
+    data = prepare(config.out / "data", noise_fraction=config.noise_fraction)
+    table.announce(config, data)
+    reference = train(_reference_config(config, data), label="reference")
+    cache = _cache(config, data, reference)
+    runs = {
+        arm: train(arm_config(config, data, arm, cache), label=arm.ljust(11))
+        for arm in get_args(Arm)
+    }
+    summaries = {arm: run.summary() for arm, run in runs.items()}
+    results = {"reference": reference.summary(), "arms": summaries}
+    (config.out / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
+    plots.draw_curves(results, config.out / "curves.png")
+    plots.draw_icons(runs["joint"], QUERIES, config.out / "icons.png")
+    table.report(config, data, results)
+    return results
+
+
+def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) -> TrainConfig:
+    """What the sweep in bench/results/demo_sweep.json found best for the uniform arm."""
+    return TrainConfig(
+        data=DataConfig(train=train_on, test=data.held_out, batch_size=128, augment=False),
+        out=config.out / name,
+        model=ModelConfig(
+            image_size=ICON_SIZE,
+            channels=1,
+            vision_width=64,
+            vision_depth=3,
+            text_width=64,
+            text_depth=0,
+            embed_dim=64,
+        ),
+        optimizer=OptimizerConfig(lr=2e-3),
+        steps=config.steps,
+        initial_bias=-5.0,
+        seed=config.seed,
+        device=config.device,
+        eval_every=max(1, config.steps // 20),
+    )
+
+
+def _reference_config(config: DemoConfig, data: DemoData) -> TrainConfig:
+    base = _base_config(config, data, data.curated, "reference")
+    return replace(base, steps=config.reference_steps, eval_every=config.reference_steps)
+
+
+def arm_config(
+    config: DemoConfig, data: DemoData, arm: Arm, cache: Path | None = None
+) -> TrainConfig:
+    """The training run of one arm; all but the uniform one need the reference's ``cache``."""
+    base = _base_config(config, data, data.uncurated, arm)
+    return replace(base, selection=SelectionConfig(selector=arm, reference_cache=cache))
+
+
+def _cache(config: DemoConfig, data: DemoData, reference: Run) -> Path:
+    """The reference's embeddings of the uncurated set, made unless they are there."""
+    path = config.out / "reference_cache"
+    if not path.exists():
+        shards = MdsSource(data.uncurated, batch_size=1024, shuffle=False, drop_last=False)
+        prepare_batch = Prepare(reference.config.data, reference.config.model)
+        build_cache(
+            path,
+            PreparedSource(shards, prepare_batch),
+            FrozenReference(reference.model),
+            num_samples=shards.num_examples,
+        )
+    return path

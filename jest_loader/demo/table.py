@@ -1,0 +1,83 @@
+"""What the demo says on screen."""
+
+from typing import TYPE_CHECKING, Any
+
+from jest_loader.demo.data import DemoData
+
+if TYPE_CHECKING:
+    from jest_loader.demo.run import DemoConfig
+
+
+def announce(config: "DemoConfig", data: DemoData) -> None:
+    """Say what is trained on what."""
+    sizes = data.num_examples
+    print(
+        f"Data: real icons and their names, rendered from the 12 fonts in qtawesome.\n"
+        f"  held out   {sizes['held_out']:6,} icons of a style never trained on (Phosphor), "
+        f"{data.num_classes} names\n"
+        f"  uncurated  {sizes['uncurated']:6,} icons of the 11 other fonts: the learner's; "
+        f"{data.noise_fraction:.0%} of the captions\n"
+        f"                    shuffled, the one thing added\n"
+        f"  curated    {sizes['curated']:6,} of these icons with their own captions (Remix, "
+        f"Font Awesome 6,\n"
+        f"                    Elusive): the reference's\n"
+        f"Captions have one to three words: this tests data selection, not language.\n"
+    )
+
+
+def report(config: "DemoConfig", data: DemoData, results: dict[str, Any]) -> None:
+    """Print the arms side by side, and where the files are."""
+    rows = [_HEADER, *(_row(arm, results) for arm in results["arms"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    reference = results["reference"]
+    print()
+    print("\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]))
+    print(
+        f"\nAccuracy: zero-shot top-1 among {data.num_classes} names; chance is "
+        f"{1 / data.num_classes:.2%}. Flops by the cost model.\n"
+        f"Not in the table: the reference, trained once and cached (accuracy "
+        f"{_accuracy(reference):.1%}, {reference['flops']:.1e} flops, "
+        f"{reference['seconds']:.0f} s).\n"
+        f"One seed; runs differ by about a point from seed to seed.\n"
+        f"Written: {config.out}/demo.json, curves.png, icons.png"
+    )
+
+
+_HEADER = (
+    "selection",
+    "accuracy",
+    "top-5",
+    "loaded",
+    "scored",
+    "trained",
+    "flops",
+    "seconds",
+    "steps to uniform's accuracy",
+)
+
+
+def _row(arm: str, results: dict[str, Any]) -> tuple[str, ...]:
+    run = results["arms"][arm]
+    counts = run["counts"]
+    target = _accuracy(results["arms"]["uniform"])
+    reached = [e["step"] for e in run["evaluations"] if e["metrics"]["zero_shot_top1"] >= target]
+    return (
+        arm,
+        f"{_accuracy(run):.1%}",
+        f"{run['evaluations'][-1]['metrics']['zero_shot_top5']:.1%}",
+        f"{counts['loaded']:,}",
+        f"{counts['scored']:,}",
+        f"{counts['trained']:,}",
+        f"{run['flops']:.1e}",
+        f"{run['seconds']:.0f}",
+        f"{reached[0]:,} of {run['steps']:,}" if reached else "not reached",
+    )
+
+
+def _accuracy(run: dict[str, Any]) -> float:
+    accuracy: float = run["evaluations"][-1]["metrics"]["zero_shot_top1"]
+    return accuracy

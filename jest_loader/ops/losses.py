@@ -1,0 +1,22 @@
+"""Contrastive training losses of one batch, differentiable, in fp32."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
+
+from jest_loader.ops.reference import all_logits, exact
+from jest_loader.protocols import Embeddings, Loss
+
+
+def contrastive_loss(embeddings: Embeddings, loss: Loss) -> Tensor:
+    """The batch's loss, [].
+
+    ``"sigmoid"`` is SigLIP's sum over all pairs divided by the batch size (arXiv 2303.15343,
+    section 3.2); ``"softmax"`` is CLIP's symmetric cross-entropy (arXiv 2103.00020, section 2.3).
+    """
+    logits = all_logits(exact(embeddings))
+    if loss == "sigmoid":
+        signs = 2 * torch.eye(len(logits), device=logits.device) - 1
+        return softplus(-signs * logits).sum() / len(logits)
+    target = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2

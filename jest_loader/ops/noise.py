@@ -1,0 +1,58 @@
+"""Gumbel noise as a function of (seed, step, chunk, candidate).
+
+Nothing is carried along from one draw to the next, so reading ahead, resuming or splitting the
+candidates over devices cannot change which candidates are drawn.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def fold(*parts: int) -> int:
+    """One 64-bit key from several integers; every part and its place matter."""
+    key = 0
+    for part in parts:
+        key = _mix((key + _GOLDEN + part) & _MASK)
+    return key
+
+
+def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Standard Gumbel noise, [num_candidates], the same for a candidate on every device.
+
+    The bits are SplitMix64 at counter ``key + candidate`` (Steele, Lea and Flood, 2014). An
+    exponential variate ``-log1p(-v)`` keeps full relative precision near v = 0, where the largest
+    noise comes from.
+    """
+    index = torch.arange(1, num_candidates + 1, device=device)
+    bits = _mix_tensor(index * _signed(_GOLDEN) + _signed(key))
+    uniform = _shift_right(bits, 11).to(dtype) * 2.0**-53
+    below_one = 1.0 - torch.finfo(dtype).eps / 2
+    smallest = 2.0**-54  # Half a step of the 53-bit grid: log(0) must not occur.
+    exponential = -torch.log1p(-uniform.clamp(smallest, below_one))
+    return -exponential.log()
+
+
+def _mix(value: int) -> int:
+    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK
+    return value ^ (value >> 31)
+
+
+def _mix_tensor(value: Tensor) -> Tensor:
+    value = (value ^ _shift_right(value, 30)) * _signed(_MIX_1)
+    value = (value ^ _shift_right(value, 27)) * _signed(_MIX_2)
+    return value ^ _shift_right(value, 31)
+
+
+def _shift_right(value: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's ``>>`` on int64 copies the sign bit."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= (1 << 63) else value

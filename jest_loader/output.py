@@ -1,0 +1,65 @@
+"""A folder that appears whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def new_folder(
+    path: str | os.PathLike[str], *, overwrite: bool, marks: tuple[str, ...]
+) -> Iterator[Path]:
+    """A folder to write into, which takes the name ``path`` once the block ends without an error.
+
+    Until then it is a hidden sibling of ``path``. An error removes it; what is left of a killed
+    process is ``.NAME.partial-...``, which no reader takes for the folder.
+
+    Args:
+        path: The folder to make. One that exists must be empty, or be overwritten.
+        overwrite: Whether to replace a folder that holds one of ``marks``. It stays as it is until
+            the new one is whole.
+        marks: Files that only a folder of this kind holds.
+
+    Raises:
+        ValueError: if ``path`` exists and may not be replaced.
+    """
+    final = Path(path)
+    _check_free(final, marks, overwrite=overwrite)
+    tag = uuid4().hex[:8]
+    partial = final.with_name(f".{final.name}.partial-{tag}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _put_in_place(partial, final, tag)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _put_in_place(partial: Path, final: Path, tag: str) -> None:
+    if not final.exists():
+        partial.rename(final)
+        return
+    replaced = final.with_name(f".{final.name}.replaced-{tag}")
+    final.rename(replaced)
+    partial.rename(final)
+    shutil.rmtree(replaced)
+
+
+def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
+    if not path.name:
+        raise ValueError(f"the output must be a folder with a name, got {str(path)!r}; give one")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"the output must not exist yet, got {str(path)!r}; choose another, or overwrite it"
+        )
+    if not any((path / name).is_file() for name in marks):
+        raise ValueError(
+            f"only a folder with {' or '.join(marks)} can be overwritten, but {str(path)!r} has "
+            "none; choose another output"
+        )

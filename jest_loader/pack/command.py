@@ -1,0 +1,162 @@
+"""``jest-loader pack``: pictures and captions into MDS or Zarr."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from jest_loader.pack.folder import CaptionFile
+from jest_loader.pack.records import Record, SkipError, Tally, check_image
+from jest_loader.pack.tars import tar_records
+from jest_loader.pack.writers import write_mds, write_zarr
+
+_COLUMNS = {"key": "str", "image": "bytes", "caption": "str"}
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Pack a folder of pictures and their captions, or WebDataset tars, into MDS or Zarr."""
+
+    input: tuple[Path, ...]
+    """The folder of pictures that the captions file names, or one or more WebDataset tars."""
+
+    output: Path
+    """The folder to make. It appears once it is whole."""
+
+    format: Literal["mds", "zarr"] = "mds"
+    """The format to write: MosaicML MDS shards, or a Zarr group."""
+
+    captions: Path | None = None
+    """A .csv, .tsv or .jsonl file (UTF-8), a picture and its caption per line. None for tars."""
+
+    file_column: str = "file"
+    """The column of the captions file that holds the picture's path, relative to the folder."""
+
+    caption_column: str = "caption"
+    """The column of the captions file, or the field of a tar's .json, that holds the caption."""
+
+    keep_columns: tuple[str, ...] = ()
+    """Further columns or fields to keep, as text."""
+
+    max_skipped_fraction: float = 0.01
+    """Fail if more than this share of the records is unusable (from 0 to 1)."""
+
+    overwrite: bool = False
+    """Replace the data set that the output holds."""
+
+
+def pack(config: PackConfig, *, progress: bool = False) -> Tally:
+    """Write the pictures that can be decoded, as the bytes they are, with their captions.
+
+    The data set has the columns ``key`` (where the picture came from), ``image`` (encoded bytes),
+    ``caption`` and those of ``keep_columns``. Records that cannot be used are logged by name and
+    counted.
+
+    Args:
+        config: What to pack.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        How many were written, and skipped for which reasons.
+
+    Raises:
+        ValueError: if the input cannot be read, the output is taken, or too many records were
+            skipped; no output is left then.
+    """
+    _check(config)
+    tally = Tally(config.max_skipped_fraction)
+    records, total = _open(config, tally)
+    columns = _COLUMNS | dict.fromkeys(config.keep_columns, "str")
+    with tqdm(total=total, unit=" records", desc="pack", disable=not progress) as bar:
+        rows = (_row(record) for record in _usable(records, tally, bar))
+        write = write_mds if config.format == "mds" else write_zarr
+        write(config.output, columns, rows, overwrite=config.overwrite)
+    return tally
+
+
+def pack_command(config: PackConfig) -> None:
+    """Pack with a progress bar, and end with one line of counts.
+
+    Raises:
+        ValueError: as ``pack`` does.
+    """
+    with logging_redirect_tqdm():
+        tally = pack(config, progress=True)
+    tqdm.write(f"{config.output}: {tally}")
+
+
+def _check(config: PackConfig) -> None:
+    clash = [name for name in config.keep_columns if name in _COLUMNS]
+    if clash or len(set(config.keep_columns)) < len(config.keep_columns):
+        raise ValueError(
+            f"keep_columns must differ from {list(_COLUMNS)} and from each other, got "
+            f"{list(config.keep_columns)}; rename them in the input"
+        )
+    if not 0 <= config.max_skipped_fraction <= 1:
+        raise ValueError(
+            f"max_skipped_fraction must be from 0 to 1, got {config.max_skipped_fraction:g}"
+        )
+    output = config.output.resolve()
+    sources = [*config.input, *([config.captions] if config.captions else [])]
+    inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]
+    if inside:
+        raise ValueError(
+            f"the output must not hold the input, got {str(config.output)!r}, which holds "
+            f"{inside}; choose another output"
+        )
+
+
+def _open(config: PackConfig, tally: Tally) -> tuple[Iterator[Record], int | None]:
+    """The records, and their number if it is known."""
+    if config.captions is not None:
+        if len(config.input) != 1 or not config.input[0].is_dir():
+            raise ValueError(
+                "with captions, the input must be one folder of pictures, got "
+                f"{_names(config.input)}; the captions of tars stand in the tars"
+            )
+        table = CaptionFile(
+            config.captions, config.file_column, config.caption_column, config.keep_columns
+        )
+        return table.records(config.input[0], tally), table.num_records
+    if not config.input or not all(path.is_file() for path in config.input):
+        raise ValueError(
+            f"without captions, the input must be WebDataset tars, got {_names(config.input)}; for "
+            "a folder of pictures give the captions file"
+        )
+    records = (
+        record
+        for path in config.input
+        for record in tar_records(path, config.caption_column, config.keep_columns, tally)
+    )
+    return records, None
+
+
+def _usable(records: Iterator[Record], tally: Tally, bar: "tqdm[None]") -> Iterator[Record]:
+    """The records with readable pictures; fails at the end if too many were skipped."""
+    for record in records:
+        try:
+            check_image(record.image)
+        except SkipError as skip:
+            tally.skip(record.key, str(skip))
+        else:
+            tally.write()
+            yield record
+        bar.update(tally.num_records - bar.n)
+    bar.update(tally.num_records - bar.n)  # the reader may have skipped the last ones
+    tally.check()
+
+
+def _row(record: Record) -> dict[str, object]:
+    return {
+        "key": record.key,
+        "image": record.image,
+        "caption": record.caption,
+        **record.extra,
+    }
+
+
+def _names(paths: tuple[Path, ...]) -> list[str]:
+    return [str(path) for path in paths]

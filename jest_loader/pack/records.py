@@ -1,0 +1,152 @@
+"""What the readers of pictures and captions yield, and the account of what they had to skip."""
+
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+_LOG = logging.getLogger(__name__)
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_MOST_IN_A_ROW = 100
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture and its caption.
+
+    Args:
+        key: Its name in the input.
+        image: The encoded picture, as it was found.
+        caption: Text, not blank.
+        extra: Further columns, as text.
+    """
+
+    key: str
+    image: bytes
+    caption: str
+    extra: dict[str, str]
+
+
+class SkipError(Exception):
+    """A record cannot be used; the message is the reason, worded alike for all of a kind."""
+
+
+@dataclass
+class Tally:
+    """Counts what was written and what was skipped, and says when it is too much.
+
+    Args:
+        max_skipped_fraction: The largest share of all records that may be skipped, from 0 to 1.
+        written: Records used so far.
+        skipped: For each reason, how often records were skipped.
+    """
+
+    max_skipped_fraction: float
+    written: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    _in_a_row: int = 0
+
+    @property
+    def num_records(self) -> int:
+        """Records seen so far."""
+        return self.written + self.skipped.total()
+
+    def write(self) -> None:
+        """Count a record that is used."""
+        self.written += 1
+        self._in_a_row = 0
+
+    def skip(self, name: str, reason: str) -> None:
+        """Count and log a record that is not used.
+
+        Raises:
+            ValueError: after 100 in a row, unless all of them may be skipped.
+        """
+        _LOG.warning("skipped %s: %s", name, reason)
+        self.skipped[reason] += 1
+        self._in_a_row += 1
+        if self._in_a_row >= _MOST_IN_A_ROW and self.max_skipped_fraction < 1:
+            raise ValueError(
+                f"fewer than {_MOST_IN_A_ROW} records in a row may be skipped, got {self}; the "
+                f"last was {name} ({reason}). Check the input's paths and columns"
+            )
+
+    def check(self) -> None:
+        """See that enough was written.
+
+        Raises:
+            ValueError: if nothing was, or the skipped share is over the limit.
+        """
+        if not self.written:
+            raise ValueError(f"at least one record must be usable, got {self}; check the input")
+        if self.skipped.total() > self.max_skipped_fraction * self.num_records:
+            raise ValueError(
+                f"at most a fraction of {self.max_skipped_fraction:g} of the records may be "
+                f"skipped, got {self}; mend the records that the log names, or raise "
+                "max_skipped_fraction"
+            )
+
+    def __str__(self) -> str:
+        skipped = f"{self.skipped.total()} skipped"
+        if self.skipped:
+            reasons = (f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            skipped += f" ({', '.join(reasons)})"
+        return f"{self.written} written, {skipped}"
+
+
+def check_image(image: bytes) -> None:
+    """See that a picture can be decoded to its end.
+
+    Pillow's ``verify`` alone lets most truncated JPEG files pass; it does check PNG's checksums,
+    which decoding does not. A JPEG is decoded at an eighth of its size, which reads all of its data
+    at a fraction of the cost.
+
+    Raises:
+        SkipError: if it cannot, or it is no JPEG, PNG or WebP picture.
+    """
+    try:
+        with Image.open(BytesIO(image), formats=_FORMATS) as picture:
+            picture.verify()
+        with Image.open(BytesIO(image), formats=_FORMATS) as picture:
+            picture.draft("RGB", (1, 1))
+            picture.load()
+    except (
+        *(OSError, SyntaxError, ValueError, EOFError),  # a broken PNG is a SyntaxError to Pillow
+        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    ) as error:
+        raise SkipError("no readable JPEG, PNG or WebP image") from error
+
+
+def text_of(value: Any) -> str:
+    """A JSON value as text: strings as they are, anything else in JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def extra_columns(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """The fields to keep, as text.
+
+    Raises:
+        SkipError: if one is missing.
+    """
+    missing = [name for name in names if fields.get(name) is None]
+    if missing:
+        raise SkipError(f"no {missing[0]!r}")
+    return {name: text_of(fields[name]) for name in names}
+
+
+def caption_of(value: Any) -> str:
+    """A caption without surrounding blanks.
+
+    Raises:
+        SkipError: if there is none.
+    """
+    if not isinstance(value, str):
+        raise SkipError("no caption")
+    caption = value.strip()
+    if not caption:
+        raise SkipError("empty caption")
+    return caption

@@ -1,0 +1,127 @@
+"""Everything that can be plugged in: sources, scorers, embedders, scores, selectors and state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from jest_loader.batch import Batch
+
+Loss = Literal["sigmoid", "softmax"]
+"""The contrastive loss that scores are built from: SigLIP's sigmoid or CLIP's softmax."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Any iterable of batches of one size: a DataLoader, an MDS or Zarr source, a list."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A pass over the data."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """torchdata's protocol, the only way state is saved. States are plain JSON values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch drawn."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next pass go on from there."""
+        ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """What a scorer says of B candidates; reads like a conditional probability."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Float [B]: the log of the unnormalised probability of drawing each candidate next.
+
+        Minus infinity at candidates that were chosen already.
+        """
+        ...
+
+    def given(self, chosen: Tensor) -> "Scores":
+        """The scores once ``chosen`` (int64 [n], none chosen before) are in the sub-batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One model's view of B image-text pairs.
+
+    The logit of image i with text j is ``scale * image[i] @ text[j] + bias``.
+
+    Args:
+        image: Floating [B, D], rows of unit norm.
+        text: Floating [B, D], rows of unit norm, on the same device and of the same dtype.
+        scale: The inverse temperature, positive: ``exp`` of what CLIP and SigLIP train. Float or
+            [] tensor.
+        bias: SigLIP's logit bias, float or [] tensor; None for a softmax model, which has none.
+
+    Raises:
+        ValueError: if ``image`` and ``text`` do not match.
+    """
+
+    image: Tensor
+    text: Tensor
+    scale: float | Tensor
+    bias: float | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 2 or self.image.shape != self.text.shape:
+            raise ValueError(
+                "image and text embeddings must both have shape [candidates, width], "
+                f"got {tuple(self.image.shape)} and {tuple(self.text.shape)}"
+            )
+        if not self.image.is_floating_point() or self.image.dtype != self.text.dtype:
+            raise ValueError(
+                "image and text embeddings must have one floating-point dtype, "
+                f"got {self.image.dtype} and {self.text.dtype}"
+            )
+        if self.image.device != self.text.device:
+            raise ValueError(
+                "image and text embeddings must be on one device, "
+                f"got {self.image.device} and {self.text.device}"
+            )
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """One side of a scorer, the learner's or the reference's."""
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The model's view of the batch's examples."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Says how much each candidate of a super-batch is worth."""
+
+    def score(self, super_batch: Batch) -> Scores:
+        """The scores of its candidates, with nothing chosen."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A scorer or embedder that learns from each emitted sub-batch, as an online proxy does."""
+
+    def update(self, sub_batch: Batch) -> None:
+        """Train on the rows chosen, in the form that they were scored in."""
+        ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Picks the sub-batch."""
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: distinct candidates in the order drawn, by the arguments alone."""
+        ...

@@ -1,0 +1,1 @@
+"""Scorers, and the embedders that they are built from."""

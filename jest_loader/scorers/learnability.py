@@ -1,0 +1,104 @@
+"""The scores of arXiv 2406.17711, section 3, from a learner's and a reference's embeddings."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from jest_loader.batch import Batch
+from jest_loader.protocols import Embedder, Loss, Trainable
+from jest_loader.scores import FactoredScores, check_loss
+
+
+@dataclass(frozen=True)
+class Learnability:
+    """Learner loss less reference loss: what is not learned yet and can be learned.
+
+    Args:
+        learner: Embeds with the model being trained, or with an online proxy of it.
+        reference: Embeds with a model trained on well-curated data, or reads its cached embeddings.
+        loss: ``"sigmoid"`` or ``"softmax"``, the loss that both models are trained with.
+
+    Raises:
+        ValueError: if ``loss`` is another word or a side cannot embed.
+    """
+
+    learner: Embedder
+    reference: Embedder
+    loss: Loss = "sigmoid"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        _check_embedder("learner", self.learner)
+        _check_embedder("reference", self.reference)
+
+    def score(self, super_batch: Batch) -> FactoredScores:
+        """Scores of the super-batch's candidates."""
+        return FactoredScores(
+            self.learner.embed(super_batch), self.reference.embed(super_batch), self.loss
+        )
+
+    def update(self, sub_batch: Batch) -> None:
+        """Let a learner that is an online proxy train on the sub-batch."""
+        if isinstance(self.learner, Trainable):
+            self.learner.update(sub_batch)
+
+
+@dataclass(frozen=True)
+class EasyReference:
+    """The negative of the reference's loss: what it finds easy. With a cache, no model runs.
+
+    Args:
+        reference: As for ``Learnability``.
+        loss: As for ``Learnability``.
+
+    Raises:
+        ValueError: as ``Learnability``.
+    """
+
+    reference: Embedder
+    loss: Loss = "sigmoid"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        _check_embedder("reference", self.reference)
+
+    def score(self, super_batch: Batch) -> FactoredScores:
+        """Scores of the super-batch's candidates."""
+        return FactoredScores(reference=self.reference.embed(super_batch), loss=self.loss)
+
+
+@dataclass(frozen=True)
+class HardLearner:
+    """The learner's loss: what is not learned yet, learnable or not.
+
+    Args:
+        learner: As for ``Learnability``.
+        loss: As for ``Learnability``.
+
+    Raises:
+        ValueError: as ``Learnability``.
+    """
+
+    learner: Embedder
+    loss: Loss = "sigmoid"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        _check_embedder("learner", self.learner)
+
+    def score(self, super_batch: Batch) -> FactoredScores:
+        """Scores of the super-batch's candidates."""
+        return FactoredScores(learner=self.learner.embed(super_batch), loss=self.loss)
+
+    def update(self, sub_batch: Batch) -> None:
+        """Let a learner that is an online proxy train on the sub-batch."""
+        if isinstance(self.learner, Trainable):
+            self.learner.update(sub_batch)
+
+
+def _check_embedder(name: str, side: object) -> None:
+    if not isinstance(side, Embedder) or isinstance(side, nn.Module):
+        raise ValueError(
+            f"{name} must be an embedder, got {type(side).__name__}; wrap a model in "
+            "LiveLearner, OnlineProxy or FrozenReference"
+        )

@@ -1,0 +1,163 @@
+"""Embedders that run a model: the learner itself, an online proxy, or a frozen reference."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jest_loader.batch import Batch, split, to_device
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.protocols import Embeddings, Loss
+from jest_loader.scores import check_loss
+
+EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
+"""Runs a model on a batch, whose tensors are on the model's device."""
+
+
+class LiveLearner:
+    """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
+
+    The modes of all submodules are put back afterwards.
+
+    Args:
+        model: The model being trained.
+        embed: ``embed(model, batch) -> Embeddings``; None calls ``model.embed(batch)``.
+        micro_batch_size: Candidates embedded at once; None embeds the whole super-batch at once.
+
+    Raises:
+        ValueError: if the model has no ``embed`` and none is given, or ``micro_batch_size`` is not
+            positive.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embed: EmbedFunction | None = None,
+        *,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        if embed is None and not callable(getattr(model, "embed", None)):
+            raise ValueError(
+                f"{type(model).__name__} has no embed(batch) method; pass embed=function, where "
+                "function(model, batch) returns Embeddings(image, text, scale, bias)"
+            )
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be at least 1 or None, got {micro_batch_size}")
+        self.model = model
+        self._embed = embed if embed is not None else _call_embed
+        self._micro_batch_size = micro_batch_size
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings of the batch, on the model's device."""
+        device = _device(self.model)
+        parts = [batch] if self._micro_batch_size is None else split(batch, self._micro_batch_size)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), _eval_mode(self.model):
+            return _joined([self._embed(self.model, to_device(part, device)) for part in parts])
+
+
+class FrozenReference(LiveLearner):
+    """Embeds with a reference model, whose parameters it freezes.
+
+    Args:
+        model: A model trained on well-curated data.
+        embed: As for ``LiveLearner``.
+        micro_batch_size: As for ``LiveLearner``.
+
+    Raises:
+        ValueError: as ``LiveLearner``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embed: EmbedFunction | None = None,
+        *,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(model, embed, micro_batch_size=micro_batch_size)
+        model.requires_grad_(requires_grad=False).eval()
+
+
+class OnlineProxy(LiveLearner):
+    """Embeds with a small model in the learner's place, which trains on each sub-batch.
+
+    The learner is then never run on candidates. The weights are not part of the dataset's state:
+    save ``model`` and ``optimizer`` beside it.
+
+    Args:
+        model: The small model; its ``embed`` must be differentiable.
+        optimizer: Over the model's parameters.
+        embed: As for ``LiveLearner``.
+        loss: The contrastive loss that it is trained with.
+        micro_batch_size: As for ``LiveLearner``, when scoring.
+
+    Raises:
+        ValueError: as ``LiveLearner``, or if ``loss`` is not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        embed: EmbedFunction | None = None,
+        *,
+        loss: Loss = "sigmoid",
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(model, embed, micro_batch_size=micro_batch_size)
+        check_loss(loss)
+        self.optimizer = optimizer
+        self._loss = loss
+
+    def update(self, sub_batch: Batch) -> None:
+        """One optimizer step on the sub-batch's contrastive loss.
+
+        Raises:
+            ValueError: if the loss is not finite; the weights are left as they were.
+        """
+        with torch.enable_grad():
+            embeddings = self._embed(self.model, to_device(sub_batch, _device(self.model)))
+            loss = contrastive_loss(embeddings, self._loss)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the online proxy's loss must be finite, got {loss.item()}; "
+                "lower its learning rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
+def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:
+    embeddings: Embeddings = model.embed(batch)  # type: ignore[operator]
+    return embeddings
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _joined(parts: list[Embeddings]) -> Embeddings:
+    def cat(tensors: list[Tensor]) -> Tensor:
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    return Embeddings(
+        cat([part.image for part in parts]),
+        cat([part.text for part in parts]),
+        parts[0].scale,
+        parts[0].bias,
+    )

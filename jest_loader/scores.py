@@ -1,0 +1,258 @@
+"""Scores of a super-batch's candidates, and what they become as the sub-batch grows.
+
+``FactoredScores`` is what runs: it holds embeddings and never a B x B array. ``DenseScores`` and
+``DenseSoftmaxScores`` hold the matrix; they are the specification that it is tested against.
+``ExampleScores`` holds one number per candidate, and conditioning changes none of them.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TypeVar, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from jest_loader.ops import reference as ops
+from jest_loader.protocols import Embeddings, Loss, Scores
+
+_Side = TypeVar("_Side", Embeddings, Tensor)
+
+
+class ExampleScores:
+    """One score per candidate, such as RHO-LOSS's reducible loss (arXiv 2206.07137).
+
+    Args:
+        values: Floating [B], higher is drawn more often.
+
+    Raises:
+        ValueError: if ``values`` is not a floating-point vector.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        if values.ndim != 1 or not values.is_floating_point():
+            raise ValueError(
+                "example scores must be one floating-point number per candidate, "
+                f"got shape {tuple(values.shape)} of {values.dtype}"
+            )
+        self.logits = values.to(torch.promote_types(values.dtype, torch.float32))
+
+    def given(self, chosen: Tensor) -> ExampleScores:
+        """The same scores, minus infinity at ``chosen`` (int64 [n])."""
+        return ExampleScores(_excluding(self.logits, chosen))
+
+
+class DenseScores:
+    """Scores that are sums over pairs, with the matrix: Algorithm 1 of arXiv 2406.17711.
+
+    Args:
+        pairwise: Floating [B, B], the score s_ij of image i with text j; for learnability the
+            learner's loss less the reference's. The diagonal holds each candidate's score on its
+            own.
+
+    Raises:
+        ValueError: if ``pairwise`` is not a square floating-point matrix.
+    """
+
+    def __init__(self, pairwise: Tensor) -> None:
+        _check_square("pairwise", pairwise)
+        self._pairwise = pairwise
+        self.logits = pairwise.diagonal()
+
+    def given(self, chosen: Tensor) -> DenseScores:
+        """The scores once ``chosen`` (int64 [n]) are in the sub-batch."""
+        out = copy(self)
+        added = self._pairwise[chosen].sum(dim=0) + self._pairwise[:, chosen].sum(dim=1)
+        out.logits = _excluding(self.logits + added, chosen)
+        return out
+
+
+class DenseSoftmaxScores:
+    """Scores from softmax losses, with the full matrices of logits.
+
+    A candidate's loss given a set S is its image-to-text and text-to-image cross-entropy,
+    averaged, among S and itself: it is not a sum over pairs, and with S empty it is zero for every
+    candidate.
+
+    Args:
+        learner: Floating [B, B], the logit of image i with text j; None leaves the learner's loss
+            out.
+        reference: The same of the reference model, whose loss is subtracted; None leaves it out.
+
+    Raises:
+        ValueError: if both are None, or one is not a square floating-point matrix.
+    """
+
+    needs_context = True
+
+    def __init__(self, learner: Tensor | None = None, reference: Tensor | None = None) -> None:
+        self._signed = _signed(learner, reference)
+        for _, logits in self._signed:
+            _check_square("logits", logits)
+        self._chosen = torch.empty(0, dtype=torch.int64, device=self._signed[0][1].device)
+
+    @property
+    def logits(self) -> Tensor:
+        """Floating [B]."""
+        total = sum(sign * self._loss(logits) for sign, logits in self._signed)
+        return _excluding(torch.as_tensor(total), self._chosen)
+
+    def given(self, chosen: Tensor) -> DenseSoftmaxScores:
+        """The scores once ``chosen`` (int64 [n]) are in the sub-batch."""
+        out = copy(self)
+        out._chosen = torch.cat([self._chosen, chosen])
+        return out
+
+    def _loss(self, logits: Tensor) -> Tensor:
+        own = logits.diagonal()[:, None]
+        normalisers = [
+            torch.cat([own, matrix[:, self._chosen]], dim=1).logsumexp(dim=1)
+            for matrix in (logits, logits.T)
+        ]
+        return (normalisers[0] + normalisers[1]) / 2 - own[:, 0]
+
+
+class FactoredScores:
+    """Scores from the embeddings of a learner, a reference or both; never holds a B x B array.
+
+    With both it is learnability, the learner's loss less the reference's; with the reference
+    alone, easy reference; with the learner alone, hard learner (arXiv 2406.17711, section 3).
+
+    Args:
+        learner: Embeddings of the B candidates by the model being trained.
+        reference: Embeddings of the same candidates by the reference model; the width may differ.
+        loss: ``"sigmoid"`` (SigLIP: a sum over pairs) or ``"softmax"`` (CLIP: a running
+            log-sum-exp).
+
+    Raises:
+        ValueError: if neither is given, they differ in count or device, or a sigmoid score lacks a
+            bias.
+    """
+
+    def __init__(
+        self,
+        learner: Embeddings | None = None,
+        reference: Embeddings | None = None,
+        loss: Loss = "sigmoid",
+    ) -> None:
+        check_loss(loss)
+        signed = _signed(learner, reference)
+        _check_sides(learner, reference, loss)
+        start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
+        self._losses = [
+            (sign, start(ops.exact(ops.detached(embeddings)))) for sign, embeddings in signed
+        ]
+        self._taken = torch.zeros(
+            len(signed[0][1].image), dtype=torch.bool, device=signed[0][1].image.device
+        )
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether all candidates are equal until some are chosen: so under the softmax loss."""
+        return isinstance(self._losses[0][1], _SoftmaxLoss)
+
+    @property
+    def logits(self) -> Tensor:
+        """Float32, or float64 where the embeddings are, [B]."""
+        total = sum(sign * loss.value for sign, loss in self._losses)
+        return torch.as_tensor(total).masked_fill(self._taken, -torch.inf)
+
+    def given(self, chosen: Tensor) -> FactoredScores:
+        """The scores once ``chosen`` (int64 [n]) are in the sub-batch; costs O(n B D)."""
+        out = copy(self)
+        out._losses = [(sign, loss.given(chosen)) for sign, loss in self._losses]
+        out._taken = self._taken.index_fill(0, chosen, value=True)
+        return out
+
+    def dense(self) -> Scores:
+        """The same scores with nothing chosen and with their matrices, for small super-batches."""
+        logits = {sign: ops.all_logits(loss.embeddings) for sign, loss in self._losses}
+        if self.needs_context:
+            return DenseSoftmaxScores(logits.get(1), logits.get(-1))
+        eye = torch.eye(len(self._taken), dtype=torch.bool, device=self._taken.device)
+        pairwise = sum(sign * softplus(torch.where(eye, -z, z)) for sign, z in logits.items())
+        return DenseScores(torch.as_tensor(pairwise))
+
+
+@dataclass(frozen=True, eq=False)
+class _SigmoidLoss:
+    """What each candidate adds to the sigmoid loss of the chosen set."""
+
+    embeddings: Embeddings
+    value: Tensor
+
+    @classmethod
+    def start(cls, embeddings: Embeddings) -> _SigmoidLoss:
+        return cls(embeddings, softplus(-ops.own_logits(embeddings)))
+
+    def given(self, chunk: Tensor) -> _SigmoidLoss:
+        return replace(self, value=self.value + ops.sigmoid_pair_loss(self.embeddings, chunk))
+
+
+@dataclass(frozen=True, eq=False)
+class _SoftmaxLoss:
+    """Each candidate's softmax loss among the chosen set and itself."""
+
+    embeddings: Embeddings
+    own: Tensor
+    normalisers: Tensor
+
+    @classmethod
+    def start(cls, embeddings: Embeddings) -> _SoftmaxLoss:
+        own = ops.own_logits(embeddings)
+        return cls(embeddings, own, own.new_full((2, len(own)), -torch.inf))
+
+    @property
+    def value(self) -> Tensor:
+        return torch.logaddexp(self.normalisers, self.own).mean(dim=0) - self.own
+
+    def given(self, chunk: Tensor) -> _SoftmaxLoss:
+        added = ops.softmax_normalisers(self.embeddings, chunk)
+        return replace(self, normalisers=torch.logaddexp(self.normalisers, added))
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise ``ValueError`` unless ``loss`` is one that we can score."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'sigmoid' or 'softmax', got {loss!r}")
+
+
+def _signed(learner: _Side | None, reference: _Side | None) -> list[tuple[int, _Side]]:
+    signed = [(sign, side) for sign, side in ((1, learner), (-1, reference)) if side is not None]
+    if not signed:
+        raise ValueError("scores need a learner, a reference or both, got neither")
+    return signed
+
+
+def _check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: Loss) -> None:
+    if learner is not None and reference is not None:
+        if len(learner.image) != len(reference.image):
+            raise ValueError(
+                "learner and reference must embed the same candidates, "
+                f"got {len(learner.image)} and {len(reference.image)}"
+            )
+        if learner.image.device != reference.image.device:
+            raise ValueError(
+                "learner and reference embeddings must be on one device, "
+                f"got {learner.image.device} and {reference.image.device}"
+            )
+    for name, side in (("learner", learner), ("reference", reference)):
+        if loss == "sigmoid" and side is not None and side.bias is None:
+            raise ValueError(
+                f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
+                "use loss='softmax' for a softmax model, or give Embeddings a bias"
+            )
+
+
+def _check_square(name: str, matrix: Tensor) -> None:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.is_floating_point():
+        raise ValueError(
+            f"{name} must be a square floating-point matrix, "
+            f"got shape {tuple(matrix.shape)} of {matrix.dtype}"
+        )
+
+
+def _excluding(logits: Tensor, chosen: Tensor) -> Tensor:
+    return logits.index_fill(0, chosen, -torch.inf)

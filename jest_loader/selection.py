@@ -1,0 +1,154 @@
+"""Selectors: joint example selection and the baselines that it is compared with.
+
+Drawing without replacement with p proportional to exp(logits) is the same as taking the largest of
+``logits + Gumbel noise`` (Gumbel-top-k; Vieira 2014, Kool et al. arXiv 1903.06059). It needs no
+normaliser, so it neither overflows nor runs out of non-zero probabilities.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jest_loader.ops.noise import fold, gumbel
+from jest_loader.protocols import Scores
+
+
+@dataclass(frozen=True)
+class JointSelector:
+    """Joint example selection: Algorithm 1 of arXiv 2406.17711.
+
+    The sub-batch grows by chunks. Each chunk is drawn with p proportional to exp(logits), where
+    the logits are conditioned on all earlier chunks.
+
+    Args:
+        num_chunks: Number of draws; the paper uses 16. Where it does not divide the sub-batch
+            size, the first chunks are one larger.
+        gain: Factor on the logits. After the first chunk the draw is nearly greedy, because
+            conditional logits grow with the chunks; a gain below 1 counters that.
+
+    Raises:
+        ValueError: if ``num_chunks`` or ``gain`` is not positive.
+    """
+
+    num_chunks: int = 16
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_chunks < 1:
+            raise ValueError(f"num_chunks must be at least 1, got {self.num_chunks}")
+        _check_gain(self.gain)
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: the sub-batch, in the order drawn.
+
+        Raises:
+            ValueError: if ``size`` is not in [1, candidates] or a score is not finite.
+        """
+        _check(scores, size)
+        chosen: list[Tensor] = []
+        for chunk, chunk_size in enumerate(chunk_sizes(size, self.num_chunks)):
+            if chosen:
+                scores = scores.given(chosen[-1])
+            chosen.append(_draw(scores.logits * self.gain, chunk_size, fold(seed, step, chunk)))
+        return torch.cat(chosen)
+
+
+@dataclass(frozen=True)
+class IndependentSelector:
+    """Draws the sub-batch at once with p proportional to exp(logits): examples do not combine.
+
+    Args:
+        gain: Factor on the logits.
+
+    Raises:
+        ValueError: if ``gain`` is not positive.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_gain(self.gain)
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: the sub-batch, in the order drawn.
+
+        Raises:
+            ValueError: if ``size`` is not in [1, candidates], a score is not finite, or the scores
+                are softmax scores, which are equal for all candidates until some are chosen.
+        """
+        _check(scores, size)
+        _check_context(self, scores)
+        return _draw(scores.logits * self.gain, size, fold(seed, step, 0))
+
+
+@dataclass(frozen=True)
+class TopKSelector:
+    """The candidates with the highest scores, highest first; nothing random."""
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: the sub-batch, best first.
+
+        Raises:
+            ValueError: as ``IndependentSelector.select``.
+        """
+        _check(scores, size)
+        _check_context(self, scores)
+        return scores.logits.topk(size).indices
+
+
+@dataclass(frozen=True)
+class UniformSelector:
+    """Draws without looking at the scores: the baseline of the same super-batch."""
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: the sub-batch, in the order drawn.
+
+        Raises:
+            ValueError: if ``size`` is not in [1, candidates].
+        """
+        _check_size(scores, size)
+        return _draw(torch.zeros_like(scores.logits), size, fold(seed, step, 0))
+
+
+def chunk_sizes(size: int, num_chunks: int) -> list[int]:
+    """``size`` in at most ``num_chunks`` parts that differ by one at most, larger ones first."""
+    each, remainder = divmod(size, num_chunks)
+    return [each + (chunk < remainder) for chunk in range(min(size, num_chunks))]
+
+
+def _draw(logits: Tensor, size: int, key: int) -> Tensor:
+    noise = gumbel(key, len(logits), dtype=logits.dtype, device=logits.device)
+    return (logits + noise).topk(size).indices
+
+
+def _check(scores: Scores, size: int) -> None:
+    _check_size(scores, size)
+    bad = (~torch.isfinite(scores.logits)).nonzero()
+    if len(bad) > 0:
+        raise ValueError(
+            f"scores must be finite, but {len(bad)} of {len(scores.logits)} are not "
+            f"(first at row {int(bad[0])} of the super-batch); check the models' embeddings "
+            "and scale"
+        )
+
+
+def _check_size(scores: Scores, size: int) -> None:
+    if not 1 <= size <= len(scores.logits):
+        raise ValueError(
+            f"the sub-batch must have between 1 and {len(scores.logits)} examples, the number of "
+            f"candidates, got {size}"
+        )
+
+
+def _check_context(selector: object, scores: Scores) -> None:
+    if getattr(scores, "needs_context", False):
+        raise ValueError(
+            f"{type(selector).__name__} cannot use softmax scores, which are equal for all "
+            "candidates until some are chosen; use JointSelector, or score with loss='sigmoid'"
+        )
+
+
+def _check_gain(gain: float) -> None:
+    if not gain > 0:
+        raise ValueError(f"gain must be positive, got {gain}")

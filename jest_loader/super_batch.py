@@ -1,0 +1,106 @@
+"""Super-batches: a source's batches, joined until there are enough candidates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jest_loader.batch import Batch, concat, num_examples, structure
+from jest_loader.protocols import Source, Stateful
+
+
+@dataclass(frozen=True)
+class SuperBatch:
+    """Candidates, and the state of the source right after the last of them was read.
+
+    Args:
+        candidates: A batch of ``num_examples`` rows, fewer than asked for only at the end of the
+            source.
+        num_examples: Rows of ``candidates``.
+        source_state: What the source's ``state_dict`` returned; None if it has none.
+    """
+
+    candidates: Batch
+    num_examples: int
+    source_state: dict[str, Any] | None
+
+
+def super_batches(source: Source, size: int) -> Iterator[SuperBatch]:
+    """Batches of ``source`` joined to ``size`` rows; what is left at the end comes last.
+
+    Raises:
+        ValueError: if batches differ in structure or size, or ``size`` is not a multiple of theirs.
+    """
+    reader = _Reader(source, size)
+    for batch in source:
+        reader.add(batch)
+        if reader.num_rows == size:
+            yield reader.flush()
+    if reader.num_rows > 0:
+        yield reader.flush()
+
+
+class _Reader:
+    """Batches read since the last super-batch; checks that they go together."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self._size = size
+        self._batch_size: int | None = declared_batch_size(source)
+        self._structure: dict[str, str] | None = None
+        self._short: int | None = None
+        self._batches: list[Batch] = []
+        self.num_rows = 0
+
+    def add(self, batch: Batch) -> None:
+        rows = num_examples(batch)
+        self._check_size(rows)
+        self._check_structure(structure(batch))
+        self._batches.append(batch)
+        self.num_rows += rows
+        if self.num_rows > self._size:
+            raise ValueError(size_error(self._size, self._batch_size or rows))
+
+    def flush(self) -> SuperBatch:
+        state = self._source.state_dict() if isinstance(self._source, Stateful) else None
+        super_batch = SuperBatch(concat(self._batches), self.num_rows, state)
+        self._batches, self.num_rows = [], 0
+        return super_batch
+
+    def _check_size(self, rows: int) -> None:
+        if self._batch_size is None:
+            self._batch_size = rows
+        odd = rows if rows > self._batch_size else self._short
+        if odd is not None:
+            raise ValueError(
+                "all batches of a source but the last must have the same number of rows, "
+                f"got {odd} where {self._batch_size} were expected; fix the loader's batch_size "
+                "or collate_fn"
+            )
+        if rows < self._batch_size:
+            self._short = rows
+
+    def _check_structure(self, found: dict[str, str]) -> None:
+        if self._structure is None:
+            self._structure = found
+        for name in self._structure | found:
+            was, now = self._structure.get(name, "absent"), found.get(name, "absent")
+            if was != now:
+                raise ValueError(
+                    f"all batches of a source must have the same structure, but column {name} was "
+                    f"{was} and is now {now}; make collate_fn return fixed shapes, say by padding"
+                )
+
+
+def declared_batch_size(source: Source) -> int | None:
+    """The source's ``batch_size`` attribute where it has a usable one."""
+    batch_size = getattr(source, "batch_size", None)
+    return batch_size if isinstance(batch_size, int) and batch_size > 0 else None
+
+
+def size_error(super_batch_size: int, batch_size: int) -> str:
+    """The sentence for a super-batch that is no multiple of the source's batches."""
+    multiple = max(1, round(super_batch_size / batch_size)) * batch_size
+    return (
+        "super_batch_size must be a multiple of the source's batch size, "
+        f"got {super_batch_size} and {batch_size}; use {multiple} or change the loader's batch_size"
+    )

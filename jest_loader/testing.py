@@ -1,0 +1,110 @@
+"""Conformance checks for what users plug in: run them in your own tests."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jest_loader.batch import Batch, columns, structure
+from jest_loader.dataset import JestDataset
+from jest_loader.protocols import Scores
+
+
+def assert_resumes_exactly(make: Callable[[], JestDataset], *, num_epochs: int = 2) -> None:
+    """Check that a dataset resumed from any position delivers what the uninterrupted run delivers.
+
+    Runs ``num_epochs`` without a stop, then once from the state after each sub-batch and each
+    epoch, each time with a new dataset.
+
+    Args:
+        make: Returns a new dataset, the same each time. Scorers that learn while they score are not
+            restored by the dataset's state and cannot be checked this way.
+        num_epochs: Epochs to run.
+
+    Raises:
+        AssertionError: naming the position at which the runs part.
+    """
+    delivered, states = _record(make(), num_epochs)
+    for position, state in states:
+        where = f"resumed after {position} sub-batches"
+        resumed = make()
+        resumed.load_state_dict(copy.deepcopy(state))
+        found = list(_run(resumed, num_epochs - state["epoch"]))
+        expected = delivered[position:]
+        assert len(found) == len(expected), (
+            f"{where}, the run had {len(found)} more, not {len(expected)}"
+        )
+        for offset, (one, other) in enumerate(zip(expected, found, strict=True)):
+            assert batches_equal(one, other), (
+                f"{where}, sub-batch {position + offset} is another one"
+            )
+
+
+def assert_scores_consistent(scores: Scores, *, chosen: Tensor) -> None:
+    """Check that ``scores`` read like a conditional probability.
+
+    Args:
+        scores: Scores with nothing chosen.
+        chosen: Int64 [n], n >= 2, distinct candidates to condition on, fewer than there are.
+
+    Raises:
+        AssertionError: naming the property that fails.
+    """
+    before = scores.logits.clone()
+    assert torch.isfinite(before).all(), "logits must be finite while nothing is chosen"
+    at_once = scores.given(chosen).logits
+    assert torch.equal(scores.logits, before), (
+        "given must not change the scores that it is called on"
+    )
+    assert at_once.shape == before.shape, "given must keep one logit per candidate"
+    assert torch.isneginf(at_once[chosen]).all(), (
+        "chosen candidates must have logits of minus infinity"
+    )
+    left = torch.ones_like(before, dtype=torch.bool)
+    left[chosen] = False
+    assert torch.isfinite(at_once[left]).all(), "candidates not chosen must keep finite logits"
+    half = len(chosen) // 2
+    in_turn = scores.given(chosen[:half]).given(chosen[half:]).logits
+    torch.testing.assert_close(
+        in_turn[left],
+        at_once[left],
+        msg=lambda text: f"given(a).given(b) must equal given(a and b): {text}",
+    )
+
+
+def batches_equal(first: Batch, second: Batch) -> bool:
+    """Whether two batches have equal structure and equal rows."""
+    if structure(first) != structure(second):
+        return False
+    pairs = zip(columns(first), columns(second), strict=True)
+    return all(_columns_equal(one, other) for (_, one), (_, other) in pairs)
+
+
+def _columns_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second)
+    return bool(first == second)
+
+
+def _record(
+    dataset: JestDataset, num_epochs: int
+) -> tuple[list[Batch], list[tuple[int, dict[str, Any]]]]:
+    """What a run delivers, and its state before, after each sub-batch and after each epoch."""
+    delivered: list[Batch] = []
+    states = [(0, copy.deepcopy(dataset.state_dict()))]
+    for _ in range(num_epochs):
+        for batch in dataset:
+            delivered.append(copy.deepcopy(batch))
+            states.append((len(delivered), copy.deepcopy(dataset.state_dict())))
+        states.append((len(delivered), copy.deepcopy(dataset.state_dict())))
+    return delivered, states
+
+
+def _run(dataset: JestDataset, num_passes: int) -> Iterator[Batch]:
+    for _ in range(num_passes):
+        yield from dataset

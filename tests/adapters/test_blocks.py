@@ -1,0 +1,283 @@
+"""What MDS and Zarr sources have in common, on a data set in memory that records what is read."""
+
+import json
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jest_loader.adapters.blocks import BlockSource
+from jest_loader.adapters.columns import Columns
+
+SIZES = np.array([5, 3, 8, 2, 9, 1, 4])  # 32 rows
+STARTS = SIZES.cumsum() - SIZES
+
+
+class Memory:
+    block_rows = SIZES
+    column_names = ("number", "text")
+
+    def __init__(self, fingerprint: str = "abc") -> None:
+        self.fingerprint = fingerprint
+        self.blocks_read: list[int] = []
+
+    def read(self, block: int) -> Columns:
+        self.blocks_read.append(block)
+        numbers = np.arange(STARTS[block], STARTS[block] + SIZES[block])
+        return {"number": numbers, "text": [str(number) for number in numbers]}
+
+
+def source(**options: Any) -> BlockSource:
+    reader = options.pop("reader", None) or Memory()
+    defaults: dict[str, Any] = {
+        "batch_size": 6,
+        "shuffle": True,
+        "window_rows": 10,
+        "seed": 3,
+        "id_column": "sample_id",
+        "drop_last": False,
+    }
+    return BlockSource(reader, **(defaults | options))
+
+
+def ids(batches: Any) -> list[list[int]]:
+    return [batch["sample_id"].tolist() for batch in batches]
+
+
+def test_batches_hold_every_row_once_an_epoch() -> None:
+    whole = source()
+    for _ in range(2):
+        batches = list(whole)
+        assert [len(batch["text"]) for batch in batches] == [6, 6, 6, 6, 6, 2]
+        assert len(whole) == 6
+        for batch in batches:
+            assert batch["number"].tolist() == batch["sample_id"].tolist()
+            assert batch["text"] == [str(number) for number in batch["number"]]
+        assert sorted(chain(*ids(batches))) == list(range(32))
+    assert whole.num_examples == 32
+
+
+def test_drop_last_leaves_out_the_rest_and_reads_no_block_for_it() -> None:
+    reader = Memory()
+    dropping = source(reader=reader, drop_last=True, shuffle=False, batch_size=14)
+    assert len(dropping) == 2
+    assert ids(dropping) == [list(range(14)), list(range(14, 28))]
+    assert reader.blocks_read == [0, 1, 2, 3, 4, 5]
+
+
+def test_each_pass_has_an_order_of_its_own_and_reads_each_block_once() -> None:
+    reader = Memory()
+    shuffled = source(reader=reader)
+    first, second = ids(shuffled), ids(shuffled)
+    assert first != second
+    assert sorted(reader.blocks_read) == sorted([*range(7), *range(7)])
+    shuffled.set_epoch(0)
+    assert ids(shuffled) == first
+    shuffled.set_epoch(1)
+    assert ids(shuffled) == second
+    assert ids(source(seed=4)) != first
+
+
+def test_without_shuffle_rows_come_as_stored() -> None:
+    assert list(chain(*ids(source(shuffle=False)))) == list(range(32))
+
+
+def test_nothing_is_read_before_the_first_batch() -> None:
+    reader = Memory()
+    iterator = iter(source(reader=reader))
+    assert reader.blocks_read == []
+    next(iterator)
+    assert 0 < len(reader.blocks_read) < 7
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 6, 32])
+def test_resume_is_exact_from_every_position(
+    shuffle: bool, drop_last: bool, batch_size: int
+) -> None:
+    options = {"shuffle": shuffle, "drop_last": drop_last, "batch_size": batch_size}
+    whole = source(**options)
+    expected = [ids(whole), ids(whole), ids(whole)]
+    for epoch in range(2):
+        for position in range(len(whole) + 1):
+            stopped = source(**options)
+            stopped.set_epoch(epoch)
+            assert ids(islice(stopped, position)) == expected[epoch][:position]
+            state = json.loads(json.dumps(stopped.state_dict()))
+            resumed = source(**options)
+            resumed.load_state_dict(state)
+            assert resumed.state_dict() == state
+            assert ids(resumed) == expected[epoch][position:]
+            assert ids(resumed) == expected[epoch + 1]  # a loaded position is used once
+
+
+@pytest.mark.parametrize("window_rows", [1, 10, 100])
+def test_resume_reads_only_what_is_left(window_rows: int) -> None:
+    stopped = source(window_rows=window_rows, batch_size=4)
+    list(islice(stopped, 7))
+    reader = Memory()
+    resumed = source(reader=reader, window_rows=window_rows, batch_size=4)
+    resumed.load_state_dict(stopped.state_dict())
+    (last,) = resumed
+    needed = {int(np.searchsorted(STARTS, row, side="right")) - 1 for row in last["number"]}
+    assert sorted(reader.blocks_read) == sorted(needed)
+
+
+def test_the_state_is_of_the_last_batch_drawn() -> None:
+    drawn = source()
+    iterator = iter(drawn)
+    for count in range(7):
+        assert drawn.state_dict()["batches"] == count
+        if count < 6:
+            next(iterator)
+    assert list(iterator) == []
+    assert (drawn.state_dict()["epoch"], drawn.state_dict()["batches"]) == (1, 0)
+    assert list(iterator) == []
+    assert drawn.state_dict()["epoch"] == 1
+
+
+def test_breaking_off_and_starting_again_repeats_the_epoch() -> None:
+    broken = source()
+    first = ids(islice(broken, 3))
+    assert ids(islice(broken, 3)) == first
+
+
+def test_a_loaded_position_is_used_once_even_if_broken_off() -> None:
+    expected = ids(source())
+    resumed = source()
+    resumed.load_state_dict(resumed.state_dict() | {"batches": 3})
+    assert ids(islice(resumed, 1)) == expected[3:4]
+    assert ids(resumed) == expected
+
+
+def test_set_epoch_keeps_a_loaded_position_in_that_epoch_only() -> None:
+    whole = source()
+    expected = [ids(whole), ids(whole)]
+    state = source().state_dict() | {"epoch": 1, "batches": 2}
+    same = source()
+    same.load_state_dict(state)
+    same.set_epoch(1)
+    assert ids(same) == expected[1][2:]
+    other = source()
+    other.load_state_dict(state)
+    other.set_epoch(0)
+    assert other.state_dict()["batches"] == 0
+    assert ids(other) == expected[0]
+
+
+def test_rolling_back_in_the_same_process() -> None:
+    rolling = source()
+    iterator = iter(rolling)
+    next(iterator)
+    state = rolling.state_dict()
+    rest = ids(iterator)
+    list(islice(rolling, 2))
+    rolling.load_state_dict(state)
+    assert ids(rolling) == rest
+
+
+def test_two_iterators_do_not_disturb_each_other() -> None:
+    expected = ids(source())
+    both = source()
+    first = iter(both)
+    start = ids(islice(first, 2))
+    second = iter(both)
+    rest: list[list[int]] = []
+    again: list[list[int]] = []
+    for _ in range(4):
+        again += ids(islice(second, 1))
+        rest += ids(islice(first, 1))
+    assert start + rest == expected
+    assert again == expected[:4]
+    assert both.state_dict()["batches"] == 4  # the second is the newest
+    assert list(first) == []
+    assert both.state_dict()["batches"] == 4
+    assert again + ids(second) == expected
+
+
+def test_batches_do_not_share_memory() -> None:
+    drawn = source(shuffle=False)
+    for batch in drawn:
+        batch["number"][:] = -1
+        batch["text"].clear()
+    assert list(chain(*ids(drawn))) == list(range(32))
+
+
+def test_a_failed_read_can_be_tried_again() -> None:
+    class Flaky(Memory):
+        failed = False
+
+        def read(self, block: int) -> Columns:
+            if len(self.blocks_read) == 3 and not self.failed:
+                self.failed = True
+                raise OSError("stale file handle")
+            return super().read(block)
+
+    expected = ids(source())
+    iterator = iter(source(reader=Flaky()))
+    found: list[list[int]] = []
+    with pytest.raises(OSError, match="stale"):
+        found.extend(batch["sample_id"].tolist() for batch in iterator)
+    assert found + ids(iterator) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "both"),
+    [
+        ({"seed": 4}, "same seed, got 3 in the state and 4 here"),
+        ({"batch_size": 5}, "same batch_size, got 6 in the state and 5 here"),
+        ({"shuffle": False}, "same shuffle, got True in the state and False here"),
+        ({"window_rows": 11}, "same window_rows, got 10 in the state and 11 here"),
+        ({"drop_last": True}, "same drop_last, got False in the state and True here"),
+        ({"reader": Memory("xyz")}, "same dataset, got 'abc' in the state and 'xyz' here"),
+    ],
+)
+def test_a_state_of_another_source_is_refused(change: dict[str, Any], both: str) -> None:
+    with pytest.raises(ValueError, match=both):
+        source(**change).load_state_dict(source().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version must be 1, got 2"),
+        ({"batches": 7}, "batches must be a whole number from 0 to 6, got 7"),
+        ({"epoch": -1}, "epoch must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    loaded = source()
+    with pytest.raises(ValueError, match=message):
+        loaded.load_state_dict(loaded.state_dict() | change)
+    assert loaded.state_dict() == source().state_dict()
+
+
+def test_the_state_of_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="'fingerprint'"):
+        source().load_state_dict({"version": 1, "epoch": 0, "source": {}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"batch_size": True}, "batch_size must be a whole number"),
+        ({"batch_size": 33, "drop_last": True}, "32 rows and a batch_size of 33"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 2**64}, "seed must be a whole number from 0"),
+        ({"window_rows": 0}, "window_rows must be a whole number of at least 1"),
+        ({"id_column": "number"}, "id_column must not be a column .* or None"),
+    ],
+)
+def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        source(**options)
+
+
+def test_options_that_need_no_value() -> None:
+    plain = source(id_column=None, window_rows=None, batch_size=np.int64(5))
+    assert list(next(iter(plain))) == ["number", "text"]
+    assert json.loads(json.dumps(plain.state_dict()))["fingerprint"]["window_rows"] == 20

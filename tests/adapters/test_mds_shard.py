@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from jest_loader.adapters.mds_shard import cells, decode
+
+
+def shard(rows: list[list[bytes]]) -> bytes:
+    """Rows of one column of variable size and one of two bytes, as MDS lays them out."""
+    bodies = [np.uint32(len(first)).tobytes() + first + second for first, second in rows]
+    header = b"{}"
+    ends = np.cumsum([4 * (len(rows) + 2) + len(header), *map(len, bodies)])
+    return np.uint32([len(rows), *ends]).tobytes() + header + b"".join(bodies)
+
+
+ROWS = [[b"abc", b"01"], [b"", b"23"], [b"\0", b"45"]]
+
+
+def test_columns_of_a_shard() -> None:
+    data = shard(ROWS)
+    variable, fixed = cells(data, 3, [None, 2])
+    assert decode("bytes", data, *variable) == [b"abc", b"", b"\0"]
+    assert decode("str", data, *variable) == ["abc", "", "\0"]
+    assert decode("int16", data, *fixed).tolist() == np.frombuffer(b"012345", np.int16).tolist()  # type: ignore[union-attr]
+
+
+def test_more_or_fewer_bytes_or_rows_than_the_table_says() -> None:
+    data = shard(ROWS)
+    for damaged, rows in [(data + b"x", 3), (data[:-1], 3), (data, 2), (data, 4), (b"", 3)]:
+        with pytest.raises(ValueError, match=r"table|buffer"):
+            cells(damaged, rows, [None, 2])
+
+
+def test_rows_that_their_columns_do_not_fill() -> None:
+    data = shard([*ROWS, [b"", b"6"]])
+    with pytest.raises(ValueError, match="do not fill"):
+        cells(data, 4, [None, 2])
+    with pytest.raises(ValueError, match="too short"):
+        cells(data, 4, [None, None])

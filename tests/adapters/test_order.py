@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jest_loader.adapters.order import BlockOrder, Window
+
+SIZES = np.array([5, 3, 8, 2, 9, 1, 4])
+
+
+def delivered(order: BlockOrder, epoch: int) -> list[int]:
+    """The rows of an epoch, in delivery order, as places in the data set."""
+    first = order.block_rows.cumsum() - order.block_rows
+    places: list[int] = []
+    for window in order.windows(epoch):
+        stored = np.concatenate(
+            [first[block] + np.arange(order.block_rows[block]) for block in window.blocks]
+        )
+        assert window.start == len(places)
+        places += stored[order.rows(epoch, window)].tolist()
+        assert window.stop == len(places)
+    return places
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    shuffle=st.booleans(),
+    window_rows=st.integers(1, 60),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_row_once_and_windows_of_the_size_asked_for(
+    sizes: list[int], shuffle: bool, window_rows: int, seed: int, epoch: int
+) -> None:
+    order = BlockOrder(np.array(sizes), shuffle, window_rows, seed)
+    places = delivered(order, epoch)
+    assert sorted(places) == list(range(sum(sizes)))
+    assert places == delivered(BlockOrder(np.array(sizes), shuffle, window_rows, seed), epoch)
+    if not shuffle:
+        assert places == sorted(places)
+        return
+    for window in order.windows(epoch):
+        rows = window.stop - window.start
+        assert rows >= min(window_rows, sum(sizes))
+        assert rows < 2 * window_rows + 2 * max(sizes)
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    orders = [
+        delivered(BlockOrder(SIZES, True, 8, seed), epoch)
+        for seed in (0, 1, 2**63, 2**63 + 1, 2**64 - 1)
+        for epoch in (0, 1)
+    ]
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
+def test_order_stays_what_it_was() -> None:
+    """A saved position means nothing if a later release orders rows in another way."""
+    order = BlockOrder(np.array([3, 2, 4]), True, 5, 7)
+    assert delivered(order, 0) == [5, 1, 0, 7, 8, 6, 2, 4, 3]
+    assert delivered(order, 3) == [7, 2, 5, 3, 8, 6, 4, 1, 0]
+
+
+def test_all_arrangements_are_equally_likely() -> None:
+    counts = np.zeros((4, 4))
+    order = BlockOrder(np.array([2, 2]), True, 4, 0)
+    for epoch in range(2000):
+        counts[np.arange(4), delivered(order, epoch)] += 1
+    expected = 2000 / 4
+    # 9 degrees of freedom: above 27.9 in one of a thousand seeds.
+    assert ((counts - expected) ** 2 / expected).sum() < 27.9
+
+
+def test_a_window_mixes_its_blocks() -> None:
+    order = BlockOrder(np.full(10, 100), True, 500, 0)
+    window = order.windows(0)[0]
+    blocks = order.rows(0, window) // 100
+    assert set(blocks[:50].tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("window_rows", [1, 1000])
+def test_no_window_is_left_a_remainder(window_rows: int) -> None:
+    windows: list[Window] = BlockOrder(SIZES, True, window_rows, 0).windows(0)
+    assert len(windows) == (7 if window_rows == 1 else 1)

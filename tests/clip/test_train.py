@@ -1,0 +1,225 @@
+"""The trainer on a small packed set: it learns, goes on where it stopped, and refuses well."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jest_loader.cache import build_cache
+from jest_loader.clip import checkpoint
+from jest_loader.clip.config import (
+    DataConfig,
+    OptimizerConfig,
+    SelectionConfig,
+    TrainConfig,
+)
+from jest_loader.clip.data import Prepare, PreparedSource, open_shards
+from jest_loader.clip.selection import step_cost
+from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.train import train
+from jest_loader.pack import write_mds, write_zarr
+from jest_loader.scorers.models import FrozenReference
+
+MODEL = ModelConfig(
+    image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,
+    text_width=16, text_depth=0, heads=2, embed_dim=8, vocab_size=64, context_length=3,
+)  # fmt: skip
+COLUMNS = {"image": "ndarray:uint8:8,8", "caption": "str"}
+
+
+def rows(size: int):
+    """Bars whose place is their name: something that can be learned."""
+    for row in range(size):
+        image = np.zeros((8, 8), dtype=np.uint8)
+        image[row % 8] = 255
+        yield {"image": image, "caption": f"bar {row % 8}"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_mds(folder / "train", COLUMNS, rows(96))
+    write_zarr(folder / "test", COLUMNS, rows(16))
+    return folder
+
+
+def config_for(shards: Path, out: Path, **changes) -> TrainConfig:
+    config = TrainConfig(
+        data=DataConfig(train=shards / "train", test=shards / "test", batch_size=8),
+        out=out,
+        model=MODEL,
+        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=5),
+        steps=12,
+        initial_bias=-2.0,
+        device="cpu",
+        eval_every=4,
+        checkpoint_every=5,
+    )
+    return replace(config, **changes)
+
+
+def weights_equal(first, second) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_it_learns_and_writes_down_how(shards, tmp_path):
+    run = train(config_for(shards, tmp_path / "run", steps=150, eval_every=50))
+    assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["finished"] is True
+    assert [evaluation["step"] for evaluation in written["evaluations"]] == [50, 100, 150]
+    assert written["counts"] == {"loaded": 1200, "scored": 0, "trained": 1200, "dropped": 0}
+    assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops
+
+
+SELECTIONS = {
+    "uniform": SelectionConfig(),
+    "hard learner": SelectionConfig("joint", "hard_learner", filter_ratio=0.75, num_chunks=2),
+    "independent": SelectionConfig("independent", "hard_learner", filter_ratio=0.5),
+}
+
+
+@pytest.mark.parametrize("selection", list(SELECTIONS))
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(shards, tmp_path, selection, monkeypatch):
+    config = config_for(shards, tmp_path / "whole", selection=SELECTIONS[selection])
+    whole = train(config)
+    stopped = replace(config, out=tmp_path / "stopped")
+    import jest_loader.clip.train as module
+
+    step, calls = module._train_step, iter(range(100))
+
+    def until_the_eighth(run, batch):
+        if next(calls) == 8:
+            raise KeyboardInterrupt
+        return step(run, batch)
+
+    monkeypatch.setattr(module, "_train_step", until_the_eighth)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    monkeypatch.setattr(module, "_train_step", step)
+    resumed = train(stopped)
+    assert weights_equal(whole.model, resumed.model)
+    assert resumed.loader.counts == whole.loader.counts
+    assert [e.metrics for e in resumed.evaluations] == [e.metrics for e in whole.evaluations]
+
+
+def test_a_finished_run_is_not_run_again(shards, tmp_path):
+    config = config_for(shards, tmp_path / "run")
+    first = train(config)
+    again = train(config)
+    assert weights_equal(first.model, again.model)
+    assert again.seconds == first.seconds
+
+
+def test_another_configuration_does_not_go_on_from_a_checkpoint(shards, tmp_path):
+    config = config_for(shards, tmp_path / "run")
+    train(config)
+    with pytest.raises(ValueError, match=r"run with optimizer.lr = 0.01, which cannot .* 0.02"):
+        train(replace(config, optimizer=replace(config.optimizer, lr=0.02)))
+
+
+def test_every_reference_gives_the_same_selection(shards, tmp_path):
+    """From a cache or by running the checkpoint: up to the cache's half precision."""
+    reference = train(config_for(shards, tmp_path / "reference", steps=30))
+    config = config_for(shards, tmp_path / "run")
+    source = PreparedSource(
+        open_shards(config.data.train, batch_size=32, shuffle=False, drop_last=False),
+        Prepare(config.data, config.model),
+    )
+    cache = tmp_path / "cache"
+    build_cache(cache, source, FrozenReference(reference.model), num_samples=96)
+    joint = SelectionConfig("joint", filter_ratio=0.5, num_chunks=2)
+    live = replace(joint, reference_checkpoint=tmp_path / "reference" / "checkpoint.pt")
+    cached = replace(joint, reference_cache=cache)
+    runs = {}
+    for name, selection in (("live", live), ("cached", cached)):
+        one = replace(config, out=tmp_path / name, selection=selection, steps=1)
+        run = train(one)
+        runs[name] = run.loader
+        cost = step_cost(one, run.model)
+        assert cost.reference == (16 * run.model.forward_flops if name == "live" else 0)
+        assert cost.scoring == 16 * run.model.forward_flops
+    assert runs["live"].counts == runs["cached"].counts
+    batch = next(iter(source))
+    sides = [runs[name].scorer.reference.embed(batch) for name in runs]
+    torch.testing.assert_close(sides[0].image, sides[1].image.float(), atol=1e-3, rtol=0)
+
+
+def test_encoded_pictures_of_any_size_are_decoded(shards, tmp_path):
+    def encoded(row):
+        buffer = io.BytesIO()
+        image = Image.new("RGB", (40, 20 + row), (255, 0, 0) if row % 2 else (0, 0, 255))
+        image.save(buffer, "JPEG" if row % 2 else "PNG")
+        return {"image": buffer.getvalue(), "caption": "red" if row % 2 else "blue"}
+
+    write_mds(
+        tmp_path / "shards", {"image": "bytes", "caption": "str"}, (encoded(r) for r in range(16))
+    )
+    data = DataConfig(train=tmp_path / "shards", test=tmp_path / "shards", batch_size=8)
+    model = replace(MODEL, channels=3)
+    run = train(config_for(shards, tmp_path / "run", data=data, model=model, steps=30))
+    assert run.evaluations[-1].metrics["zero_shot_top1"] == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
+    config = config_for(
+        shards, tmp_path / "run", optimizer=OptimizerConfig(lr=1e30, warmup_steps=1, clip_norm=1e9)
+    )
+    with pytest.raises(FloatingPointError, match=r"loss must be finite, got .* at step"):
+        train(config)
+
+
+def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
+    class Planted:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"version": 1, "model": Planted()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"selection": SelectionConfig("joint", "hard_learner", filter_ratio=0.7)},
+            r"filter_ratio must be 1 - 1/n .* got 0.7",
+        ),
+        ({"selection": SelectionConfig("joint")}, "learnability needs a reference; set selection"),
+        (
+            {"selection": SelectionConfig("joint", reference_cache=Path("nowhere"))},
+            "no reference cache at nowhere",
+        ),
+        (
+            {"selection": SelectionConfig("joint", reference_checkpoint=Path("nowhere"))},
+            "no checkpoint at nowhere",
+        ),
+        ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
+        ({"model": replace(MODEL, image_size=16)}, r"must be uint8 .*\(1, 16, 16\).*got .*8, 8"),
+        (
+            {
+                "loss": "softmax",
+                "selection": SelectionConfig("independent", "hard_learner", filter_ratio=0.5),
+            },
+            "IndependentSelector cannot use softmax scores",
+        ),
+    ],
+    ids=["ratio", "no reference", "cache", "checkpoint", "data", "image size", "softmax"],
+)
+def test_bad_configurations_are_refused_in_a_sentence(shards, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(config_for(shards, tmp_path / "run", **changes))
+
+
+def test_a_missing_column_is_named(shards, tmp_path):
+    data = DataConfig(train=shards / "train", batch_size=8, caption_column="title")
+    with pytest.raises(ValueError, match="no column 'title', it has caption, image, sample_id"):
+        train(config_for(shards, tmp_path / "run", data=data))

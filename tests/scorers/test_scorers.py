@@ -1,0 +1,221 @@
+"""Scorers and embedders: the right losses, the right mode, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from jest_loader import (
+    CachedReference,
+    EasyReference,
+    Embeddings,
+    FactoredScores,
+    FrozenReference,
+    HardLearner,
+    JestDataset,
+    Learnability,
+    LiveLearner,
+    OnlineProxy,
+)
+from tests.helpers import random_embeddings
+
+
+class Fixed:
+    """An embedder that returns what it was given."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.embeddings = embeddings
+
+    def embed(self, batch):
+        return self.embeddings
+
+
+class Towers(nn.Module):
+    """Two linear towers with dropout, which scoring must not apply."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.image = nn.Linear(4, width)
+        self.text = nn.Linear(4, width)
+        self.dropout = nn.Dropout(0.5)
+        self.frozen_norm = nn.BatchNorm1d(width).eval()
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.tensor(-3.0))
+
+    def embed(self, batch):
+        def tower(layer, column):
+            return normalize(self.dropout(layer(column)), dim=1)
+
+        return Embeddings(
+            tower(self.image, batch["image"]),
+            tower(self.text, batch["text"]),
+            self.log_scale.exp(),
+            self.bias,
+        )
+
+
+def batch_of(size: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(size, 4, generator=generator)
+    return {"image": image, "text": image.flip(1), "sample_id": np.arange(size)}
+
+
+LEARNER, REFERENCE = random_embeddings(9, 4, seed=0), random_embeddings(9, 6, seed=1)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_scores_are_those_of_the_sides_named(loss):
+    learner, reference = Fixed(LEARNER), Fixed(REFERENCE)
+    expected = {
+        Learnability(learner, reference, loss): FactoredScores(LEARNER, REFERENCE, loss),
+        EasyReference(reference, loss): FactoredScores(reference=REFERENCE, loss=loss),
+        HardLearner(learner, loss): FactoredScores(LEARNER, loss=loss),
+    }
+    chosen = torch.tensor([2, 5])
+    for scorer, scores in expected.items():
+        found = scorer.score({}).given(chosen).logits
+        assert torch.equal(found, scores.given(chosen).logits)
+
+
+def test_learnability_falls_when_the_reference_finds_an_example_hard():
+    """The reference's loss enters with a minus sign: noise that nobody can learn scores low."""
+    shuffled = Embeddings(REFERENCE.image, REFERENCE.text.roll(1, 0), 10.0, -5.0)
+    good = Learnability(Fixed(LEARNER), Fixed(REFERENCE)).score({}).logits
+    bad = Learnability(Fixed(LEARNER), Fixed(shuffled)).score({}).logits
+    assert good.mean() > bad.mean() + 1
+
+
+def test_a_live_learner_scores_in_eval_mode_and_puts_the_modes_back():
+    model = Towers().train()
+    model.frozen_norm.eval()
+    learner = LiveLearner(model)
+    first, second = learner.embed(batch_of(5)), learner.embed(batch_of(5))
+    assert torch.equal(first.image, second.image), "dropout must be off"
+    assert not first.image.requires_grad
+    assert model.training
+    assert model.dropout.training
+    assert not model.frozen_norm.training
+
+
+def test_the_modes_are_put_back_after_an_error():
+    model = Towers().train()
+    with pytest.raises(KeyError):
+        LiveLearner(model).embed({"image": torch.zeros(2, 4)})
+    assert model.dropout.training
+
+
+def test_scoring_is_outside_autocast():
+    model = Towers()
+    exact = LiveLearner(model).embed(batch_of(5))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = LiveLearner(model).embed(batch_of(5))
+    assert inside.image.dtype == torch.float32
+    assert torch.equal(inside.image, exact.image)
+
+
+def test_a_live_learner_sees_the_weights_as_they_are_now():
+    model = Towers()
+    learner = LiveLearner(model)
+    before = learner.embed(batch_of(5)).image
+    with torch.no_grad():
+        model.image.weight.mul_(-1)
+    assert not torch.equal(before, learner.embed(batch_of(5)).image)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_micro_batches_change_nothing(size):
+    model = Towers()
+    whole = LiveLearner(model).embed(batch_of(7))
+    parts = LiveLearner(model, micro_batch_size=size).embed(batch_of(7))
+    torch.testing.assert_close(parts.image, whole.image)
+    torch.testing.assert_close(parts.text, whole.text)
+    assert parts.scale == whole.scale
+
+
+def test_any_model_goes_with_a_function():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return x
+
+    def embed(model, batch):
+        return Embeddings(model(batch["image"]), batch["text"], 1.0, 0.0)
+
+    assert LiveLearner(Bare(), embed).embed(batch_of(3)).image.shape == (3, 4)
+    with pytest.raises(ValueError, match=r"Bare has no embed\(batch\) method; pass embed="):
+        LiveLearner(Bare())
+
+
+def test_a_frozen_reference_is_frozen():
+    model = Towers().train()
+    FrozenReference(model)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_online_proxy_learns_from_what_is_emitted():
+    torch.manual_seed(0)
+    proxy_model = Towers()
+    proxy_model.dropout.p = 0.0
+    proxy = OnlineProxy(proxy_model, torch.optim.Adam(proxy_model.parameters(), lr=3e-2))
+    scorer = Learnability(proxy, Fixed(random_embeddings(32, 4, seed=3)))
+    source = [batch_of(16, seed) for seed in range(100)]
+    held_out = batch_of(64, seed=1000)
+
+    def accuracy():
+        found = LiveLearner(proxy_model).embed(held_out)
+        return ((found.image @ found.text.T).argmax(1) == torch.arange(64)).float().mean()
+
+    before = accuracy()
+    for sub_batch in JestDataset(source, scorer, super_batch_size=32, sub_batch_size=8):
+        assert len(sub_batch["image"]) == 8
+    assert accuracy() > before + 0.3
+
+
+def test_an_online_proxy_stops_on_a_loss_that_is_not_finite():
+    model = Towers()
+    proxy = OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    weights = model.image.weight.clone()
+    with pytest.raises(ValueError, match=r"proxy's loss must be finite, got nan; lower its"):
+        proxy.update({**batch_of(4), "image": torch.full((4, 4), torch.nan)})
+    assert torch.equal(model.image.weight, weights)
+
+
+def test_a_cached_reference_finds_rows_by_sample_id():
+    image, text = np.random.default_rng(0).normal(size=(2, 20, 3)).astype(np.float16)
+    cached = CachedReference(image, text, 5.0, -1.0)
+    found = cached.embed({"sample_id": np.array([19, 0, 7])})
+    assert torch.equal(found.image, torch.from_numpy(image[[19, 0, 7]]))
+    assert torch.equal(found.text, torch.from_numpy(text[[19, 0, 7]]))
+    assert (found.scale, found.bias) == (5.0, -1.0)
+    other = CachedReference(torch.from_numpy(image), torch.from_numpy(text), 5.0, id_column="row")
+    assert torch.equal(other.embed({"row": torch.tensor([3])}).image, torch.from_numpy(image[[3]]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: CachedReference(np.zeros((3, 2)), np.zeros((4, 2)), 1.0),
+            r"must both have shape \[samples, width\], got \(3, 2\) and \(4, 2\)",
+        ),
+        (
+            lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed({"image": []}),
+            "the batch has no column 'sample_id'; add",
+        ),
+        (
+            lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed(
+                {"sample_id": [0, 3]}
+            ),
+            r"sample ids must be in \[0, 3\).* got 3; build the cache again",
+        ),
+        (lambda: CachedReference.open("nowhere"), "no reference cache at nowhere"),
+        (lambda: Learnability(Towers(), Fixed(REFERENCE)), "learner must be an embedder, got Tow"),
+        (lambda: EasyReference("cache"), "reference must be an embedder, got str; wrap a model in"),
+        (lambda: HardLearner(Fixed(LEARNER), "clip"), "'sigmoid' or 'softmax', got 'clip'"),
+        (lambda: LiveLearner(Towers(), micro_batch_size=0), "at least 1 or None, got 0"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
