@@ -21,13 +21,18 @@ def main() -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"jest-loader: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\njest-loader: stopped; train and demo go on from their last checkpoint\n"
+        )
+        sys.exit(130)
 
 
 def _run() -> None:
     import tyro
 
     from jest_loader.clip.config import TrainConfig
-    from jest_loader.clip.train import train
+    from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.pack import PackConfig, pack_command
 
@@ -40,6 +45,6 @@ def _run() -> None:
         case DemoConfig():
             run_demo(config)
         case TrainConfig():
-            train(config)
+            print(describe(train(config)))
         case PackConfig():
             pack_command(config)

@@ -9,6 +9,7 @@ epoch, position) and the models; the state is that of the last sub-batch deliver
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import asdict, is_dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class JestDataset(IterableDataset[Batch]):
         materialize: Callable[[Batch], Any] | None = None,
         seed: int = 0,
     ) -> None:
-        _check_parts(source, scorer, selector)
+        _check_parts(source, scorer, selector, materialize)
         _check_sizes(source, super_batch_size, sub_batch_size)
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be in [0, 2^63), got {seed}")
@@ -258,7 +259,9 @@ def _options(selector: Selector) -> dict[str, Any]:
     return {}
 
 
-def _check_parts(source: Source, scorer: Scorer | None, selector: Selector) -> None:
+def _check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:
+    if materialize is not None and not callable(materialize):
+        raise ValueError(f"materialize must be a function or None, got {materialize!r}")
     if not isinstance(source, Source):
         raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
     if not isinstance(selector, Selector):
@@ -276,6 +279,9 @@ def _check_parts(source: Source, scorer: Scorer | None, selector: Selector) -> N
 
 
 def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
+    for size in (super_batch_size, sub_batch_size):
+        if not isinstance(size, Integral):
+            raise ValueError(f"batch sizes must be whole numbers, got {size!r}")
     if not 1 <= sub_batch_size <= super_batch_size:
         raise ValueError(
             "sub_batch_size must be at least 1 and at most super_batch_size, "

@@ -412,6 +412,8 @@ def test_a_source_without_state_says_so_and_what_to_use():
         ({"sub_batch_size": 9}, "at most super_batch_size, got 9 and 8"),
         ({"sub_batch_size": 0}, "at least 1 .* got 0 and 8"),
         ({"seed": -1}, r"seed must be in \[0, 2\^63\), got -1"),
+        ({"super_batch_size": 8.0}, "must be whole numbers, got 8.0"),
+        ({"materialize": "decode"}, "materialize must be a function or None, got 'decode'"),
         ({"super_batch_size": 10}, "multiple of the source's batch size, got 10 and 4; use 8"),
     ],
 )

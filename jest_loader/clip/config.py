@@ -125,3 +125,18 @@ class TrainConfig:
 
     checkpoint_every: int = 200
     """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        at_least_one = {
+            "steps": self.steps,
+            "eval_every": self.eval_every,
+            "checkpoint_every": self.checkpoint_every,
+            "data.batch_size": self.data.batch_size,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        positive = {"optimizer.lr": self.optimizer.lr, "initial_scale": self.initial_scale}
+        for name, number in positive.items():
+            if not number > 0:
+                raise ValueError(f"{name} must be positive, got {number}")

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,7 +101,26 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
     return run
 
 
+def describe(run: Run) -> str:
+    """One line on how a run ended, and where it is."""
+    measured = ""
+    if run.evaluations:
+        metrics = run.evaluations[-1].metrics
+        measured = (
+            f"; held out: zero-shot {metrics['zero_shot_top1']:.1%}, top-5 "
+            f"{metrics['zero_shot_top5']:.1%}, retrieval R@10 {metrics['retrieval_r10']:.1%}"
+        )
+    return (
+        f"{run.step} steps in {run.seconds:.0f} s{measured}; "
+        f"{run.config.out} has checkpoint.pt and metrics.json"
+    )
+
+
 def _start(config: TrainConfig) -> Run:
+    path = config.out / "checkpoint.pt"
+    saved = checkpoint.load(path) if path.is_file() else None
+    if saved is not None:
+        checkpoint.check_same_run(path, saved["config"], config)
     device = _device(config.device)
     torch.manual_seed(config.seed)
     model = checkpoint.new_model(
@@ -116,14 +134,12 @@ def _start(config: TrainConfig) -> Run:
         _held_out(config),
         device,
     )
-    path = config.out / "checkpoint.pt"
-    if path.is_file():
-        _restore(run, checkpoint.load(path), path)
+    if saved is not None:
+        _restore(run, saved)
     return run
 
 
-def _restore(run: Run, contents: dict[str, Any], path: Path) -> None:
-    checkpoint.check_same_run(path, contents["config"], run.config)
+def _restore(run: Run, contents: dict[str, Any]) -> None:
     run.model.load_state_dict(contents["model"])
     run.optimizer.load_state_dict(contents["optimizer"])
     run.loader.load_state_dict(contents["loader"])

@@ -40,7 +40,7 @@ def report(config: "DemoConfig", data: DemoData, results: dict[str, Any]) -> Non
         f"\nAccuracy: zero-shot top-1 among {data.num_classes} names; chance is "
         f"{1 / data.num_classes:.2%}. Flops by the cost model.\n"
         f"Not in the table: the reference, trained once and cached (accuracy "
-        f"{_accuracy(reference):.1%}, {reference['flops']:.1e} flops, "
+        f"{accuracy(reference):.1%}, {reference['flops']:.1e} flops, "
         f"{reference['seconds']:.0f} s).\n"
         f"One seed; runs differ by about a point from seed to seed.\n"
         f"Written: {config.out}/demo.json, curves.png, icons.png"
@@ -63,21 +63,26 @@ _HEADER = (
 def _row(arm: str, results: dict[str, Any]) -> tuple[str, ...]:
     run = results["arms"][arm]
     counts = run["counts"]
-    target = _accuracy(results["arms"]["uniform"])
-    reached = [e["step"] for e in run["evaluations"] if e["metrics"]["zero_shot_top1"] >= target]
+    reached = first_step(run, accuracy(results["arms"]["uniform"]))
     return (
         arm,
-        f"{_accuracy(run):.1%}",
+        f"{accuracy(run):.1%}",
         f"{run['evaluations'][-1]['metrics']['zero_shot_top5']:.1%}",
         f"{counts['loaded']:,}",
         f"{counts['scored']:,}",
         f"{counts['trained']:,}",
         f"{run['flops']:.1e}",
         f"{run['seconds']:.0f}",
-        f"{reached[0]:,} of {run['steps']:,}" if reached else "not reached",
+        f"{reached:,} of {run['steps']:,}" if reached else "not reached",
     )
 
 
-def _accuracy(run: dict[str, Any]) -> float:
-    accuracy: float = run["evaluations"][-1]["metrics"]["zero_shot_top1"]
-    return accuracy
+def accuracy(run: dict[str, Any]) -> float:
+    """The zero-shot accuracy that a run ended with."""
+    return float(run["evaluations"][-1]["metrics"]["zero_shot_top1"])
+
+
+def first_step(run: dict[str, Any], target: float) -> int | None:
+    """The first evaluation at which a run's zero-shot accuracy was at least ``target``."""
+    steps = (e["step"] for e in run["evaluations"] if e["metrics"]["zero_shot_top1"] >= target)
+    return next(steps, None)

@@ -21,7 +21,7 @@ from jest_loader.clip.config import (
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.selection import step_cost
 from jest_loader.clip.towers import ModelConfig
-from jest_loader.clip.train import train
+from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.scorers.models import FrozenReference
 
@@ -70,6 +70,8 @@ def weights_equal(first, second) -> bool:
 
 def test_it_learns_and_writes_down_how(shards, tmp_path):
     run = train(config_for(shards, tmp_path / "run", steps=150, eval_every=50))
+    top1 = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
+    assert f"150 steps in {run.seconds:.0f} s; held out: zero-shot {top1}" in describe(run)
     assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["finished"] is True
@@ -203,6 +205,8 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             "no checkpoint at nowhere",
         ),
         ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"optimizer": OptimizerConfig(lr=0)}, "optimizer.lr must be positive, got 0"),
         ({"model": replace(MODEL, image_size=16)}, r"must be uint8 .*\(1, 16, 16\).*got .*8, 8"),
         (
             {
@@ -212,7 +216,17 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             "IndependentSelector cannot use softmax scores",
         ),
     ],
-    ids=["ratio", "no reference", "cache", "checkpoint", "data", "image size", "softmax"],
+    ids=[
+        "ratio",
+        "no reference",
+        "cache",
+        "checkpoint",
+        "data",
+        "steps",
+        "lr",
+        "image size",
+        "softmax",
+    ],
 )
 def test_bad_configurations_are_refused_in_a_sentence(shards, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
