@@ -34,7 +34,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DemoConfig.steps)
     arguments = parser.parse_args()
     demos = [
-        run_demo(DemoConfig(out=arguments.out / f"seed-{seed}", seed=seed, steps=arguments.steps))
+        run_demo(
+            DemoConfig(
+                out=arguments.out / f"seed-{seed}",
+                seed=seed,
+                steps=arguments.steps,
+                reference_steps=arguments.steps,
+            )
+        )
         for seed in arguments.seeds
     ]
     runs = {"reference": [demo["reference"] for demo in demos]}

@@ -236,7 +236,8 @@ def _check_sides(learner: Embeddings | None, reference: Embeddings | None, loss:
         if learner.image.device != reference.image.device:
             raise ValueError(
                 "learner and reference embeddings must be on one device, "
-                f"got {learner.image.device} and {reference.image.device}"
+                f"got {learner.image.device} and {reference.image.device}; "
+                "CachedReference takes device="
             )
     for name, side in (("learner", learner), ("reference", reference)):
         if loss == "sigmoid" and side is not None and side.bias is None:

@@ -118,7 +118,10 @@ class TrainConfig:
     """Of the weights, the order of the data, augmentation and selection."""
 
     device: str = "auto"
-    """A torch device; auto takes a GPU where there is one. On a GPU training runs in bfloat16."""
+    """A torch device; auto takes a GPU where there is one."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in fp32."""
 
     eval_every: int = 100
     """Steps between evaluations on the held-out data."""

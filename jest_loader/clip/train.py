@@ -153,7 +153,10 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     batch = to_device(batch, run.device)
     if run.config.data.augment:
         batch["image"] = augment(batch["image"], seed=fold(run.config.seed, run.step))
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+    in_bf16 = run.config.precision == "bf16" or (
+        run.config.precision == "auto" and run.device.type == "cuda"
+    )
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=in_bf16):
         embeddings = run.model(batch)
     loss = contrastive_loss(embeddings, run.config.loss)
     if not torch.isfinite(loss):

@@ -80,6 +80,18 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops
 
 
+def test_bf16_learns_as_well_and_keeps_weights_and_scores_in_fp32(shards, tmp_path):
+    selection = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
+    runs = [
+        train(config_for(shards, tmp_path / name, steps=150, precision=name, selection=selection))
+        for name in ("bf16", "fp32")
+    ]
+    assert not weights_equal(runs[0].model, runs[1].model)
+    for run in runs:
+        assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
+        assert all(weight.dtype == torch.float32 for weight in run.model.state_dict().values())
+
+
 SELECTIONS = {
     "uniform": SelectionConfig(),
     "hard learner": SelectionConfig("joint", "hard_learner", filter_ratio=0.75, num_chunks=2),
