@@ -4,7 +4,8 @@ Regime: the demo's data and learner (icons, 800 steps of 128), uniform selection
 choice is made on the held-out accuracy that the demo reports, which favours the uniform arm: the
 other arms take its settings over and have none chosen for them.
 
-    python bench/demo_sweep.py --out runs/demo_sweep > bench/results/demo_sweep.txt
+    python bench/demo_sweep.py --loss sigmoid > bench/results/demo_sweep_sigmoid.txt
+    python bench/demo_sweep.py --loss softmax > bench/results/demo_sweep_softmax.txt
 
 The last line of the output is one JSON document.
 """

@@ -118,7 +118,7 @@ class FactoredScores:
     """Scores from the embeddings of a learner, a reference or both; never holds a B x B array.
 
     With both it is learnability, the learner's loss less the reference's; with the reference
-    alone, easy reference; with the learner alone, hard learner (arXiv 2406.17711, section 3).
+    alone, easy reference; with the learner alone, hard learner (arXiv 2406.17711).
 
     Args:
         learner: Embeddings of the B candidates by the model being trained.

@@ -86,7 +86,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) -> TrainConfig:
-    """What the sweep in bench/results/demo_sweep.json found best for the uniform arm."""
+    """The settings at which the uniform arm was best: see bench/results/demo_sweep_*.txt."""
     return TrainConfig(
         data=DataConfig(train=train_on, test=data.held_out, batch_size=128, augment=False),
         out=config.out / name,
@@ -99,7 +99,7 @@ def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) 
             text_depth=0,
             embed_dim=96,
         ),
-        optimizer=OptimizerConfig(lr=2e-3),
+        optimizer=OptimizerConfig(lr=1e-3),
         steps=config.steps,
         initial_bias=-5.0,
         seed=config.seed,

@@ -12,7 +12,7 @@ def contrastive_loss(embeddings: Embeddings, loss: Loss) -> Tensor:
     """The batch's loss, [].
 
     ``"sigmoid"`` is SigLIP's sum over all pairs divided by the batch size (arXiv 2303.15343,
-    section 3.2); ``"softmax"`` is CLIP's symmetric cross-entropy (arXiv 2103.00020, section 2.3).
+    section 3.2); ``"softmax"`` is CLIP's symmetric cross-entropy (arXiv 2103.00020, Figure 3).
     """
     logits = all_logits(exact(embeddings))
     if loss == "sigmoid":

@@ -1,4 +1,4 @@
-"""The scores of arXiv 2406.17711, section 3, from a learner's and a reference's embeddings."""
+"""The scores of arXiv 2406.17711, from a learner's and a reference's embeddings."""
 
 from dataclasses import dataclass
 
