@@ -8,6 +8,7 @@ import numpy as np
 
 from jest_loader.adapters.columns import Columns, join, take
 from jest_loader.adapters.order import BlockOrder, Int64Array, Window
+from jest_loader.checks import whole
 
 _STATE_VERSION = 1
 _WINDOW_BATCHES = 4
@@ -72,11 +73,11 @@ class BlockSource:
         id_column: str | None,
         drop_last: bool,
     ) -> None:
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        seed = _whole("seed", seed, 0, 2**64 - 1)
+        self.batch_size = whole("batch_size", batch_size, 1)
+        seed = whole("seed", seed, 0, 2**64 - 1)
         if window_rows is None:
             window_rows = _WINDOW_BATCHES * self.batch_size
-        window_rows = _whole("window_rows", window_rows, 1)
+        window_rows = whole("window_rows", window_rows, 1)
         self.drop_last = drop_last
         self._reader = reader
         self._id_column = id_column
@@ -105,7 +106,7 @@ class BlockSource:
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator start ``epoch``; a loaded position in that epoch is kept."""
-        epoch = _whole("epoch", epoch, 0)
+        epoch = whole("epoch", epoch, 0)
         if epoch != self._position()[0]:
             self._move_to(epoch, 0)
 
@@ -126,8 +127,8 @@ class BlockSource:
             ValueError: if the state belongs to another data set, another order or another version.
         """
         self._check_state(state_dict)
-        epoch = _whole("the state's epoch", state_dict["epoch"], 0)
-        self._move_to(epoch, _whole("the state's batches", state_dict["batches"], 0, len(self)))
+        epoch = whole("the state's epoch", state_dict["epoch"], 0)
+        self._move_to(epoch, whole("the state's batches", state_dict["batches"], 0, len(self)))
 
     def _move_to(self, epoch: int, batches: int) -> None:
         self._newest = None
@@ -264,12 +265,3 @@ class _Pass(Iterator[Columns]):
             first = int(block_rows[:block].sum())
             columns[self._source._id_column] = np.arange(first, first + block_rows[block])
         return columns
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """``value`` as a plain int, which a state can hold."""
-    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if is_whole and least <= value and (most is None or value <= most):
-        return int(value)
-    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")

@@ -2,7 +2,7 @@
 
 Regime: icons and their names, half of the learner's captions shuffled, a learner of a few hundred
 thousand weights besides its word embeddings, 800 steps of 128. It tests data selection on noisy
-captions of one to three words, and says nothing of image-text training at scale.
+captions of a few words, and says nothing of image-text training at scale.
 
     python bench/demo_seeds.py --out runs/demo_seeds > bench/results/demo_seeds.txt
 
@@ -44,7 +44,7 @@ def main() -> None:
         )
         for seed in arguments.seeds
     ]
-    runs = {"reference": [demo["reference"] for demo in demos]}
+    runs = {"curated only": [demo["reference"] for demo in demos]}
     for arm in demos[0]["arms"]:
         runs[arm] = [demo["arms"][arm] for demo in demos]
     summary = {name: _summary(found, runs["uniform"]) for name, found in runs.items()}
@@ -61,6 +61,7 @@ def main() -> None:
         "torch": torch.__version__,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
     print(json.dumps({"seeds": arguments.seeds, "environment": environment, "arms": summary}))

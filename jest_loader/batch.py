@@ -5,10 +5,12 @@ example: a tensor, a NumPy array, or a list (or tuple) of plain Python values su
 bytes. Nothing here looks inside a row.
 
 A list or tuple is a container when it holds at least one tensor, array or container (what
-``default_collate`` makes of tuple samples), and a column otherwise (a list of captions).
+``default_collate`` makes of tuple samples), and a column otherwise (a list of captions). One tensor
+per example must therefore be stacked, or put into a NumPy array of dtype object.
 """
 
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -19,6 +21,8 @@ from torch import Tensor
 
 Batch = Any  # A pytree of columns. Python's type system has no better name for it.
 Path = tuple[str | int, ...]
+
+_NUM_SHOWN = 4  # Columns that a message names.
 
 
 def num_examples(batch: Batch) -> int:
@@ -34,7 +38,10 @@ def num_examples(batch: Batch) -> int:
             f"got an empty {type(batch).__name__}"
         )
     if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{_name(path)} has {n}" for path, n in lengths.items())
+        some = list(lengths.items())[:_NUM_SHOWN]
+        shown = ", ".join(f"{_name(path)} has {n}" for path, n in some)
+        if len(lengths) > len(some):
+            shown += f" and {len(lengths) - len(some)} more"
         raise ValueError(
             f"all columns of a batch must have the same number of rows, but {shown}; a column of "
             "tensors of different sizes must be a NumPy array of dtype object"
@@ -140,6 +147,8 @@ def _holds_columns(value: Any) -> bool:
 
 def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
     if isinstance(node, Mapping):
+        if isinstance(node, defaultdict):
+            return defaultdict(node.default_factory, children)
         return children if type(node) is dict else type(node)(children)  # type: ignore[call-arg]
     if is_dataclass(node) and not isinstance(node, type):
         return replace(node, **{str(name): child for name, child in children.items()})

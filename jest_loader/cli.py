@@ -21,9 +21,12 @@ def main() -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         sys.stderr.write(f"jest-loader: {error}\n")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(
-            "\njest-loader: stopped; train and demo go on from their last checkpoint\n"
+            "\njest-loader: stopped; the same command goes on (train, demo) or starts over (pack)\n"
         )
         sys.exit(130)
 

@@ -15,7 +15,7 @@ def patch_embedding_flops(tokens: int, patch_size: int, channels: int, width: in
 
 def selection_flops(super_batch_size: int, sub_batch_size: int, width: int, num_chunks: int) -> int:
     """Joint selection, per model: all chunks but the last, against all candidates, both ways."""
-    conditioned = sub_batch_size * (num_chunks - 1) // num_chunks
+    conditioned = sub_batch_size - max(1, sub_batch_size // num_chunks)  # All but the last chunk.
     return 2 * 2 * super_batch_size * conditioned * width
 
 

@@ -8,8 +8,7 @@ epoch, position) and the models; the state is that of the last sub-batch deliver
 """
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import asdict, is_dataclass
-from numbers import Integral
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from jest_loader.batch import Batch, num_examples, take
+from jest_loader.checks import whole
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scorer, Scores, Selector, Source, Stateful, Trainable
 from jest_loader.scores import ExampleScores
@@ -45,7 +45,7 @@ class JestDataset(IterableDataset[Batch]):
         sub_batch_size: Examples emitted; the filter ratio is 1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
-        seed: In [0, 2^63); changes what is drawn.
+        seed: From 0 to 2^63 - 1; changes what is drawn.
 
     Raises:
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
@@ -63,16 +63,14 @@ class JestDataset(IterableDataset[Batch]):
         seed: int = 0,
     ) -> None:
         _check_parts(source, scorer, selector, materialize)
-        _check_sizes(source, super_batch_size, sub_batch_size)
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+        self.super_batch_size = whole("super_batch_size", super_batch_size, 1)
+        self.sub_batch_size = whole("sub_batch_size", sub_batch_size, 1)
+        _check_sizes(source, self.super_batch_size, self.sub_batch_size)
+        self.seed = whole("seed", seed, 0, 2**63 - 1)
         self.source = source
         self.scorer = scorer
         self.selector = selector
-        self.super_batch_size = super_batch_size
-        self.sub_batch_size = sub_batch_size
         self.materialize = materialize
-        self.seed = seed
         self._delivered = Position()
         self._restored = False  # The next pass goes on from a loaded state.
         self._passes = 0  # The number of the newest pass: older iterators must not go on.
@@ -82,6 +80,11 @@ class JestDataset(IterableDataset[Batch]):
     def counts(self) -> Counts:
         """Examples loaded, scored, trained and dropped up to the last sub-batch delivered."""
         return self._delivered.counts
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last sub-batch delivered, or of the next one if a pass ended there."""
+        return self._delivered.epoch
 
     @property
     def filter_ratio(self) -> float:
@@ -118,8 +121,7 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             ValueError: if ``epoch`` is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
+        epoch = whole("epoch", epoch, 0)
         at_start = self._delivered.super_batches == 0
         if epoch == self._delivered.epoch and (at_start or self._restored or self._running):
             return
@@ -140,8 +142,11 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             ValueError: if the source cannot save its state.
         """
-        _check_stateful(self.source)
-        return self._delivered.to_state(self._configuration())
+        source = _check_stateful(self.source)
+        position = self._delivered
+        if self._passes == 0:  # Nothing was read, but the source may have an order of its own.
+            position = replace(position, source=source.state_dict())
+        return position.to_state(self._configuration())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make the next pass go on after the sub-batch at which the state was saved.
@@ -184,6 +189,8 @@ class JestDataset(IterableDataset[Batch]):
                 left = super_batch.num_examples
                 break
             sub_batch = self._choose(super_batch.candidates, position)
+            source_state = super_batch.source_state
+            del super_batch  # Not needed while its sub-batch is trained on.
             position = Position(
                 position.epoch,
                 position.super_batches + 1,
@@ -192,7 +199,7 @@ class JestDataset(IterableDataset[Batch]):
                     scored=0 if self.scorer is None else self.super_batch_size,
                     trained=self.sub_batch_size,
                 ),
-                super_batch.source_state,
+                source_state,
             )
             self._delivered = position
             yield sub_batch
@@ -224,6 +231,11 @@ class JestDataset(IterableDataset[Batch]):
         if self.scorer is None:
             return ExampleScores(torch.zeros(self.super_batch_size))
         scores = self.scorer.score(candidates)
+        if not isinstance(scores, Scores):
+            raise ValueError(
+                f"a scorer must return Scores, got {type(scores).__name__}; "
+                "ExampleScores(values) makes them of one number per candidate"
+            )
         if len(scores.logits) != self.super_batch_size:
             raise ValueError(
                 "a scorer must return one score per candidate, "
@@ -247,7 +259,10 @@ class JestDataset(IterableDataset[Batch]):
         return {
             "super_batch_size": self.super_batch_size,
             "sub_batch_size": self.sub_batch_size,
+            "source batch size": declared_batch_size(self.source),
             "seed": self.seed,
+            "scorer": type(self.scorer).__name__,
+            "loss": getattr(self.scorer, "loss", None),
             "selector": type(self.selector).__name__,
             **{f"selector.{name}": value for name, value in _options(self.selector).items()},
         }
@@ -264,27 +279,28 @@ def _check_parts(source: object, scorer: object, selector: object, materialize: 
         raise ValueError(f"materialize must be a function or None, got {materialize!r}")
     if not isinstance(source, Source):
         raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
-    if not isinstance(selector, Selector):
-        raise ValueError(f"selector must have a select method, got {selector!r}")
+    if not isinstance(selector, Selector) or isinstance(selector, type):
+        raise ValueError(
+            f"selector must be an object with a select method, got {selector!r}; "
+            "use one like JointSelector()"
+        )
     if scorer is None and not isinstance(selector, UniformSelector):
         raise ValueError(
             f"scorer=None goes with UniformSelector only, got {type(selector).__name__}; "
             "pass a scorer"
         )
-    if scorer is not None and not isinstance(scorer, Scorer):
+    if scorer is not None and (not isinstance(scorer, Scorer) or isinstance(scorer, type)):
         raise ValueError(
-            f"scorer must have a score(super_batch) method, got {type(scorer).__name__}; "
-            "wrap a model as in Learnability(LiveLearner(model), reference)"
+            "scorer must be an object with a score(super_batch) method, "
+            f"got {type(scorer).__name__}; wrap a model as in "
+            "Learnability(LiveLearner(model), reference)"
         )
 
 
 def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
-    for size in (super_batch_size, sub_batch_size):
-        if not isinstance(size, Integral):
-            raise ValueError(f"batch sizes must be whole numbers, got {size!r}")
-    if not 1 <= sub_batch_size <= super_batch_size:
+    if sub_batch_size > super_batch_size:
         raise ValueError(
-            "sub_batch_size must be at least 1 and at most super_batch_size, "
+            "sub_batch_size must be at most super_batch_size, "
             f"got {sub_batch_size} and {super_batch_size}"
         )
     batch_size = declared_batch_size(source)
@@ -292,17 +308,20 @@ def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> 
         raise ValueError(size_error(super_batch_size, batch_size))
 
 
-def _check_stateful(source: Source) -> None:
+def _check_stateful(source: Source) -> Stateful:
     if not isinstance(source, Stateful):
         raise ValueError(
             f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
             "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
             "source from jest_loader.adapters"
         )
+    return source
 
 
-def _check_index(index: Tensor, size: int, num_candidates: int) -> None:
+def _check_index(index: object, size: int, num_candidates: int) -> None:
     """Selectors and scores are pluggable: check what they agreed on before rows are taken."""
+    if not isinstance(index, Tensor):
+        raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
     host = index.cpu()
     if host.shape != (size,) or host.dtype != torch.int64:
         raise ValueError(
@@ -339,7 +358,8 @@ def _num_full_rows(source: Any) -> int:
             "a JestDataset has a length only if its source has a length and a batch_size, "
             f"but {type(source).__name__} does not have both"
         )
-    if isinstance(source, DataLoader) and isinstance(source.sampler, Sized):
-        return len(source.sampler) // declared * declared
-    rows = getattr(source, "num_examples", None)
-    return (rows // declared if isinstance(rows, int) else len(source)) * declared
+    if isinstance(source, DataLoader):
+        rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
+        return len(rows) // declared * declared
+    num_rows = getattr(source, "num_examples", None)
+    return (num_rows // declared if isinstance(num_rows, int) else len(source)) * declared

@@ -26,7 +26,7 @@ def new_folder(
     Raises:
         ValueError: if ``path`` exists and may not be replaced.
     """
-    final = Path(path)
+    final = Path(path).resolve()  # The folder itself is replaced, not a link to it.
     _check_free(final, marks, overwrite=overwrite)
     tag = uuid4().hex[:8]
     partial = final.with_name(f".{final.name}.partial-{tag}")
@@ -56,7 +56,7 @@ def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(
-            f"the output must not exist yet, got {str(path)!r}; choose another, or overwrite it"
+            f"the output must not exist yet, got {str(path)!r}; choose another, or say overwrite"
         )
     if not any((path / name).is_file() for name in marks):
         raise ValueError(

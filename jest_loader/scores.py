@@ -32,6 +32,12 @@ class ExampleScores:
     """
 
     def __init__(self, values: Tensor) -> None:
+        given: object = values
+        if not isinstance(given, Tensor):
+            raise ValueError(
+                f"example scores must be a tensor, got {type(values).__name__}; "
+                "use torch.as_tensor(values)"
+            )
         if values.ndim != 1 or not values.is_floating_point():
             raise ValueError(
                 "example scores must be one floating-point number per candidate, "

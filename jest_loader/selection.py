@@ -6,10 +6,12 @@ normaliser, so it neither overflows nor runs out of non-zero probabilities.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from jest_loader.checks import whole
 from jest_loader.ops.noise import fold, gumbel
 from jest_loader.protocols import Scores
 
@@ -35,8 +37,7 @@ class JointSelector:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_chunks < 1:
-            raise ValueError(f"num_chunks must be at least 1, got {self.num_chunks}")
+        whole("num_chunks", self.num_chunks, 1)
         _check_gain(self.gain)
 
     def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
@@ -45,13 +46,13 @@ class JointSelector:
         Raises:
             ValueError: if ``size`` is not in [1, candidates] or a score is not finite.
         """
-        _check(scores, size)
-        chosen: list[Tensor] = []
+        _check_size(scores, size)
+        draws: list[_Draw] = []
         for chunk, chunk_size in enumerate(chunk_sizes(size, self.num_chunks)):
-            if chosen:
-                scores = scores.given(chosen[-1])
-            chosen.append(_draw(scores.logits * self.gain, chunk_size, fold(seed, step, chunk)))
-        return torch.cat(chosen)
+            if draws:
+                scores = scores.given(draws[-1].candidates)
+            draws.append(_draw(scores.logits * self.gain, chunk_size, fold(seed, step, chunk)))
+        return _checked(draws)
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class IndependentSelector:
             ValueError: if ``size`` is not in [1, candidates], a score is not finite, or the scores
                 are softmax scores, which are equal for all candidates until some are chosen.
         """
-        _check(scores, size)
+        _check_size(scores, size)
         _check_context(self, scores)
-        return _draw(scores.logits * self.gain, size, fold(seed, step, 0))
+        return _checked([_draw(scores.logits * self.gain, size, fold(seed, step, 0))])
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ class TopKSelector:
         Raises:
             ValueError: as ``IndependentSelector.select``.
         """
-        _check(scores, size)
+        _check_size(scores, size)
         _check_context(self, scores)
-        return scores.logits.topk(size).indices
+        return _checked([_Draw(*scores.logits.topk(size))])
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class UniformSelector:
             ValueError: if ``size`` is not in [1, candidates].
         """
         _check_size(scores, size)
-        return _draw(torch.zeros_like(scores.logits), size, fold(seed, step, 0))
+        return _draw(torch.zeros_like(scores.logits), size, fold(seed, step, 0)).candidates
 
 
 def chunk_sizes(size: int, num_chunks: int) -> list[int]:
@@ -117,20 +118,34 @@ def chunk_sizes(size: int, num_chunks: int) -> list[int]:
     return [each + (chunk < remainder) for chunk in range(min(size, num_chunks))]
 
 
-def _draw(logits: Tensor, size: int, key: int) -> Tensor:
+class _Draw(NamedTuple):
+    """What was drawn: the scores with their noise, and the candidates."""
+
+    perturbed: Tensor
+    candidates: Tensor
+
+
+def _draw(logits: Tensor, size: int, key: int) -> _Draw:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     noise = gumbel(key, len(logits), dtype=logits.dtype, device=logits.device)
-    return (logits + noise).topk(size).indices
+    return _Draw(*(logits + noise).topk(size))
 
 
-def _check(scores: Scores, size: int) -> None:
-    _check_size(scores, size)
-    bad = (~torch.isfinite(scores.logits)).nonzero()
-    if len(bad) > 0:
+def _checked(draws: list[_Draw]) -> Tensor:
+    """The candidates drawn, in order; refuses any that was drawn for a score that is not finite.
+
+    ``topk`` puts NaN and infinity first, so looking at what was drawn finds them, also where only
+    conditioning made them.
+    """
+    index = torch.cat([draw.candidates for draw in draws])
+    bad = ~torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
+    if bad.any():
+        rows = sorted(set(index[bad].tolist()))
         raise ValueError(
-            f"scores must be finite, but {len(bad)} of {len(scores.logits)} are not "
-            f"(first at row {int(bad[0])} of the super-batch); check the models' embeddings "
-            "and scale"
+            f"scores must be finite, but {len(rows)} candidates had others (first at row "
+            f"{rows[0]} of the super-batch); check the models' embeddings and scale"
         )
+    return index
 
 
 def _check_size(scores: Scores, size: int) -> None:

@@ -36,15 +36,16 @@ class Position:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], configuration: dict[str, Any]) -> "Position":
+    def from_state(cls, state: Any, configuration: dict[str, Any]) -> "Position":
         """The position that ``to_state`` saved.
 
         Raises:
             ValueError: if the state is of another version, incomplete or of another configuration.
         """
-        if state.get("version") != _VERSION:
+        if not isinstance(state, dict) or state.get("version") != _VERSION:
+            found = state.get("version") if isinstance(state, dict) else type(state).__name__
             raise ValueError(
-                f"a JestDataset's state must have version {_VERSION}, got {state.get('version')}; "
+                f"a JestDataset's state must have version {_VERSION}, got {found}; "
                 "load it with the release of jest-loader that saved it"
             )
         missing = cls().to_state({}).keys() - state.keys()
@@ -57,6 +58,8 @@ class Position:
                     "a state must be loaded with the configuration that it was saved with, but "
                     f"{name} was {saved.get(name)} and is now {configuration.get(name)}"
                 )
+        if state["super_batches"] > 0 and state["source"] is None:
+            raise ValueError("the state must hold the source's state, but it is empty")
         return cls(
             state["epoch"], state["super_batches"], Counts(**state["counts"]), state["source"]
         )

@@ -57,7 +57,9 @@ class _Reader:
         self._check_structure(structure(batch))
         self._batches.append(batch)
         self.num_rows += rows
-        if self.num_rows > self._size:
+        if self.num_rows > self._size or (
+            self.num_rows == self._size and self._size % (self._batch_size or rows) != 0
+        ):
             raise ValueError(size_error(self._size, self._batch_size or rows))
 
     def flush(self) -> SuperBatch:
@@ -73,8 +75,9 @@ class _Reader:
         if odd is not None:
             raise ValueError(
                 "all batches of a source but the last must have the same number of rows, "
-                f"got {odd} where {self._batch_size} were expected; fix the loader's batch_size "
-                "or collate_fn"
+                f"got {odd} where {self._batch_size} were expected; fix the loader's collate_fn, "
+                "or set drop_last=True, since each worker of an iterable dataset ends with a short "
+                "batch"
             )
         if rows < self._batch_size:
             self._short = rows

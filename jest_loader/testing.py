@@ -84,10 +84,13 @@ def batches_equal(first: Batch, second: Batch) -> bool:
 
 
 def _columns_equal(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return np.array_equal(first, second)
+    if isinstance(first, np.ndarray) and first.dtype == object:
+        return all(map(_columns_equal, first, second))
+    if isinstance(first, Tensor | np.ndarray):
+        if first.shape != second.shape:
+            return False
+        both_nan = (first != first) & (second != second)
+        return bool(((first == second) | both_nan).all())
     return bool(first == second)
 
 

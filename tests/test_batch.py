@@ -1,6 +1,6 @@
 """Batches of any shape of pytree."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ SHAPES = {
     "tuple": lambda rows: (torch.tensor(rows), np.array(rows)),
     "named tuple": lambda rows: Pair(torch.tensor(rows), list(map(str, rows))),
     "dataclass": lambda rows: Record(torch.tensor(rows), {"n": np.array(rows)}),
+    "default dict": lambda rows: defaultdict(list, a=torch.tensor(rows), b=list(map(str, rows))),
     "ordered dict": lambda rows: OrderedDict(z=torch.tensor(rows), a=list(map(str, rows))),
     "bare tensor": torch.tensor,
     "bare list": lambda rows: list(map(str, rows)),
@@ -114,6 +115,7 @@ def test_to_device_moves_tensors_and_leaves_the_rest():
             {"a": torch.zeros(3), "b": ["x"]},
             r"same number of rows, but \['a'\] has 3, \['b'\] has 1",
         ),
+        ([torch.zeros(n) for n in range(1, 9)], r"\[3\] has 4 and 4 more; a column of"),
         ([torch.zeros(3), torch.zeros(2)], r"\[0\] has 3, \[1\] has 2.*dtype object"),
         ({"a": torch.zeros(3), "b": 5}, r"\['b'\] is a single int; drop it"),
         ({"a": torch.tensor(1.0)}, r"\['a'\] is a single Tensor"),

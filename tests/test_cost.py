@@ -15,7 +15,7 @@ from tests.helpers import random_embeddings
     "config",
     [
         ModelConfig(),
-        ModelConfig(image_size=32, channels=1, vision_width=64, vision_depth=3, text_depth=0),
+        ModelConfig(image_size=32, channels=1, vision_width=96, vision_depth=3, text_depth=0),
         ModelConfig(
             image_size=96, patch_size=16, vision_width=192, text_depth=3, context_length=20
         ),
@@ -37,11 +37,12 @@ def test_the_formula_is_within_a_percent_of_the_count(config):
     assert model.forward_flops == pytest.approx(counter.get_total_flops() - projections, rel=0.01)
 
 
-def test_selection_costs_what_the_formula_says():
+@pytest.mark.parametrize(("size", "num_chunks"), [(50, 5), (50, 7), (10, 4), (3, 16)])
+def test_selection_costs_what_the_formula_says(size, num_chunks):
     embeddings = random_embeddings(200, 16, seed=0)
     with FlopCounterMode(display=False) as counter:
-        JointSelector(5).select(FactoredScores(embeddings), 50, seed=0, step=0)
-    assert selection_flops(200, 50, 16, 5) == counter.get_total_flops()
+        JointSelector(num_chunks).select(FactoredScores(embeddings), size, seed=0, step=0)
+    assert selection_flops(200, size, 16, num_chunks) == counter.get_total_flops()
 
 
 def test_overhead_at_the_papers_ratio():

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -194,15 +195,23 @@ def test_length_is_the_number_of_sub_batches(source, expected):
     assert len(data) == len(list(data)) == expected
 
 
-def test_no_length_without_one():
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(Rows(32)[row] for row in range(32))
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Rows(31)[row] for row in range(31))
 
+
+class SizedStream(Stream):
+    def __len__(self):
+        return 31
+
+
+def test_no_length_without_one():
     data = dataset(DataLoader(Stream(), batch_size=4))
     with pytest.raises(TypeError, match="has no len"):
         len(data)
-    assert len(list(data)) == 4
+    assert len(list(data)) == 3
+    sized = dataset(DataLoader(SizedStream(), batch_size=4))
+    assert len(sized) == len(list(sized)) == 3
     with pytest.raises(TypeError, match="does not have both"):
         len(dataset(iter(numbered_batches(2, 4))))
 
@@ -349,6 +358,60 @@ def test_a_loaded_state_is_used_once():
     assert resumed.counts.trained == 4
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_rollback_to_before_the_first_batch_of_a_shuffled_loader(num_workers):
+    loader = StatefulDataLoader(Rows(40), batch_size=4, shuffle=True, num_workers=num_workers)
+    data = dataset(loader)
+    state = data.state_dict()
+    expected = numbers(data)
+    data.load_state_dict(state)
+    assert numbers(data) == expected
+
+
+def test_the_super_batch_is_let_go_while_its_sub_batch_is_trained_on():
+    scored = []
+
+    class Recording(ByNumber):
+        def score(self, super_batch):
+            scored.append(weakref.ref(super_batch["number"]))
+            return super().score(super_batch)
+
+    data = JestDataset(
+        numbered_batches(4, 4), Recording(), TopKSelector(), super_batch_size=8, sub_batch_size=2
+    )
+    for _ in data:
+        assert scored[-1]() is None
+
+
+def test_a_state_without_its_sources_is_refused():
+    data = dataset(Counting(4, 4))
+    next(iter(data))
+    state = {**data.state_dict(), "source": None}
+    with pytest.raises(ValueError, match="must hold the source's state, but it is empty"):
+        dataset(Counting(4, 4)).load_state_dict(state)
+    with pytest.raises(ValueError, match="must have version 1, got NoneType"):
+        dataset(Counting(4, 4)).load_state_dict(None)
+
+
+def test_whole_numbers_of_numpy_make_a_plain_state():
+    data = dataset(Counting(4, 4), super_batch_size=np.int64(8), seed=np.int32(3))
+    next(iter(data))
+    assert json.loads(json.dumps(data.state_dict()))["counts"]["loaded"] == 8
+
+
+def test_the_epoch_is_known_after_a_resume():
+    data = dataset(Counting(4, 4), sub_batch_size=1)
+    list(data)
+    next(iter(data))
+    resumed = dataset(Counting(4, 4), sub_batch_size=1)
+    resumed.load_state_dict(data.state_dict())
+    delivered = []
+    for epoch in range(resumed.epoch, 3):
+        resumed.set_epoch(epoch)
+        delivered += numbers(resumed)
+    assert delivered == [[31], [39], [47]]
+
+
 def test_rollback_in_the_same_process():
     data = dataset(Counting(6, 4))
     iterator = iter(data)
@@ -386,14 +449,16 @@ def test_states_that_do_not_fit_are_refused(change, message):
     ("options", "message"),
     [
         ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"source": Counting(8, 2)}, "source batch size was 4 and is now 2"),
         ({"sub_batch_size": 2}, "sub_batch_size was 4 and is now 2"),
         ({"selector": JointSelector(8)}, "selector was TopKSelector and is now JointSelector"),
     ],
 )
 def test_another_configuration_is_refused(options, message):
     state = dataset(Counting(4, 4)).state_dict()
+    options = {"source": Counting(4, 4), **options}
     with pytest.raises(ValueError, match=message):
-        dataset(Counting(4, 4), **options).load_state_dict(state)
+        dataset(**options).load_state_dict(state)
 
 
 def test_a_source_without_state_says_so_and_what_to_use():
@@ -410,9 +475,9 @@ def test_a_source_without_state_says_so_and_what_to_use():
     ("options", "message"),
     [
         ({"sub_batch_size": 9}, "at most super_batch_size, got 9 and 8"),
-        ({"sub_batch_size": 0}, "at least 1 .* got 0 and 8"),
-        ({"seed": -1}, r"seed must be in \[0, 2\^63\), got -1"),
-        ({"super_batch_size": 8.0}, "must be whole numbers, got 8.0"),
+        ({"sub_batch_size": 0}, "sub_batch_size must be a whole number of at least 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 9223372036854775807, got -1"),
+        ({"super_batch_size": 8.0}, "super_batch_size must be a whole number .* got 8.0"),
         ({"materialize": "decode"}, "materialize must be a function or None, got 'decode'"),
         ({"super_batch_size": 10}, "multiple of the source's batch size, got 10 and 4; use 8"),
     ],
@@ -426,11 +491,23 @@ def test_sizes_that_do_not_fit_are_refused_at_once(options, message):
     ("source", "scorer", "selector", "message"),
     [
         (5, ByNumber(), TopKSelector(), "source must be an iterable of batches, got int"),
-        ([], torch.nn.Linear(2, 2), TopKSelector(), r"scorer must have a score.*got Linear.*wrap"),
-        ([], ByNumber(), "joint", "selector must have a select method, got 'joint'"),
+        (
+            [],
+            torch.nn.Linear(2, 2),
+            TopKSelector(),
+            r"scorer must be an object with a score.*got Linear.*wrap",
+        ),
+        ([], ByNumber, TopKSelector(), r"scorer must be an object .* got type; wrap"),
+        (
+            [],
+            ByNumber(),
+            TopKSelector,
+            r"selector must be an object .* use one like JointSelector\(\)",
+        ),
+        ([], ByNumber(), "joint", "selector must be an object with a select method, got 'joint'"),
         ([], None, JointSelector(), "scorer=None goes with UniformSelector only, got JointSel"),
     ],
-    ids=["source", "scorer", "selector", "no scorer"],
+    ids=["source", "scorer", "scorer class", "selector class", "selector", "no scorer"],
 )
 def test_parts_that_cannot_go_together_are_refused(source, scorer, selector, message):
     with pytest.raises(ValueError, match=message):
@@ -449,6 +526,10 @@ def changed(batches, index, **columns):
         (numbered_batches(1, 4), "ended after 4 examples and super_batch_size is 8"),
         (numbered_batches(3, 3), "multiple of the source's batch size, got 8 and 3; use 9"),
         (
+            [*numbered_batches(1, 6), *numbered_batches(1, 2)],
+            "multiple of the source's batch size, got 8 and 6; use 6",
+        ),
+        (
             [*numbered_batches(1, 4), *numbered_batches(1, 2), *numbered_batches(2, 4)],
             "same number of rows, got 2 where 4 were expected",
         ),
@@ -465,7 +546,16 @@ def changed(batches, index, **columns):
             r"\['number'\] was tensor .* and is now array of int64",
         ),
     ],
-    ids=["empty", "too few", "no multiple", "short in the middle", "dtype", "column", "kind"],
+    ids=[
+        "empty",
+        "too few",
+        "no multiple",
+        "fits by luck",
+        "short in the middle",
+        "dtype",
+        "column",
+        "kind",
+    ],
 )
 def test_sources_that_do_not_fit_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
@@ -485,6 +575,24 @@ def test_an_uncollated_batch_is_noticed():
         list(dataset(loader))
 
 
+def test_what_is_not_scores_or_an_index_is_refused():
+    class Bare:
+        def score(self, super_batch):
+            return torch.zeros(8)
+
+    with pytest.raises(
+        ValueError, match=r"must return Scores, got Tensor; ExampleScores\(values\)"
+    ):
+        list(JestDataset(numbered_batches(2, 4), Bare(), super_batch_size=8, sub_batch_size=4))
+
+    class Picks:
+        def select(self, scores, size, *, seed, step):
+            return [0, 1, 2, 3]
+
+    with pytest.raises(ValueError, match="must return an int64 tensor, got list"):
+        list(dataset(numbered_batches(2, 4), Picks()))
+
+
 def test_scores_of_another_size_are_refused():
     class Short:
         def score(self, super_batch):
@@ -499,7 +607,7 @@ def test_nan_scores_are_refused():
         def score(self, super_batch):
             return ExampleScores(torch.full((8,), torch.nan))
 
-    with pytest.raises(ValueError, match="scores must be finite, but 8 of 8 are not"):
+    with pytest.raises(ValueError, match="scores must be finite, but 4 candidates had others"):
         list(JestDataset(numbered_batches(2, 4), Broken(), super_batch_size=8, sub_batch_size=4))
 
 

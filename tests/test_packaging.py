@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import jest_loader
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
@@ -116,7 +118,7 @@ def test_installed_wheel_imports(clean_bin: Path, tmp_path: Path) -> None:
 def test_installed_wheel_has_its_version(clean_bin: Path, tmp_path: Path) -> None:
     program = "import importlib.metadata as metadata; print(metadata.version('jest-loader'))"
     version = run(clean_bin / "python", "-c", program, cwd=tmp_path).strip()
-    assert version == PYPROJECT["project"]["version"]
+    assert version == jest_loader.__version__
 
 
 def test_installed_wheel_has_its_command(clean_bin: Path, tmp_path: Path) -> None:

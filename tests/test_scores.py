@@ -119,6 +119,11 @@ def test_no_array_of_all_pairs_is_made(loss):
     assert largest.elements < size * 20
 
 
+def test_half_precision_example_scores_are_raised_too():
+    assert ExampleScores(torch.zeros(3, dtype=torch.float16)).logits.dtype == torch.float32
+    assert ExampleScores(torch.zeros(3, dtype=torch.float64)).logits.dtype == torch.float64
+
+
 def test_gradients_do_not_pass_through_scores():
     embeddings = random_embeddings(10, 4, seed=0)
     live = Embeddings(
@@ -140,6 +145,7 @@ def test_extreme_logits_stay_finite():
 
 
 GOOD = random_embeddings(6, 4, seed=0)
+ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,10 @@ GOOD = random_embeddings(6, 4, seed=0)
         (
             lambda: FactoredScores(GOOD, random_embeddings(5, 4, seed=0)),
             "the same candidates, got 6 and 5",
+        ),
+        (
+            lambda: FactoredScores(GOOD, ELSEWHERE),
+            "on one device, got cpu and meta; CachedReference takes device=",
         ),
         (
             lambda: FactoredScores(random_embeddings(6, 4, seed=0, bias=None)),
@@ -168,6 +178,7 @@ GOOD = random_embeddings(6, 4, seed=0)
         ),
         (lambda: DenseSoftmaxScores(), "got neither"),
         (lambda: DenseSoftmaxScores(torch.rand(4)), "logits must be a square"),
+        (lambda: ExampleScores([1.0, 2.0]), "must be a tensor, got list; use torch.as_tensor"),
         (lambda: ExampleScores(torch.rand(4, 1)), r"per candidate, got shape \(4, 1\)"),
         (lambda: ExampleScores(torch.arange(4)), "per candidate, got .* of torch.int64"),
     ],

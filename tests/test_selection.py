@@ -93,10 +93,14 @@ def test_joint_differs_from_independent_where_negatives_matter():
     assert total_score(pairwise, joint.numpy()) > 1.2 * total_score(pairwise, independent.numpy())
 
 
-def test_joint_equals_independent_where_negatives_do_not_matter():
-    """At SigLIP's initial scale and bias the pairs add next to nothing; so does one chunk."""
-    learner = random_embeddings(200, 64, seed=0, scale=1.0, bias=-30.0)
-    scores = FactoredScores(learner)
+def test_at_siglips_initial_scale_and_bias_conditioning_adds_next_to_nothing():
+    scores = FactoredScores(random_embeddings(200, 64, seed=0, scale=10.0, bias=-10.0))
+    added = scores.given(torch.arange(10)).logits[10:] - scores.logits[10:]
+    assert added.abs().max() < 0.2 * scores.logits.std()
+
+
+def test_the_first_chunk_is_drawn_as_independent_selection_draws():
+    scores = FactoredScores(random_embeddings(200, 64, seed=0, scale=10.0, bias=-10.0))
     one_chunk = JointSelector(num_chunks=1).select(scores, 40, seed=0, step=0)
     independent = IndependentSelector().select(scores, 40, seed=0, step=0)
     assert torch.equal(one_chunk, independent)
@@ -179,8 +183,27 @@ def test_chunk_sizes(size, num_chunks, expected):
 def test_scores_that_are_not_finite_are_refused(selector, bad):
     values = torch.zeros(10)
     values[[3, 7]] = bad
-    with pytest.raises(ValueError, match=r"scores must be finite, but 2 of 10 are not.*row 3"):
+    with pytest.raises(
+        ValueError, match=r"scores must be finite, but 2 candidates had others .*row 3"
+    ):
         selector.select(ExampleScores(values), 4, seed=0, step=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_conditioning_makes_infinite_are_refused(bad):
+    pairwise = torch.zeros(6, 6)
+    pairwise[2, :2] = bad
+    for step in range(10):
+        with pytest.raises(ValueError, match="scores must be finite"):
+            JointSelector(6).select(DenseScores(pairwise), 6, seed=0, step=step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_scores_are_drawn_with_full_noise(dtype):
+    scores = DenseScores(torch.zeros(50, 50, dtype=dtype))
+    for selector in (JointSelector(2), IndependentSelector(), UniformSelector()):
+        draws = {tuple(selector.select(scores, 10, seed=0, step=s).tolist()) for s in range(20)}
+        assert len(draws) == 20
 
 
 @pytest.mark.parametrize(
@@ -202,7 +225,10 @@ def test_softmax_scores_need_joint_selection(selector):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: JointSelector(num_chunks=0), "num_chunks must be at least 1, got 0"),
+        (
+            lambda: JointSelector(num_chunks=0),
+            "num_chunks must be a whole number of at least 1, got 0",
+        ),
         (lambda: JointSelector(gain=0), "gain must be positive, got 0"),
         (lambda: IndependentSelector(gain=-1), "gain must be positive, got -1"),
     ],

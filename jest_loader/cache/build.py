@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from jest_loader.ops.reference import detached
 from jest_loader.output import new_folder
 from jest_loader.protocols import Embedder, Embeddings, Source
+from jest_loader.scorers.cached import CACHE_VERSION, sample_ids
+from jest_loader.scorers.learnability import check_embedder
 
 
 def build_cache(
@@ -38,10 +40,11 @@ def build_cache(
         ValueError: if a sample is missing or out of range, an embedding is not finite, or ``path``
             is taken.
     """
+    check_embedder("reference", reference)
     with new_folder(path, overwrite=overwrite, marks=("manifest.json",)) as folder:
         writer = _Writer(folder, num_samples)
         for batch in source:
-            writer.add(np.asarray(batch[id_column]), detached(reference.embed(batch)))
+            writer.add(sample_ids(batch, id_column, num_samples), detached(reference.embed(batch)))
         writer.finish()
 
 
@@ -53,18 +56,19 @@ class _Writer:
         self._logit: tuple[float, float | None] | None = None
 
     def add(self, ids: NDArray[np.int64], embeddings: Embeddings) -> None:
-        if ids.min() < 0 or ids.max() >= len(self._written):
+        if self._written[ids].any() or len(np.unique(ids)) < len(ids):
             raise ValueError(
-                f"sample ids must be in [0, {len(self._written)}), got {ids.min()} to {ids.max()}; "
-                "num_samples must be the size of the data set"
+                f"the source must hold every sample once, but some of samples {ids.min()} to "
+                f"{ids.max()} came twice; read one epoch, without replacement"
             )
         for side, values in (("image", embeddings.image), ("text", embeddings.text)):
-            if not torch.isfinite(values).all():
+            stored = values.half()
+            if not torch.isfinite(stored).all():
                 raise ValueError(
-                    f"{side} embeddings must be finite, but some of samples {ids[0]} to {ids[-1]} "
-                    "are not; check the reference model"
+                    f"{side} embeddings must be finite in half precision, but some of samples "
+                    f"{ids.min()} to {ids.max()} are not; check the reference model"
                 )
-            self._array(side, values.shape[1])[ids] = values.half().cpu().numpy()
+            self._array(side, values.shape[1])[ids] = stored.cpu().numpy()
         bias = None if embeddings.bias is None else float(embeddings.bias)
         self._logit = (float(embeddings.scale), bias)
         self._written[ids] = True
@@ -80,7 +84,12 @@ class _Writer:
             assert isinstance(array, np.memmap)
             array.flush()
         scale, bias = self._logit
-        manifest = {"version": 1, "num_samples": len(self._written), "scale": scale, "bias": bias}
+        manifest = {
+            "version": CACHE_VERSION,
+            "num_samples": len(self._written),
+            "scale": scale,
+            "bias": bias,
+        }
         (self._folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
     def _array(self, side: str, width: int) -> NDArray[np.float16]:

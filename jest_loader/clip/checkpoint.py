@@ -2,6 +2,9 @@
 
 import json
 import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,26 @@ from jest_loader.clip.towers import ModelConfig, TwoTower
 
 _VERSION = 1
 _FREE = {"out", "device"}  # May differ when a run goes on.
+_INPUTS = ("model.image_size", "model.channels", "model.vocab_size", "model.context_length", "loss")
 
 
 def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
     """Write ``contents`` with the configuration to ``path``, in place of what was there."""
-    part = path.with_suffix(".part")
-    torch.save({"version": _VERSION, "config": plain(config), **contents}, part)
+    with _replacing(path) as part:
+        torch.save({"version": _VERSION, "config": plain(config), **contents}, part)
+
+
+def save_json(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` to ``path``, in place of what was there."""
+    with _replacing(path) as part:
+        part.write_text(json.dumps(values, indent=1) + "\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the name ``path`` once it is whole and on disk."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    yield part
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(path)
@@ -32,26 +49,48 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}; train a model first")
-    contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if contents.get("version") != _VERSION:
+    try:
+        contents: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"a checkpoint must have version {_VERSION}, got {contents.get('version')} in {path}; "
-            "read it with the release of jest-loader that wrote it"
+            f"{path} must be a whole checkpoint of this trainer, but cannot be read as one "
+            f"({type(error).__name__}); delete it to start over"
+        ) from error
+    if not isinstance(contents, dict) or contents.get("version") != _VERSION:
+        raise ValueError(
+            f"{path} must be a checkpoint of version {_VERSION}; read it with the release of "
+            "jest-loader that wrote it"
         )
-    return contents
+    return dict(contents)
 
 
-def load_model(path: Path) -> TwoTower:
+def load_model(path: Path, *, for_inputs_of: TrainConfig) -> TwoTower:
     """The model of a checkpoint, on the CPU.
 
+    Args:
+        path: The checkpoint.
+        for_inputs_of: A run whose images and tokens the model is to take.
+
     Raises:
-        ValueError: as ``load``.
+        ValueError: as ``load``, or if the model takes other inputs or has another loss.
     """
     contents = load(path)
+    check_inputs(path, contents["config"], for_inputs_of)
     saved = contents["config"]
     model = new_model(ModelConfig(**saved["model"]), saved["loss"])
     model.load_state_dict(contents["model"])
     return model
+
+
+def check_inputs(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
+    """Raise ``ValueError`` unless a saved model takes this run's inputs and has its loss."""
+    was, now = _flat(saved), _flat(plain(config))
+    for name in _INPUTS:
+        if was[name] != now[name]:
+            raise ValueError(
+                f"a reference must take the learner's inputs and have its loss, but {name} is "
+                f"{was[name]} in {path} and {now[name]} in this run"
+            )
 
 
 def new_model(

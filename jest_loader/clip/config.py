@@ -135,11 +135,23 @@ class TrainConfig:
             "eval_every": self.eval_every,
             "checkpoint_every": self.checkpoint_every,
             "data.batch_size": self.data.batch_size,
+            "selection.num_chunks": self.selection.num_chunks,
         }
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        positive = {"optimizer.lr": self.optimizer.lr, "initial_scale": self.initial_scale}
+        positive = {
+            "optimizer.lr": self.optimizer.lr,
+            "optimizer.clip_norm": self.optimizer.clip_norm,
+            "initial_scale": self.initial_scale,
+        }
         for name, number in positive.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
+        not_negative = {
+            "optimizer.warmup_steps": self.optimizer.warmup_steps,
+            "optimizer.weight_decay": self.optimizer.weight_decay,
+        }
+        for name, number in not_negative.items():
+            if not number >= 0:
+                raise ValueError(f"{name} must not be negative, got {number}")

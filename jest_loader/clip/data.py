@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from jest_loader.batch import Batch
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.tokenizer import HashTokenizer
 from jest_loader.clip.towers import ModelConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ShardSource = MdsSource | ZarrSource
 
@@ -66,6 +69,11 @@ class Prepare:
                     "set data.image_column and data.caption_column"
                 )
         captions = batch[self._data.caption_column]
+        if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+            raise ValueError(
+                f"captions must be text, but column {self._data.caption_column!r} is not; "
+                "set data.caption_column"
+            )
         return {
             "image": self._images(batch[self._data.image_column]),
             "text": self._tokenize(captions),
@@ -74,9 +82,15 @@ class Prepare:
         }
 
     def _images(self, column: Sequence[bytes] | np.ndarray[Any, Any]) -> Tensor:
-        stored = (
-            column if isinstance(column, np.ndarray) else np.stack([*map(self._decode, column)])
-        )
+        if isinstance(column, np.ndarray):
+            stored = column
+        elif all(isinstance(value, bytes) for value in column):
+            stored = np.stack([*map(self._decode, column)])
+        else:
+            raise ValueError(
+                "images must be encoded bytes or arrays of pixels, but column "
+                f"{self._data.image_column!r} is text; set data.image_column"
+            )
         pixels = torch.from_numpy(stored)
         image = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
         expected = (self._model.channels, self._model.image_size, self._model.image_size)
@@ -92,10 +106,24 @@ class Prepare:
         """The image with its shorter side resized to the model's, cut to the centre square."""
         from PIL import Image, ImageOps
 
-        with Image.open(io.BytesIO(encoded)) as image:
-            mode = "L" if self._model.channels == 1 else "RGB"
-            size = (self._model.image_size, self._model.image_size)
-            return np.asarray(ImageOps.fit(image.convert(mode), size, Image.Resampling.BICUBIC))
+        mode = "L" if self._model.channels == 1 else "RGB"
+        size = (self._model.image_size, self._model.image_size)
+        with Image.open(io.BytesIO(encoded)) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            image = ImageOps.fit(_flat(upright).convert(mode), size, Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+
+def _flat(image: "Image.Image") -> "Image.Image":
+    """Eight bits a channel, and what is transparent on white: ``convert`` alone clips and drops."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA"))
+    return image
 
 
 class PreparedSource:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,8 @@ def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
 
     ``zero_shot_top1`` and ``zero_shot_top5``: images whose own caption is the first, or among the
     first five, of all classes. ``retrieval_r1``, ``retrieval_r5`` and ``retrieval_r10``: captions
-    for which one of their own images is among the first k of all images. Ties take the middle rank.
+    for which one of their own images is among the first k of all images. Ties count as often as a
+    random order of what ties would put the right one within the first k.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -67,19 +68,17 @@ def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
     )
     model.train(was_training)
     label = held_out.label.to(device)
-    by_image = torch.cat(
-        [
-            _class_rank(i @ text.T, own)
-            for i, own in zip(torch.split(image, _BLOCK), torch.split(label, _BLOCK), strict=True)
-        ]
-    )
-    own = torch.arange(len(text), device=device)
-    by_text = torch.cat(
-        [
-            _best_rank(t @ image.T, names[:, None] == label)
-            for t, names in zip(torch.split(text, _BLOCK), torch.split(own, _BLOCK), strict=True)
-        ]
-    )
+    by_image = [
+        _class_rank(block @ text.T, own)
+        for block, own in zip(torch.split(image, _BLOCK), torch.split(label, _BLOCK), strict=True)
+    ]
+    classes = torch.arange(len(text), device=device)
+    by_text = [
+        _best_rank(block @ image.T, names[:, None] == label)
+        for block, names in zip(
+            torch.split(text, _BLOCK), torch.split(classes, _BLOCK), strict=True
+        )
+    ]
     return {
         "zero_shot_top1": _share_within(by_image, 1),
         "zero_shot_top5": _share_within(by_image, 5),
@@ -97,21 +96,24 @@ def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
     return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
 
 
-def _class_rank(similarity: Tensor, label: Tensor) -> Tensor:
-    """[rows]: how many classes come before the right one; classes that tie with it count half."""
+class _Rank(NamedTuple):
+    """For each row, how many wrong ones come before the right one, and how many tie with it."""
+
+    ahead: Tensor
+    tied: Tensor
+
+
+def _class_rank(similarity: Tensor, label: Tensor) -> _Rank:
     right = similarity.gather(1, label[:, None])
-    ahead = (similarity > right).sum(dim=1)
-    tied = (similarity == right).sum(dim=1) - 1
-    return ahead + tied / 2
+    return _Rank((similarity > right).sum(dim=1), (similarity == right).sum(dim=1) - 1)
 
 
-def _best_rank(similarity: Tensor, own: Tensor) -> Tensor:
-    """[rows]: how many images of other captions come before the best of a caption's own images."""
+def _best_rank(similarity: Tensor, own: Tensor) -> _Rank:
+    """Of the best of a caption's own images, among the images of other captions."""
     best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-    ahead = ((similarity > best) & ~own).sum(dim=1)
-    tied = ((similarity == best) & ~own).sum(dim=1)
-    return ahead + tied / 2
+    return _Rank(((similarity > best) & ~own).sum(dim=1), ((similarity == best) & ~own).sum(dim=1))
 
 
-def _share_within(rank: Tensor, k: int) -> float:
-    return (rank < k).double().mean().item()
+def _share_within(ranks: list[_Rank], k: int) -> float:
+    ahead, tied = (torch.cat(parts).double() for parts in zip(*ranks, strict=True))
+    return ((k - ahead) / (tied + 1)).clamp(0, 1).mean().item()

@@ -29,7 +29,7 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
     """
     batch_size = config.data.batch_size
     shards = open_shards(config.data.train, batch_size=batch_size, shuffle=True, seed=config.seed)
-    return JestDataset(
+    loader = JestDataset(
         PreparedSource(shards, Prepare(config.data, config.model)),
         _scorer(config, learner, device),
         _selector(config.selection),
@@ -37,6 +37,19 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
         sub_batch_size=batch_size,
         seed=config.seed,
     )
+    if len(loader) == 0:
+        raise ValueError(
+            f"{config.data.train} must hold at least one super-batch of {loader.super_batch_size} "
+            f"examples, but has {shards.num_examples}; lower data.batch_size or "
+            "selection.filter_ratio"
+        )
+    cached = getattr(loader.scorer, "reference", None)
+    if isinstance(cached, CachedReference) and len(cached) != shards.num_examples:
+        raise ValueError(
+            f"{config.selection.reference_cache} must be the cache of {config.data.train}, but "
+            f"holds {len(cached)} samples where that has {shards.num_examples}"
+        )
+    return loader
 
 
 def super_batch_size(config: TrainConfig) -> int:
@@ -72,7 +85,7 @@ def step_cost(config: TrainConfig, model: TwoTower) -> StepCost:
     return StepCost(
         training=3 * forward * batch_size,
         scoring=forward * candidates * uses_learner,
-        reference=_reference_flops(selection) * candidates if runs_reference else 0,
+        reference=_reference_flops(config) * candidates if runs_reference else 0,
         selection=per_model * (uses_learner + uses_reference) * is_joint,
     )
 
@@ -95,24 +108,27 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
         return None
     match selection.score:
         case "learnability":
-            return Learnability(LiveLearner(learner), _reference(selection, device), config.loss)
+            return Learnability(LiveLearner(learner), _reference(config, device), config.loss)
         case "easy_reference":
-            return EasyReference(_reference(selection, device), config.loss)
+            return EasyReference(_reference(config, device), config.loss)
         case "hard_learner":
             return HardLearner(LiveLearner(learner), config.loss)
 
 
-def _reference(selection: SelectionConfig, device: torch.device) -> Embedder:
+def _reference(config: TrainConfig, device: torch.device) -> Embedder:
+    selection = config.selection
     if selection.reference_cache is not None:
         return CachedReference.open(selection.reference_cache, device=device)
     if selection.reference_checkpoint is not None:
-        return FrozenReference(checkpoint.load_model(selection.reference_checkpoint).to(device))
+        model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
+        return FrozenReference(model.to(device))
     raise ValueError(
         f"the score {selection.score} needs a reference; set selection.reference_cache or "
         "selection.reference_checkpoint, or use the score hard_learner"
     )
 
 
-def _reference_flops(selection: SelectionConfig) -> int:
-    assert selection.reference_checkpoint is not None
-    return checkpoint.load_model(selection.reference_checkpoint).forward_flops
+def _reference_flops(config: TrainConfig) -> int:
+    assert config.selection.reference_checkpoint is not None
+    path = config.selection.reference_checkpoint
+    return checkpoint.load_model(path, for_inputs_of=config).forward_flops

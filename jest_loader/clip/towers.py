@@ -1,7 +1,7 @@
 """The bundled two-tower model: a ViT for images, a transformer for text."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -44,6 +44,12 @@ class ModelConfig:
     context_length: int = 8
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            smallest = 0 if field.name.endswith("_depth") else 1
+            if getattr(self, field.name) < smallest:
+                raise ValueError(
+                    f"{field.name} must be at least {smallest}, got {getattr(self, field.name)}"
+                )
         if self.image_size % self.patch_size != 0:
             raise ValueError(
                 f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"

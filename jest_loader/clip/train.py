@@ -1,6 +1,5 @@
 """The training loop."""
 
-import json
 import math
 import sys
 import time
@@ -98,6 +97,7 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
             _evaluate_and_save(run)
             if run.step % 10 == 0:
                 bar.set_postfix(_postfix(run, loss), refresh=False)
+    checkpoint.save_json(config.out / "metrics.json", run.summary())
     return run
 
 
@@ -161,8 +161,8 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     loss = contrastive_loss(embeddings, run.config.loss)
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the loss must be finite, got {loss.item()} at step {run.step}; lower optimizer.lr "
-            f"and delete {run.config.out}, or go on from its checkpoint, which is from before"
+            f"the loss must be finite, got {loss.item()} at step {run.step}; start "
+            "again with a lower optimizer.lr, in another folder"
         )
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -188,7 +188,7 @@ def _evaluate_and_save(run: Run) -> None:
             "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
         }
         checkpoint.save(config.out / "checkpoint.pt", config, contents)
-        (config.out / "metrics.json").write_text(json.dumps(run.summary(), indent=1) + "\n")
+        checkpoint.save_json(config.out / "metrics.json", run.summary())
 
 
 def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
@@ -233,4 +233,9 @@ def _endless(loader: JestDataset) -> Iterator[Batch]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
     return torch.device(name)

@@ -9,7 +9,17 @@ import torch
 from jest_loader.clip.evaluate import embed_captions
 from jest_loader.clip.train import Run
 
-_COLOURS = {"uniform": "tab:gray", "independent": "tab:blue", "joint": "tab:red"}
+_COLOURS = {
+    "uniform": "tab:gray",
+    "independent": "tab:blue",
+    "joint": "tab:red",
+    "curated only": "tab:olive",
+}
+
+
+def check_installed() -> None:
+    """Raise ``ModuleNotFoundError`` now rather than when all is trained."""
+    _new_figure(1, 1)
 
 
 def draw_curves(results: dict[str, Any], path: Path) -> None:
@@ -21,7 +31,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
         ("training steps", "floating-point operations (cost model)"),
         strict=True,
     ):
-        for arm, run in results["arms"].items():
+        for arm, run in {**results["arms"], "curated only": results["reference"]}.items():
             steps = [evaluation["step"] for evaluation in run["evaluations"]]
             accuracy = [e["metrics"]["zero_shot_top1"] for e in run["evaluations"]]
             flops_per_step = run["flops"] / run["steps"]

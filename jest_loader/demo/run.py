@@ -1,12 +1,13 @@
 """The demo: one learner trained three ways on the same data, for the same number of steps."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.cache import build_cache
+from jest_loader.checks import whole
 from jest_loader.clip.config import (
     DataConfig,
     OptimizerConfig,
@@ -61,6 +62,13 @@ class DemoConfig:
     device: str = "auto"
     """A torch device; auto takes a GPU where there is one."""
 
+    def __post_init__(self) -> None:
+        whole("steps", self.steps, 1)
+        whole("reference_steps", self.reference_steps, 1)
+        whole("seed", self.seed, 0)
+        if not 0 <= self.noise_fraction <= 1:
+            raise ValueError(f"noise_fraction must be from 0 to 1, got {self.noise_fraction}")
+
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run the demo and write ``demo.json``, ``curves.png`` and ``icons.png`` to ``config.out``.
@@ -68,6 +76,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     Raises:
         ValueError: if ``config.out`` holds a demo with other settings.
     """
+    plots.check_installed()
+    _check_same_demo(config)
     data = prepare(config.out / "data", noise_fraction=config.noise_fraction)
     table.announce(config, data)
     reference = train(_reference_config(config, data), label="reference")
@@ -85,8 +95,24 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     return results
 
 
+def _check_same_demo(config: DemoConfig) -> None:
+    """A folder holds one demo: parts of two must not end in one table."""
+    settings = {**asdict(config), "out": None, "device": None}
+    path = config.out / "settings.json"
+    if not path.is_file():
+        config.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1) + "\n")
+    found = json.loads(path.read_text())
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{config.out} holds a demo with {name} = {found.get(name)}, which cannot go on "
+                f"with {value}; choose another --out, or delete {config.out}"
+            )
+
+
 def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) -> TrainConfig:
-    """The settings at which the uniform arm was best: see bench/results/demo_sweep_*.txt."""
+    """Learning rate, loss and augmentation suit the uniform arm: bench/results/demo_sweep_*."""
     return TrainConfig(
         data=DataConfig(train=train_on, test=data.held_out, batch_size=128, augment=False),
         out=config.out / name,
@@ -110,7 +136,11 @@ def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) 
 
 def _reference_config(config: DemoConfig, data: DemoData) -> TrainConfig:
     base = _base_config(config, data, data.curated, "reference")
-    return replace(base, steps=config.reference_steps, eval_every=config.reference_steps)
+    return replace(
+        base,
+        steps=config.reference_steps,
+        eval_every=max(1, config.reference_steps // 20),
+    )
 
 
 def arm_config(
@@ -123,7 +153,7 @@ def arm_config(
 
 def _cache(config: DemoConfig, data: DemoData, reference: Run) -> Path:
     """The reference's embeddings of the uncurated set, made unless they are there."""
-    path = config.out / "reference_cache"
+    path = config.out / "reference" / "cache"  # Goes when the reference goes.
     if not path.exists():
         shards = MdsSource(data.uncurated, batch_size=1024, shuffle=False, drop_last=False)
         prepare_batch = Prepare(reference.config.data, reference.config.model)

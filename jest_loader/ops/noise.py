@@ -22,7 +22,7 @@ def fold(*parts: int) -> int:
 
 
 def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Standard Gumbel noise, [num_candidates], the same for a candidate on every device.
+    """Standard Gumbel noise, [num_candidates], from the same bits on every device.
 
     The bits are SplitMix64 at counter ``key + candidate`` (Steele, Lea and Flood, 2014). An
     exponential variate ``-log1p(-v)`` keeps full relative precision near v = 0, where the largest

@@ -89,10 +89,11 @@ def pack_command(config: PackConfig) -> None:
 
 
 def _check(config: PackConfig) -> None:
-    clash = [name for name in config.keep_columns if name in _COLUMNS]
+    # MdsSource and ZarrSource give sample_id to each row.
+    clash = [name for name in config.keep_columns if name in _COLUMNS or name == "sample_id"]
     if clash or len(set(config.keep_columns)) < len(config.keep_columns):
         raise ValueError(
-            f"keep_columns must differ from {list(_COLUMNS)} and from each other, got "
+            f"keep_columns must differ from {[*_COLUMNS, 'sample_id']} and from each other, got "
             f"{list(config.keep_columns)}; rename them in the input"
         )
     if not 0 <= config.max_skipped_fraction <= 1:

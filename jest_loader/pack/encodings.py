@@ -1,5 +1,6 @@
 """The types a packed column can have, named as MDS names them, and the values they take."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ def check_columns(columns: Mapping[str, str]) -> None:
     if not columns:
         raise ValueError("a data set must have at least one column, got none")
     for name, encoding in columns.items():
+        if not name or "/" in name:
+            raise ValueError(f"a column must have a name without '/', got {name!r}; rename it")
         plain = encoding in {"str", "json", *_BYTES, *_INTEGERS, *_FLOATS}
         if not plain and not _is_array(encoding):
             raise ValueError(
@@ -83,7 +86,10 @@ def _fits(encoding: str, value: Any) -> bool:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         return is_whole and limits.min <= value <= limits.max
     if encoding in _FLOATS:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        with np.errstate(over="ignore"):
+            return not math.isfinite(value) or bool(np.isfinite(np.dtype(encoding).type(value)))
     if encoding == "json":
         return not isinstance(value, bytes)
     dtype, shape = array_form(encoding)

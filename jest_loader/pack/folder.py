@@ -51,6 +51,8 @@ class CaptionFile:
             try:
                 if fields is None:
                     raise SkipError("not a JSON object")
+                if None in fields:  # where DictReader puts what the header has no name for
+                    raise SkipError("more fields than the header (quote commas)")
                 file_name = fields.get(self._file_column)
                 if not isinstance(file_name, str) or not file_name:
                     raise SkipError("no file name")
@@ -83,7 +85,12 @@ class CaptionFile:
             raise ValueError(f"{self._path} is not a CSV file: {error}; mend it") from error
 
     def _csv_rows(self, file: TextIO) -> Iterator[_Entry]:
-        reader = csv.DictReader(file, delimiter=_DELIMITERS[self._path.suffix])
+        reader = csv.DictReader(
+            # strict: an unbalanced quote must not swallow the lines after it.
+            file,
+            delimiter=_DELIMITERS[self._path.suffix],
+            strict=True,
+        )
         header = list(reader.fieldnames or [])
         wanted = [self._file_column, self._caption_column, *self._keep_columns]
         missing = [name for name in wanted if name not in header]
@@ -92,6 +99,8 @@ class CaptionFile:
                 f"{self._path} must have the columns {wanted}, got {header}; set file_column and "
                 "caption_column to those that hold the path and the caption"
             )
+        if len(set(header)) < len(header):
+            raise ValueError(f"the columns of {self._path} must differ, got {header}; rename one")
         for row in reader:
             yield f"line {reader.line_num}", row
 
@@ -112,3 +121,5 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise SkipError("missing file") from None
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
+        raise SkipError(f"unreadable file ({error})") from None

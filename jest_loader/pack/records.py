@@ -149,4 +149,9 @@ def caption_of(value: Any) -> str:
     caption = value.strip()
     if not caption:
         raise SkipError("empty caption")
+    if not caption.isascii():
+        try:
+            caption.encode()
+        except UnicodeEncodeError:
+            raise SkipError("caption with half a character (lone surrogate)") from None
     return caption

@@ -12,6 +12,8 @@ from torch import Tensor
 from jest_loader.batch import Batch
 from jest_loader.protocols import Embeddings
 
+CACHE_VERSION = 1
+
 
 class CachedReference:
     """Looks up the reference's embeddings of each candidate by its sample id.
@@ -63,14 +65,28 @@ class CachedReference:
             raise ValueError(
                 f"no reference cache at {path}: {manifest.name} is missing; build it first"
             )
-        settings = json.loads(manifest.read_text())
-        image, text = (
-            np.load(folder / f"{side}.npy", mmap_mode="r", allow_pickle=False)
-            for side in ("image", "text")
-        )
+        try:
+            settings = json.loads(manifest.read_text())
+            image, text = (
+                np.load(folder / f"{side}.npy", mmap_mode="r", allow_pickle=False)
+                for side in ("image", "text")
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the reference cache at {path} is damaged ({error}); build it again"
+            ) from error
+        if settings.get("version") != CACHE_VERSION:
+            raise ValueError(
+                f"a reference cache must have version {CACHE_VERSION}, got "
+                f"{settings.get('version')} at {path}; build it again"
+            )
         return cls(
             image, text, settings["scale"], settings["bias"], id_column=id_column, device=device
         )
+
+    def __len__(self) -> int:
+        """Samples in the cache."""
+        return len(self._image)
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings of the batch's samples, in the dtype they are stored in.
@@ -78,7 +94,7 @@ class CachedReference:
         Raises:
             ValueError: if the batch has no ids, or one is not in the cache.
         """
-        ids = self._ids(batch)
+        ids = sample_ids(batch, self._id_column, len(self))
         return Embeddings(
             self._rows(self._image, ids), self._rows(self._text, ids), self._scale, self._bias
         )
@@ -86,18 +102,28 @@ class CachedReference:
     def _rows(self, stored: NDArray[Any], ids: NDArray[Any]) -> Tensor:
         return torch.from_numpy(stored[ids]).to(self._device, non_blocking=True)
 
-    def _ids(self, batch: Any) -> NDArray[Any]:
-        try:
-            ids = np.asarray(batch[self._id_column])
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"a cached reference finds candidates by sample id, but the batch has no column "
-                f"{self._id_column!r}; add the sample's index to it, or pass id_column"
-            ) from error
-        bad = ids[(ids < 0) | (ids >= len(self._image))]
-        if len(bad) > 0:
-            raise ValueError(
-                f"sample ids must be in [0, {len(self._image)}), the rows of the reference cache, "
-                f"got {int(bad[0])}; build the cache again from this data set"
-            )
-        return ids
+
+def sample_ids(batch: Any, column: str, num_samples: int) -> NDArray[np.int64]:
+    """The batch's column of sample ids, int64 [B] in [0, num_samples).
+
+    Raises:
+        ValueError: if there is no such column, or it holds anything else.
+    """
+    try:
+        ids = np.asarray(batch[column])
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"a reference cache finds samples by id, but the batch has no column {column!r}; "
+            "add the sample's index to it, or pass id_column"
+        ) from error
+    if ids.dtype.kind not in "iu" or ids.ndim != 1:
+        raise ValueError(
+            f"sample ids must be one whole number per example, got {ids.dtype} of {ids.shape}"
+        )
+    bad = ids[(ids < 0) | (ids >= num_samples)]
+    if len(bad) > 0:
+        raise ValueError(
+            f"sample ids must be in [0, {num_samples}), the samples of the reference cache, "
+            f"got {int(bad[0])}; build it from this data set, with num_samples its size"
+        )
+    return ids

@@ -28,8 +28,9 @@ class Learnability:
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
-        _check_embedder("learner", self.learner)
-        _check_embedder("reference", self.reference)
+        check_embedder("learner", self.learner)
+        _check_proxy(self.learner, self.loss)
+        check_embedder("reference", self.reference)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
@@ -60,7 +61,7 @@ class EasyReference:
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
-        _check_embedder("reference", self.reference)
+        check_embedder("reference", self.reference)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
@@ -84,7 +85,8 @@ class HardLearner:
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
-        _check_embedder("learner", self.learner)
+        check_embedder("learner", self.learner)
+        _check_proxy(self.learner, self.loss)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
@@ -96,7 +98,16 @@ class HardLearner:
             self.learner.update(sub_batch)
 
 
-def _check_embedder(name: str, side: object) -> None:
+def _check_proxy(learner: Embedder, loss: Loss) -> None:
+    trained_with = getattr(learner, "loss", loss)
+    if trained_with != loss:
+        raise ValueError(
+            f"a proxy must be trained with the loss it scores with, got {trained_with} and {loss}"
+        )
+
+
+def check_embedder(name: str, side: object) -> None:
+    """Raise ``ValueError`` unless ``side`` embeds; a bare model does so in the wrong mode."""
     if not isinstance(side, Embedder) or isinstance(side, nn.Module):
         raise ValueError(
             f"{name} must be an embedder, got {type(side).__name__}; wrap a model in "

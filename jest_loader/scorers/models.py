@@ -54,7 +54,9 @@ class LiveLearner:
         device = _device(self.model)
         parts = [batch] if self._micro_batch_size is None else split(batch, self._micro_batch_size)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), _eval_mode(self.model):
-            return _joined([self._embed(self.model, to_device(part, device)) for part in parts])
+            return _joined(
+                [_checked(self._embed(self.model, to_device(part, device))) for part in parts]
+            )
 
 
 class FrozenReference(LiveLearner):
@@ -109,7 +111,7 @@ class OnlineProxy(LiveLearner):
         super().__init__(model, embed, micro_batch_size=micro_batch_size)
         check_loss(loss)
         self.optimizer = optimizer
-        self._loss = loss
+        self.loss = loss
 
     def update(self, sub_batch: Batch) -> None:
         """One optimizer step on the sub-batch's contrastive loss.
@@ -117,9 +119,10 @@ class OnlineProxy(LiveLearner):
         Raises:
             ValueError: if the loss is not finite; the weights are left as they were.
         """
-        with torch.enable_grad():
-            embeddings = self._embed(self.model, to_device(sub_batch, _device(self.model)))
-            loss = contrastive_loss(embeddings, self._loss)
+        device = _device(self.model)
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            embeddings = _checked(self._embed(self.model, to_device(sub_batch, device)))
+            loss = contrastive_loss(embeddings, self.loss)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the online proxy's loss must be finite, got {loss.item()}; "
@@ -132,6 +135,15 @@ class OnlineProxy(LiveLearner):
 
 def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:
     embeddings: Embeddings = model.embed(batch)  # type: ignore[operator]
+    return embeddings
+
+
+def _checked(embeddings: object) -> Embeddings:
+    if not isinstance(embeddings, Embeddings):
+        raise ValueError(
+            "embed must return Embeddings(image, text, scale, bias), "
+            f"got {type(embeddings).__name__}"
+        )
     return embeddings
 
 

@@ -48,24 +48,44 @@ def test_a_softmax_reference_has_no_bias(tmp_path):
 class NotFinite(Reference):
     def embed(self, batch):
         found = super().embed(batch)
-        return Embeddings(found.image / 0, found.text, 5.0)
+        return Embeddings(found.image * 1e6, found.text, 5.0)
 
 
 @pytest.mark.parametrize(
     ("ids", "reference", "message"),
     [
         (range(17), Reference(), r"hold every sample, but 1 of 18 did not come \(first \[17\]\)"),
-        (range(19), Reference(), r"in \[0, 18\), got 16 to 18"),
+        (range(19), Reference(), r"in \[0, 18\).* got 18; build it from this data set"),
+        ([*range(18), 3], Reference(), "some of samples 3 to 17 came twice"),
+        ([0, 0], Reference(), "some of samples 0 to 0 came twice"),
+        (np.arange(18) / 2, Reference(), "one whole number per example, got float64"),
+        (range(18), torch.nn.Linear(1, 1), "reference must be an embedder, got Linear"),
         ([], Reference(), "but 18 of 18 did not come"),
-        (range(18), NotFinite(), "image embeddings must be finite, but some of samples 0 to 3"),
+        (
+            range(18),
+            NotFinite(),
+            "image embeddings must be finite in half precision, but some of samples 0 to 3",
+        ),
     ],
-    ids=["missing", "beyond", "empty", "not finite"],
+    ids=["missing", "beyond", "twice", "at once", "float", "model", "empty", "not finite"],
 )
 def test_a_cache_that_cannot_be_whole_does_not_appear(tmp_path, ids, reference, message):
     with pytest.raises(ValueError, match=message):
         build_cache(tmp_path / "cache", batches(list(ids)), reference, num_samples=18)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="no reference cache"):
+        CachedReference.open(tmp_path / "cache")
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    build_cache(tmp_path / "cache", batches(list(range(4))), Reference(), num_samples=4)
+    stored = (tmp_path / "cache" / "text.npy").read_bytes()
+    (tmp_path / "cache" / "text.npy").write_bytes(stored[:-2])
+    with pytest.raises(ValueError, match=r"cache at .* is damaged .* build it again"):
+        CachedReference.open(tmp_path / "cache")
+    (tmp_path / "cache" / "text.npy").write_bytes(stored)
+    (tmp_path / "cache" / "manifest.json").write_text('{"version": 7}')
+    with pytest.raises(ValueError, match="must have version 1, got 7"):
         CachedReference.open(tmp_path / "cache")
 
 

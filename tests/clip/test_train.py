@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(shards, tmp_path, selec
     assert [e.metrics for e in resumed.evaluations] == [e.metrics for e in whole.evaluations]
 
 
+def test_the_learning_rate_warms_up_and_falls_to_zero_as_a_cosine(shards, tmp_path, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recording(self, *arguments):
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
+    train(config_for(shards, tmp_path / "run"))
+    expected = [0.002, 0.004, 0.006, 0.008, 0.01]
+    expected += [0.01 * (1 + math.cos(math.pi * done / 7)) / 2 for done in range(7)]
+    assert [rate[0] for rate in rates] == pytest.approx(expected)
+    assert [rate[2] / rate[0] for rate in rates] == pytest.approx([10.0] * 12)
+
+
 def test_a_finished_run_is_not_run_again(shards, tmp_path):
     config = config_for(shards, tmp_path / "run")
     first = train(config)
@@ -170,15 +187,99 @@ def test_encoded_pictures_of_any_size_are_decoded(shards, tmp_path):
         buffer = io.BytesIO()
         image = Image.new("RGB", (40, 20 + row), (255, 0, 0) if row % 2 else (0, 0, 255))
         image.save(buffer, "JPEG" if row % 2 else "PNG")
-        return {"image": buffer.getvalue(), "caption": "red" if row % 2 else "blue"}
+        return {"image": buffer.getvalue(), "caption": "scarlet" if row % 2 else "navy"}
 
     write_mds(
         tmp_path / "shards", {"image": "bytes", "caption": "str"}, (encoded(r) for r in range(16))
     )
     data = DataConfig(train=tmp_path / "shards", test=tmp_path / "shards", batch_size=8)
     model = replace(MODEL, channels=3)
-    run = train(config_for(shards, tmp_path / "run", data=data, model=model, steps=30))
+    run = train(config_for(shards, tmp_path / "run", data=data, model=model, steps=150))
     assert run.evaluations[-1].metrics["zero_shot_top1"] == 1.0
+
+
+def png(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_pictures_of_every_mode_look_as_they_should():
+    """What ``convert`` alone does to these: clips, drops transparency, leaves them lying."""
+    prepare = Prepare(DataConfig(train=Path("unused")), MODEL)
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    clear.paste((0, 0, 0, 255), (0, 0, 8, 4))
+    lying = Image.new("L", (8, 8))
+    lying.paste(255, (0, 0, 8, 4))
+    exif = lying.getexif()
+    exif[0x0112] = 3  # Upside down.
+    columns = {
+        "image": [png(Image.fromarray(ramp)), png(clear), png(lying, exif=exif.tobytes())],
+        "caption": ["ramp", "black above white", "white below"],
+        "sample_id": np.arange(3),
+    }
+    found = prepare(columns)["image"][:, 0]
+    assert torch.equal(found[0], torch.from_numpy((ramp // 257).astype(np.uint8)))
+    assert found[1, :4].max() == 0
+    assert found[1, 4:].min() == 255
+    assert found[2, :4].max() == 0
+    assert found[2, 4:].min() == 255
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": ["a.jpg"], "caption": ["a"]}, "column 'image' is text; set data.image_column"),
+        ({"image": [b"x"], "caption": [b"a"]}, "captions must be text, but column 'caption' is"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(columns, message):
+    prepare = Prepare(DataConfig(train=Path("unused")), MODEL)
+    with pytest.raises(ValueError, match=message):
+        prepare({**columns, "sample_id": np.arange(1)})
+
+
+def test_a_reference_of_other_inputs_is_refused(shards, tmp_path):
+    other = config_for(shards, tmp_path / "other", model=replace(MODEL, vocab_size=128), steps=1)
+    train(other)
+    path = tmp_path / "other" / "checkpoint.pt"
+    selection = SelectionConfig("joint", filter_ratio=0.5, reference_checkpoint=path)
+    with pytest.raises(ValueError, match=r"model.vocab_size is 128 in .* and 64 in this run"):
+        train(config_for(shards, tmp_path / "run", selection=selection))
+
+
+def test_a_cache_of_another_data_set_is_refused(shards, tmp_path):
+    reference = train(config_for(shards, tmp_path / "reference", steps=1))
+    source = PreparedSource(
+        open_shards(shards / "test", batch_size=16, shuffle=False),
+        Prepare(reference.config.data, MODEL),
+    )
+    build_cache(tmp_path / "cache", source, FrozenReference(reference.model), num_samples=16)
+    selection = SelectionConfig(
+        "joint", filter_ratio=0.5, num_chunks=2, reference_cache=tmp_path / "cache"
+    )
+    with pytest.raises(ValueError, match="holds 16 samples where that has 96"):
+        train(config_for(shards, tmp_path / "run", selection=selection))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "cut"])
+def test_a_damaged_checkpoint_is_named(shards, tmp_path, content):
+    config = config_for(shards, tmp_path / "run")
+    train(config)
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ValueError, match=r"checkpoint.pt must be a whole checkpoint"):
+        train(config)
+
+
+def test_metrics_are_written_again_where_they_are_missing(shards, tmp_path):
+    config = config_for(shards, tmp_path / "run")
+    train(config)
+    (tmp_path / "run" / "metrics.json").unlink()
+    train(config)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["finished"] is True
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "metrics.json"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
@@ -189,13 +290,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
         train(config)
 
 
+def test_training_images_are_shifted_differently_at_each_step(shards, tmp_path, monkeypatch):
+    import jest_loader.clip.train as module
+
+    seeds = []
+    monkeypatch.setattr(module, "augment", lambda image, seed: (seeds.append(seed), image)[1])
+    train(config_for(shards, tmp_path / "augmented"))
+    assert len(set(seeds)) == len(seeds) == 12
+    config = config_for(shards, tmp_path / "plain")
+    train(replace(config, data=replace(config.data, augment=False)))
+    assert len(seeds) == 12
+
+
 def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
     class Planted:
         def __reduce__(self):
             return (Path(tmp_path / "ran").touch, ())
 
     torch.save({"version": 1, "model": Planted()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(ValueError, match="must be a whole checkpoint"):
         checkpoint.load(tmp_path / "checkpoint.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -219,6 +332,15 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
         ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"optimizer": OptimizerConfig(lr=0)}, "optimizer.lr must be positive, got 0"),
+        ({"device": "tpu-of-mine"}, "device 'tpu-of-mine' cannot be used here"),
+        (
+            {"optimizer": OptimizerConfig(clip_norm=-1)},
+            "optimizer.clip_norm must be positive, got -1",
+        ),
+        (
+            {"selection": SelectionConfig("joint", "hard_learner", filter_ratio=0.95)},
+            "at least one super-batch of 160 examples, but has 96; lower data.batch_size",
+        ),
         ({"model": replace(MODEL, image_size=16)}, r"must be uint8 .*\(1, 16, 16\).*got .*8, 8"),
         (
             {
@@ -236,6 +358,9 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
         "data",
         "steps",
         "lr",
+        "device",
+        "clip",
+        "too few",
         "image size",
         "softmax",
     ],

@@ -67,13 +67,26 @@ def test_another_noise_fraction_is_refused(data):
         prepare(data.curated.parent, noise_fraction=0.2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_fraction": float("nan")}, "noise_fraction must be from 0 to 1, got nan"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DemoConfig(**settings)
+
+
 def test_the_demo_in_short(tmp_path, capsys):
     config = DemoConfig(out=tmp_path / "demo", steps=6, reference_steps=6, device="cpu")
     results = run_demo(config)
     shown = capsys.readouterr().out
     assert "50% of the captions" in shown
     table = [line.split() for line in shown.splitlines() if line.strip()]
-    rows = {row[0]: row for row in table if row[0] in results["arms"]}
+    rows = {row[0]: row for row in table if row[0] in {*results["arms"], "curated"}}
+    assert rows["curated"][4:7] == ["768", "0", "768"]
     assert rows["uniform"][3:6] == ["768", "0", "768"]
     assert rows["joint"][3:6] == ["3,840", "3,840", "768"]
     written = json.loads((tmp_path / "demo" / "demo.json").read_text())
@@ -83,5 +96,5 @@ def test_the_demo_in_short(tmp_path, capsys):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
     again = run_demo(config)
     assert again["arms"] == results["arms"], "a finished demo shows its results again"
-    with pytest.raises(ValueError, match="steps = 6, which cannot go on with 7"):
+    with pytest.raises(ValueError, match=r"holds a demo with steps = 6, .* with 7; .* delete"):
         run_demo(DemoConfig(out=tmp_path / "demo", steps=7, reference_steps=6, device="cpu"))

@@ -207,12 +207,22 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed(
                 {"sample_id": [0, 3]}
             ),
-            r"sample ids must be in \[0, 3\).* got 3; build the cache again",
+            r"sample ids must be in \[0, 3\).* got 3; build it from this data set",
         ),
         (lambda: CachedReference.open("nowhere"), "no reference cache at nowhere"),
         (lambda: Learnability(Towers(), Fixed(REFERENCE)), "learner must be an embedder, got Tow"),
         (lambda: EasyReference("cache"), "reference must be an embedder, got str; wrap a model in"),
+        (
+            lambda: HardLearner(
+                OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters()), loss="softmax")
+            ),
+            "trained with the loss it scores with, got softmax and sigmoid",
+        ),
         (lambda: HardLearner(Fixed(LEARNER), "clip"), "'sigmoid' or 'softmax', got 'clip'"),
+        (
+            lambda: LiveLearner(Towers(), lambda model, batch: (1, 2)).embed(batch_of(2)),
+            "embed must return Embeddings.*, got tuple",
+        ),
         (lambda: LiveLearner(Towers(), micro_batch_size=0), "at least 1 or None, got 0"),
     ],
 )
