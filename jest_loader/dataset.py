@@ -1,7 +1,6 @@
 """JestDataset: the loop from super-batches to sub-batches, and its state.
 
-    source --> super-batch --> scorer --> scores --> selector --> index --> sub-batch -->
-    materialize
+    source --> super-batch --> scorer --> scores --> selector --> sub-batch --> materialize
 
 One pass over the dataset is one epoch of the source. What is selected is a function of (seed,
 epoch, position) and the models; the state is that of the last sub-batch delivered.

@@ -106,13 +106,15 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
     selection = config.selection
     if selection.selector == "uniform":
         return None
+    # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
+    live = LiveLearner(learner, micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
-            return Learnability(LiveLearner(learner), _reference(config, device), config.loss)
+            return Learnability(live, _reference(config, device), config.loss)
         case "easy_reference":
             return EasyReference(_reference(config, device), config.loss)
         case "hard_learner":
-            return HardLearner(LiveLearner(learner), config.loss)
+            return HardLearner(live, config.loss)
 
 
 def _reference(config: TrainConfig, device: torch.device) -> Embedder:
@@ -121,7 +123,7 @@ def _reference(config: TrainConfig, device: torch.device) -> Embedder:
         return CachedReference.open(selection.reference_cache, device=device)
     if selection.reference_checkpoint is not None:
         model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
-        return FrozenReference(model.to(device))
+        return FrozenReference(model.to(device), micro_batch_size=config.data.batch_size)
     raise ValueError(
         f"the score {selection.score} needs a reference; set selection.reference_cache or "
         "selection.reference_checkpoint, or use the score hard_learner"

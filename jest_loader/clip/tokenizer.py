@@ -38,11 +38,12 @@ class HashTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Int64 [captions, context_length]."""
-        rows = [_ids(caption, self.vocab_size)[: self.context_length] for caption in captions]
-        out = torch.full((len(rows), self.context_length), PADDING)
-        for row, ids in zip(out, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        return out
+        padding = (PADDING,) * self.context_length
+        rows = [
+            (_ids(caption, self.vocab_size) + padding)[: self.context_length]
+            for caption in captions
+        ]
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.context_length)
 
 
 @lru_cache(maxsize=1 << 18)

@@ -178,6 +178,7 @@ def test_malformed_json_lines_are_skipped(tmp_path: Path, photos: Path) -> None:
         ),
         ({"keep_columns": ("width",)}, "width"),
         ({"keep_columns": ("image",)}, "keep_columns must differ"),
+        ({"keep_columns": ("sample_id",)}, "keep_columns must differ from .*'sample_id'"),
         ({"keep_columns": ("team", "team")}, "keep_columns must differ"),
         ({"max_skipped_fraction": 1.5}, "from 0 to 1"),
         ({"captions": Path("captions.xlsx")}, "captions must be a file"),
@@ -216,3 +217,59 @@ def test_the_command_shows_a_bar_and_one_line_of_counts(
     assert printed.out == f"{tmp_path / 'out'}: 12 written, 1 skipped (1 missing file)\n"
     assert "13/13" in printed.err
     assert "skipped no.png" in printed.err
+
+
+def test_an_unbalanced_quote_does_not_swallow_the_lines_after_it(
+    tmp_path: Path, photos: Path
+) -> None:
+    captions = tmp_path / "captions.csv"
+    names = [row["file"] for row in rows_of(photos)]
+    captions.write_text(
+        "file,caption\n" + "".join(f'{name},"{name}"\n' for name in names) + f'{names[0]},"cut\n'
+    )
+    config = PackConfig((photos,), tmp_path / "out", captions=captions)
+    with pytest.raises(ValueError, match=r"captions.csv is not a CSV file: unexpected end of data"):
+        pack(config)
+
+
+def test_commas_that_are_not_quoted_do_not_cut_a_caption(tmp_path: Path, photos: Path) -> None:
+    captions = tmp_path / "captions.csv"
+    names = [row["file"] for row in rows_of(photos)]
+    lines = [f"{name},picture {name}" for name in names] + [f"{names[0]},a,red,car"]
+    captions.write_text("\n".join(["file,caption", *lines]) + "\n")
+    config = PackConfig((photos,), tmp_path / "out", captions=captions, max_skipped_fraction=0.1)
+    tally = pack(config)
+    assert str(tally) == "12 written, 1 skipped (1 more fields than the header (quote commas))"
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path, photos: Path) -> None:
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,caption,caption\n0.png,a,b\n")
+    with pytest.raises(ValueError, match=r"must differ, got .*; rename one"):
+        pack(PackConfig((photos,), tmp_path / "out", captions=captions))
+
+
+def test_odd_names_and_captions_are_skipped_by_name(tmp_path: Path, photos: Path) -> None:
+    captions = tmp_path / "captions.jsonl"
+    good = [json.dumps(row) for row in rows_of(photos)]
+    odd = [
+        '{"file": "0.png", "caption": "half a \\ud800 character"}',
+        '{"file": "nul\\u0000.png", "caption": "a"}',
+        json.dumps({"file": "long" * 100 + ".png", "caption": "a"}),
+    ]
+    captions.write_text("\n".join(good + odd) + "\n")
+    config = PackConfig((photos,), tmp_path / "out", captions=captions, max_skipped_fraction=0.3)
+    tally = pack(config)
+    assert tally.written == 12
+    assert "half a character" in str(tally)
+    assert str(tally).count("unreadable file") == 2
+
+
+def test_a_link_is_replaced_by_replacing_what_it_leads_to(tmp_path: Path, photos: Path) -> None:
+    captions = write_csv(tmp_path / "captions.csv", rows_of(photos))
+    pack(PackConfig((photos,), tmp_path / "real", captions=captions))
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    pack(PackConfig((photos,), tmp_path / "link", captions=captions, overwrite=True))
+    assert (tmp_path / "link").is_symlink()
+    assert len(read_all(tmp_path / "real")["caption"]) == 12
+    assert left_behind(tmp_path) == []

@@ -95,6 +95,8 @@ def test_json_in_mds_only(tmp_path: Path) -> None:
         ("str", b"x", "bytes"),
         ("bytes", "x", "str"),
         ("float32", "1", "str"),
+        ("float32", 1e300, "1e[+]300"),
+        ("float16", 1e10, "10000000000"),
         ("ndarray:uint8:2", np.zeros(2, np.int64), "int64"),
         ("ndarray:uint8:2", np.zeros(3, np.uint8), r"\(3,\)"),
     ],
@@ -102,7 +104,15 @@ def test_json_in_mds_only(tmp_path: Path) -> None:
 def test_values_that_do_not_fit_name_their_row(
     tmp_path: Path, write: Write, encoding: str, value: object, shown: str
 ) -> None:
-    good: Any = {"int": 1, "uint8": 1, "int8": 1, "str": "", "bytes": b"", "float32": 1.0}
+    good: Any = {
+        "int": 1,
+        "uint8": 1,
+        "int8": 1,
+        "str": "",
+        "bytes": b"",
+        "float32": 1.0,
+        "float16": 1.0,
+    }
     first = good.get(encoding, np.zeros(2, np.uint8))
     with pytest.raises(ValueError, match=rf"'x' of row 1 .*{encoding}.*{shown}"):
         write(tmp_path / "a", {"x": encoding}, [{"x": first}, {"x": value}])
@@ -115,6 +125,8 @@ def test_values_that_do_not_fit_name_their_row(
     [
         ({}, {}, "at least one column"),
         ({"x": "pkl"}, {"x": 1}, "pkl"),
+        ({"a/b": "int"}, {"a/b": 1}, "must have a name without '/', got 'a/b'"),
+        ({"": "int"}, {"": 1}, "must have a name without '/', got ''"),
         ({"x": "complex64"}, {"x": 1}, "complex64"),
         ({"x": "ndarray:int:2"}, {"x": 1}, "ndarray:int:2"),
         ({"x": "ndarray:uint8:0"}, {"x": 1}, "ndarray:uint8:0"),
