@@ -6,22 +6,27 @@ One pass over the dataset is one epoch of the source. What is selected is a func
 epoch, position) and the models; the state is that of the last sub-batch delivered.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
-from jest_loader.batch import Batch, num_examples, take
+from jest_loader.batch import Batch, take
 from jest_loader.checks import whole
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scorer, Scores, Selector, Source, Stateful, Trainable
 from jest_loader.scores import ExampleScores
 from jest_loader.selection import JointSelector, UniformSelector
 from jest_loader.state import Position
-from jest_loader.super_batch import declared_batch_size, size_error, super_batches
+from jest_loader.super_batch import (
+    declared_batch_size,
+    num_full_rows,
+    size_error,
+    super_batches,
+)
 from jest_loader.telemetry import Counts
 
 
@@ -96,7 +101,7 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
         """
-        return _num_full_rows(self.source) // self.super_batch_size
+        return num_full_rows(self.source) // self.super_batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass; nothing is read before the first ``next``.
@@ -344,21 +349,3 @@ def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:
         f"the source must hold at least one super-batch, but ended after {num_found} examples and "
         f"super_batch_size is {super_batch_size}; use a smaller one, or more data"
     )
-
-
-def _num_full_rows(source: Any) -> int:
-    """Examples per epoch in full batches, known without reading any."""
-    if isinstance(source, Sequence) and len(source) > 0:
-        batch_size = num_examples(source[0])
-        return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
-    declared = declared_batch_size(source)
-    if declared is None or not hasattr(source, "__len__"):
-        raise TypeError(
-            "a JestDataset has a length only if its source has a length and a batch_size, "
-            f"but {type(source).__name__} does not have both"
-        )
-    if isinstance(source, DataLoader):
-        rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
-        return len(rows) // declared * declared
-    num_rows = getattr(source, "num_examples", None)
-    return (num_rows // declared if isinstance(num_rows, int) else len(source)) * declared

@@ -1,8 +1,10 @@
 """Super-batches: a source's batches, joined until there are enough candidates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 from jest_loader.batch import Batch, concat, num_examples, structure
 from jest_loader.protocols import Source, Stateful
@@ -107,3 +109,25 @@ def size_error(super_batch_size: int, batch_size: int) -> str:
         "super_batch_size must be a multiple of the source's batch size, "
         f"got {super_batch_size} and {batch_size}; use {multiple} or change the loader's batch_size"
     )
+
+
+def num_full_rows(source: Any) -> int:
+    """Examples per epoch in full batches, known without reading any.
+
+    Raises:
+        TypeError: if the source has no length or no batch size.
+    """
+    if isinstance(source, Sequence) and len(source) > 0:
+        batch_size = num_examples(source[0])
+        return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
+    declared = declared_batch_size(source)
+    if declared is None or not hasattr(source, "__len__"):
+        raise TypeError(
+            "a JestDataset has a length only if its source has a length and a batch_size, "
+            f"but {type(source).__name__} does not have both"
+        )
+    if isinstance(source, DataLoader):
+        rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
+        return len(rows) // declared * declared
+    num_rows = getattr(source, "num_examples", None)
+    return (num_rows // declared if isinstance(num_rows, int) else len(source)) * declared

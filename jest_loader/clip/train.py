@@ -47,6 +47,7 @@ class Run:
     loader: JestDataset
     held_out: HeldOut | None
     device: torch.device
+    step_flops: int
     step: int = 0
     seconds: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Run:
     @property
     def flops(self) -> int:
         """Flops of the steps done, by the cost model."""
-        return self.step * step_cost(self.config, self.model).total
+        return self.step * self.step_flops
 
     def summary(self) -> dict[str, Any]:
         """The run so far, as JSON values."""
@@ -133,6 +134,7 @@ def _start(config: TrainConfig) -> Run:
         build_loader(config, model, device),
         _held_out(config),
         device,
+        step_cost(config, model).total,
     )
     if saved is not None:
         _restore(run, saved)
