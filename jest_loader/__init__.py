@@ -6,7 +6,13 @@ from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.scores import DenseScores, DenseSoftmaxScores, ExampleScores, FactoredScores
-from jest_loader.selection import IndependentSelector, JointSelector, TopKSelector, UniformSelector
+from jest_loader.selection import (
+    GibbsSelector,
+    IndependentSelector,
+    JointSelector,
+    TopKSelector,
+    UniformSelector,
+)
 from jest_loader.telemetry import Counts
 
 __version__ = "0.1.0"
@@ -22,6 +28,7 @@ __all__ = [
     "ExampleScores",
     "FactoredScores",
     "FrozenReference",
+    "GibbsSelector",
     "HardLearner",
     "IndependentSelector",
     "JestDataset",

@@ -19,7 +19,7 @@ from jest_loader.checks import whole
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scorer, Scores, Selector, Source, Stateful, Trainable
 from jest_loader.scores import ExampleScores
-from jest_loader.selection import JointSelector, UniformSelector
+from jest_loader.selection import JointSelector, UniformSelector, check_finite
 from jest_loader.state import Position
 from jest_loader.super_batch import (
     declared_batch_size,
@@ -332,6 +332,7 @@ def _check_index(index: object, size: int, num_candidates: int) -> None:
             f"a selector must return int64 of shape ({size},), "
             f"got {host.dtype} of {tuple(host.shape)}"
         )
+    check_finite(host)
     if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
         raise ValueError(
             f"a selector must return distinct rows in [0, {num_candidates}), but did not; "

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TypeVar, get_args
@@ -15,10 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from jest_loader.ops import reference as ops
+from jest_loader.ops.dispatch import Pairs, pairs
+from jest_loader.ops.reference import all_logits, exact, exact_dtype
 from jest_loader.protocols import Embeddings, Loss, Scores
 
 _Side = TypeVar("_Side", Embeddings, Tensor)
+
+# Rounding a unit row to bf16 moves its norm by 0.4 % at most.
+_NORM_TOLERANCE = 0.05
+
+# The most, in logits, that rounding the two embeddings of a pair may move it by without a warning:
+# scale 512 for fp16 and 64 for bf16.
+_MAX_ROUNDING = 0.5
 
 
 class ExampleScores:
@@ -131,10 +141,12 @@ class FactoredScores:
         reference: Embeddings of the same candidates by the reference model; the width may differ.
         loss: ``"sigmoid"`` (SigLIP: a sum over pairs) or ``"softmax"`` (CLIP: a running
             log-sum-exp).
+        fused: Whether Triton kernels compute it. None takes them on a CUDA GPU that has bf16,
+            where Triton is installed and the embeddings are not fp64.
 
     Raises:
-        ValueError: if neither is given, they differ in count or device, or a sigmoid score lacks a
-            bias.
+        ValueError: if neither is given, they differ in count or device, a sigmoid score lacks a
+            bias, or fused kernels are asked for where they cannot run.
     """
 
     def __init__(
@@ -142,14 +154,14 @@ class FactoredScores:
         learner: Embeddings | None = None,
         reference: Embeddings | None = None,
         loss: Loss = "sigmoid",
+        *,
+        fused: bool | None = None,
     ) -> None:
         check_loss(loss)
         signed = _signed(learner, reference)
         _check_sides(learner, reference, loss)
         start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
-        self._losses = [
-            (sign, start(ops.exact(ops.detached(embeddings)))) for sign, embeddings in signed
-        ]
+        self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in signed]
         self._taken = torch.zeros(
             len(signed[0][1].image), dtype=torch.bool, device=signed[0][1].image.device
         )
@@ -174,7 +186,7 @@ class FactoredScores:
 
     def dense(self) -> Scores:
         """The same scores with nothing chosen and with their matrices, for small super-batches."""
-        logits = {sign: ops.all_logits(loss.embeddings) for sign, loss in self._losses}
+        logits = {sign: all_logits(exact(loss.pairs.embeddings)) for sign, loss in self._losses}
         if self.needs_context:
             return DenseSoftmaxScores(logits.get(1), logits.get(-1))
         eye = torch.eye(len(self._taken), dtype=torch.bool, device=self._taken.device)
@@ -186,36 +198,36 @@ class FactoredScores:
 class _SigmoidLoss:
     """What each candidate adds to the sigmoid loss of the chosen set."""
 
-    embeddings: Embeddings
+    pairs: Pairs
     value: Tensor
 
     @classmethod
-    def start(cls, embeddings: Embeddings) -> _SigmoidLoss:
-        return cls(embeddings, softplus(-ops.own_logits(embeddings)))
+    def start(cls, pairs: Pairs) -> _SigmoidLoss:
+        return cls(pairs, softplus(-pairs.own_logits()))
 
     def given(self, chunk: Tensor) -> _SigmoidLoss:
-        return replace(self, value=self.value + ops.sigmoid_pair_loss(self.embeddings, chunk))
+        return replace(self, value=self.value + self.pairs.sigmoid_loss(chunk))
 
 
 @dataclass(frozen=True, eq=False)
 class _SoftmaxLoss:
     """Each candidate's softmax loss among the chosen set and itself."""
 
-    embeddings: Embeddings
+    pairs: Pairs
     own: Tensor
     normalisers: Tensor
 
     @classmethod
-    def start(cls, embeddings: Embeddings) -> _SoftmaxLoss:
-        own = ops.own_logits(embeddings)
-        return cls(embeddings, own, own.new_full((2, len(own)), -torch.inf))
+    def start(cls, pairs: Pairs) -> _SoftmaxLoss:
+        own = pairs.own_logits()
+        return cls(pairs, own, own.new_full((2, len(own)), -torch.inf))
 
     @property
     def value(self) -> Tensor:
         return torch.logaddexp(self.normalisers, self.own).mean(dim=0) - self.own
 
     def given(self, chunk: Tensor) -> _SoftmaxLoss:
-        added = ops.softmax_normalisers(self.embeddings, chunk)
+        added = self.pairs.softmax_normalisers(chunk)
         return replace(self, normalisers=torch.logaddexp(self.normalisers, added))
 
 
@@ -246,11 +258,50 @@ def _check_sides(learner: Embeddings | None, reference: Embeddings | None, loss:
                 "CachedReference takes device="
             )
     for name, side in (("learner", learner), ("reference", reference)):
-        if loss == "sigmoid" and side is not None and side.bias is None:
+        if side is None:
+            continue
+        if loss == "sigmoid" and side.bias is None:
             raise ValueError(
                 f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
                 "use loss='softmax' for a softmax model, or give Embeddings a bias"
             )
+        _check_range(name, side)
+
+
+def _check_range(name: str, side: Embeddings) -> None:
+    """Refuse a scale or norms that make no logits; warn where the dtype is too coarse for them.
+
+    Rows that are not finite pass: they are one candidate's fault, and selection finds them.
+    """
+    norms = torch.stack(
+        [
+            torch.linalg.vector_norm(rows.detach(), dim=1, dtype=exact_dtype(rows.dtype))
+            for rows in (side.image, side.text)
+        ]
+    )
+    off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
+    bias = 0.0 if side.bias is None else side.bias
+    scalars = [torch.as_tensor(value).detach().to(norms) for value in (side.scale, bias)]
+    num_off, scale, bias = torch.stack([off.sum().to(norms), *scalars]).tolist()  # The one wait.
+    if num_off > 0:
+        which, row = off.nonzero()[0].tolist()
+        raise ValueError(
+            f"embeddings must have rows of unit norm, but {num_off:.0f} of the {name}'s have not "
+            f"(row {row} of its {('image', 'text')[which]} embeddings has norm "
+            f"{norms[which, row].item():.3g}); use torch.nn.functional.normalize(rows, dim=1)"
+        )
+    if not 0 < scale < math.inf or not math.isfinite(bias):
+        raise ValueError(
+            "an embedder's scale must be positive and finite and its bias finite, "
+            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains"
+        )
+    rounding = scale * torch.finfo(side.image.dtype).eps
+    if rounding > _MAX_ROUNDING:
+        warnings.warn(
+            f"the {name}'s embeddings are {side.image.dtype}: at scale {scale:.4g} its logits may "
+            f"be off by {rounding:.2g}, which changes what is selected; give them a finer dtype",
+            stacklevel=4,
+        )
 
 
 def _check_square(name: str, matrix: Tensor) -> None:

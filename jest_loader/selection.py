@@ -6,14 +6,18 @@ normaliser, so it neither overflows nor runs out of non-zero probabilities.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jest_loader.checks import whole
-from jest_loader.ops.noise import fold, gumbel
+from jest_loader.ops.dispatch import gumbel
+from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scores
+
+_NOT_FINITE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,46 @@ class UniformSelector:
         return _draw(torch.zeros_like(scores.logits), size, fold(seed, step, 0)).candidates
 
 
+@dataclass(frozen=True)
+class GibbsSelector:
+    """Gibbs sampling of p(sub-batch) proportional to exp(its score): brute force, for comparison.
+
+    Starts from a uniform draw and redraws one example after the other, each conditioned on all
+    others in the sub-batch. A sweep conditions as often as the sub-batch has examples, where
+    ``JointSelector`` does so once per chunk: a reference for small super-batches.
+
+    Args:
+        num_sweeps: Times that each example is redrawn.
+        gain: Factor on the logits.
+
+    Raises:
+        ValueError: if ``num_sweeps`` or ``gain`` is not positive.
+    """
+
+    num_sweeps: int = 4
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("num_sweeps", self.num_sweeps, 1)
+        _check_gain(self.gain)
+
+    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+        """Int64 [size]: the sub-batch, in no particular order.
+
+        Raises:
+            ValueError: as ``JointSelector.select``.
+        """
+        chosen = list(UniformSelector().select(scores, size, seed=seed, step=step)[:, None])
+        draws = {}
+        for sweep, position in product(range(self.num_sweeps), range(size)):
+            others = chosen[:position] + chosen[position + 1 :]
+            given = scores.given(torch.cat(others)) if others else scores
+            key = fold(seed, step, sweep, position)
+            draws[position] = _draw(given.logits * self.gain, 1, key)
+            chosen[position] = draws[position].candidates
+        return _checked(list(draws.values()))
+
+
 def chunk_sizes(size: int, num_chunks: int) -> list[int]:
     """``size`` in at most ``num_chunks`` parts that differ by one at most, larger ones first."""
     each, remainder = divmod(size, num_chunks)
@@ -138,14 +182,29 @@ def _checked(draws: list[_Draw]) -> Tensor:
     conditioning made them.
     """
     index = torch.cat([draw.candidates for draw in draws])
-    bad = ~torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
-    if bad.any():
-        rows = sorted(set(index[bad].tolist()))
+    finite = torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
+    index = torch.where(finite, index, index + _NOT_FINITE)
+    if index.is_cpu:
+        check_finite(index)
+    return index
+
+
+def check_finite(index: Tensor) -> None:
+    """Refuse what a selector drew for scores that are not finite.
+
+    On the CPU selectors do this themselves. On an accelerator they would have to wait for it, so
+    there they return such a row plus 2^62, which no super-batch has; ``JestDataset`` looks once it
+    has brought the index to the host.
+
+    Raises:
+        ValueError: if ``index`` holds such a row.
+    """
+    rows = sorted((index[index >= _NOT_FINITE] - _NOT_FINITE).tolist())
+    if rows:
         raise ValueError(
             f"scores must be finite, but {len(rows)} candidates had others (first at row "
             f"{rows[0]} of the super-batch); check the models' embeddings and scale"
         )
-    return index
 
 
 def _check_size(scores: Scores, size: int) -> None:

@@ -7,9 +7,11 @@ candidates over devices cannot change which candidates are drawn.
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+GOLDEN = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
+STEP = 2.0**-53
+SMALLEST = STEP / 2  # Half a step of the 53-bit grid: log(0) must not occur.
 _MASK = (1 << 64) - 1
 
 
@@ -17,7 +19,7 @@ def fold(*parts: int) -> int:
     """One 64-bit key from several integers; every part and its place matter."""
     key = 0
     for part in parts:
-        key = _mix((key + _GOLDEN + part) & _MASK)
+        key = _mix((key + GOLDEN + part) & _MASK)
     return key
 
 
@@ -29,23 +31,26 @@ def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.d
     noise comes from.
     """
     index = torch.arange(1, num_candidates + 1, device=device)
-    bits = _mix_tensor(index * _signed(_GOLDEN) + _signed(key))
-    uniform = _shift_right(bits, 11).to(dtype) * 2.0**-53
-    below_one = 1.0 - torch.finfo(dtype).eps / 2
-    smallest = 2.0**-54  # Half a step of the 53-bit grid: log(0) must not occur.
-    exponential = -torch.log1p(-uniform.clamp(smallest, below_one))
+    bits = _mix_tensor(index * signed(GOLDEN) + signed(key))
+    uniform = _shift_right(bits, 11).to(dtype) * STEP
+    exponential = -torch.log1p(-uniform.clamp(SMALLEST, largest_below_one(dtype)))
     return -exponential.log()
 
 
+def largest_below_one(dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` below 1."""
+    return 1.0 - torch.finfo(dtype).eps / 2
+
+
 def _mix(value: int) -> int:
-    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK
-    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK
+    value = ((value ^ (value >> 30)) * MIX_1) & _MASK
+    value = ((value ^ (value >> 27)) * MIX_2) & _MASK
     return value ^ (value >> 31)
 
 
 def _mix_tensor(value: Tensor) -> Tensor:
-    value = (value ^ _shift_right(value, 30)) * _signed(_MIX_1)
-    value = (value ^ _shift_right(value, 27)) * _signed(_MIX_2)
+    value = (value ^ _shift_right(value, 30)) * signed(MIX_1)
+    value = (value ^ _shift_right(value, 27)) * signed(MIX_2)
     return value ^ _shift_right(value, 31)
 
 
@@ -54,5 +59,6 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
+    """The same 64 bits as a signed integer."""
     return value - (1 << 64) if value >= (1 << 63) else value

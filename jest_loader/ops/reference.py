@@ -5,23 +5,74 @@ changes which candidates are picked. Products are computed for a block of candid
 chunk, so no array of B x B elements exists at any time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from jest_loader.protocols import Embeddings
 
-# 2^18 elements (1 MiB in fp32) keep a block in a CPU's cache between product, softplus and sum.
-_BLOCK_ELEMENTS = 1 << 18
+# 1 MiB in fp32 keeps a block in a CPU's cache between product, exponential and sum. An accelerator
+# wants few launches instead, and has the memory for 128 MiB.
+_CPU_BLOCK_ELEMENTS = 1 << 18
+_BLOCK_ELEMENTS = 1 << 25
+
+# Factors 1 + exp(-|z|) are at most 2, so a product of 64 of them is far from overflow in fp32.
+_FACTORS_PER_LOG = 64
+
+
+class Pairs:
+    """One model's image-text pairs, all B x B of them, by the chunk.
+
+    Args:
+        embeddings: Of the B candidates.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.embeddings = exact(detached(embeddings))
+
+    def own_logits(self) -> Tensor:
+        """[B]: the logit z_ii of each candidate's image with its own text."""
+        return own_logits(self.embeddings)
+
+    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+        """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), k's own pair too.
+
+        This is what each candidate adds to the sigmoid loss, as a negative, when it joins the
+        chunk.
+        """
+        return self._over_blocks(chunk, sum_of_softplus).sum(dim=0)
+
+    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
+        """[2, B]: the log-sum-exp over k in ``chunk`` of z_ik (row 0) and of z_ki (row 1)."""
+        return self._over_blocks(chunk, lambda logits: torch.logsumexp(logits, dim=1))
+
+    def _over_blocks(self, chunk: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """[2, B]: ``reduce`` of [block, chunk] logits, image to text (0) and text to image (1)."""
+        image, text = self.embeddings.image, self.embeddings.text
+        scale, bias = self.embeddings.scale, self.embeddings.bias
+        out = image.new_empty(2, len(image))
+        rows = _block_rows(image, len(chunk))
+        for total, candidates, others in zip(out, (image, text), (text, image), strict=True):
+            drawn = (others[chunk] * scale).T
+            for start in range(0, len(candidates), rows):
+                logits = candidates[start : start + rows] @ drawn
+                logits += 0.0 if bias is None else bias
+                total[start : start + rows] = reduce(logits)
+        return out
 
 
 def exact(embeddings: Embeddings) -> Embeddings:
     """The same embeddings in fp32, or in fp64 where they are fp64."""
-    dtype = torch.promote_types(embeddings.image.dtype, torch.float32)
+    dtype = exact_dtype(embeddings.image.dtype)
     return replace(embeddings, image=embeddings.image.to(dtype), text=embeddings.text.to(dtype))
+
+
+def exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in: fp32, or fp64 for fp64."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def detached(embeddings: Embeddings) -> Embeddings:
@@ -36,8 +87,14 @@ def detached(embeddings: Embeddings) -> Embeddings:
 
 
 def own_logits(embeddings: Embeddings) -> Tensor:
-    """[B]: the logit z_ii of each candidate's image with its own text."""
-    products = (embeddings.image * embeddings.text).sum(dim=1)
+    """[B]: the logit z_ii of each candidate's image with its own text, in fp32 or fp64."""
+    image, text = embeddings.image, embeddings.text
+    dtype = exact_dtype(image.dtype)
+    products = image.new_empty(len(image), dtype=dtype)
+    rows = _block_rows(image, image.shape[1])
+    for start in range(0, len(image), rows):
+        block = slice(start, start + rows)
+        products[block] = (image[block].to(dtype) * text[block].to(dtype)).sum(dim=1)
     return _logits(products, embeddings)
 
 
@@ -46,32 +103,23 @@ def all_logits(embeddings: Embeddings) -> Tensor:
     return _logits(embeddings.image @ embeddings.text.T, embeddings)
 
 
-def sigmoid_pair_loss(embeddings: Embeddings, chunk: Tensor) -> Tensor:
-    """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), k's own pair included.
+def sum_of_softplus(logits: Tensor) -> Tensor:
+    """[rows]: the sum over columns of softplus(z) = max(z, 0) + log(1 + exp(-|z|)).
 
-    This is what each candidate adds to the sigmoid loss, as a negative, when it joins the chunk.
+    A sum of logarithms is the logarithm of a product, so many pairs share one logarithm.
     """
-    return _over_blocks(embeddings, chunk, lambda logits: softplus(logits).sum(dim=1)).sum(dim=0)
+    total = logits.clamp(min=0).sum(dim=1)
+    factors = logits.abs().neg_().exp_().add_(1)
+    for start in range(0, factors.shape[1], _FACTORS_PER_LOG):
+        total += factors[:, start : start + _FACTORS_PER_LOG].prod(dim=1).log_()
+    return total
 
 
-def softmax_normalisers(embeddings: Embeddings, chunk: Tensor) -> Tensor:
-    """[2, B]: the log-sum-exp over k in ``chunk`` of z_ik (row 0) and of z_ki (row 1)."""
-    return _over_blocks(embeddings, chunk, lambda logits: torch.logsumexp(logits, dim=1))
-
-
-def _over_blocks(
-    embeddings: Embeddings, chunk: Tensor, reduce: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """[2, B]: ``reduce`` of [block, chunk] logits, image to text (0) and text to image (1)."""
-    directions = ((embeddings.image, embeddings.text), (embeddings.text, embeddings.image))
-    out = embeddings.image.new_empty(2, len(embeddings.image))
-    rows = max(1, _BLOCK_ELEMENTS // max(1, len(chunk)))
-    for total, (candidates, others) in zip(out, directions, strict=True):
-        drawn = others[chunk].T
-        for start in range(0, len(candidates), rows):
-            block = candidates[start : start + rows]
-            total[start : start + rows] = reduce(_logits(block @ drawn, embeddings))
-    return out
+def _block_rows(candidates: Tensor, columns: int) -> int:
+    """Rows of blocks that are about equal, since small remainders waste threads."""
+    elements = _CPU_BLOCK_ELEMENTS if candidates.is_cpu else _BLOCK_ELEMENTS
+    num_blocks = math.ceil(len(candidates) * columns / elements)
+    return math.ceil(len(candidates) / max(1, num_blocks))
 
 
 def _logits(products: Tensor, embeddings: Embeddings) -> Tensor:

@@ -1,0 +1,81 @@
+"""Which form of the arithmetic runs where: Triton kernels on the GPUs that have them, else plain.
+
+``JEST_LOADER_FUSED=0`` in the environment takes the plain form everywhere.
+"""
+
+import logging
+import os
+from functools import cache
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from jest_loader.ops import noise, reference
+from jest_loader.protocols import Embeddings
+
+
+class Pairs(Protocol):
+    """What the plain and the fused form both compute; ``reference.Pairs`` says what it is."""
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Of the candidates."""
+        ...
+
+    def own_logits(self) -> Tensor:
+        """[B]."""
+        ...
+
+    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+        """[B]."""
+        ...
+
+    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
+        """[2, B]."""
+        ...
+
+
+def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
+    """The embeddings' pairs, in the form that ``fused`` says, or None for the faster one.
+
+    Raises:
+        ValueError: if the fused form is asked for and cannot run.
+    """
+    image = embeddings.image
+    kernels = _kernels() if fused or (fused is None and image.is_cuda) else None
+    if kernels is not None and kernels.runs_on(image.device, image.dtype):
+        form: Pairs = kernels.Pairs(embeddings)
+        return form
+    if fused:
+        raise ValueError(
+            "fused=True needs Triton 3.4 or later and embeddings in fp16, bf16 or fp32 on a CUDA "
+            f"GPU of compute capability 8.0 or later, got {image.dtype} on {image.device}"
+        )
+    return reference.Pairs(embeddings)
+
+
+def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As ``noise.gumbel``, in one launch where the kernels run."""
+    kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None
+    if kernels is not None and kernels.runs_on(device, dtype):
+        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device)
+        return drawn
+    return noise.gumbel(key, num_candidates, dtype=dtype, device=device)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    if os.environ.get("JEST_LOADER_FUSED") == "0":
+        return None
+    try:
+        from jest_loader.ops import fused
+    except ImportError as error:
+        logging.getLogger(__name__).warning(
+            "joint selection takes its plain form, several times slower on a GPU than its fused "
+            "kernels, because these need Triton 3.4 or later (%s)",
+            error,
+        )
+        return None
+    return fused

@@ -1,0 +1,228 @@
+"""The arithmetic of ``reference`` as Triton kernels: a matrix product whose epilogue sums.
+
+The logits of a tile of candidates with a tile of the chunk stay in registers: they are turned into
+losses and summed over the chunk before they would be written anywhere. Only [2, B] sums reach
+memory. Products accumulate in fp32; fp32 embeddings are multiplied as three TF32 products, which
+keeps about the precision of fp32.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import pad
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from jest_loader.ops import noise
+from jest_loader.ops.reference import detached, own_logits
+from jest_loader.protocols import Embeddings
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+# The copy engine takes rows whose length is a multiple of 16 bytes.
+_ROW_BYTES = 16
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
+# Factors 1 + exp(-|z|) are in (1, 2]. Scaled by 2^-1/2, a product of up to 250 neither overflows
+# nor loses bits to underflow, so a tile of a candidate's pairs needs one logarithm.
+_ROOT_HALF = tl.constexpr(0.7071067811865476)
+
+_GOLDEN = tl.constexpr(noise.GOLDEN)
+_MIX_1 = tl.constexpr(noise.MIX_1)
+_MIX_2 = tl.constexpr(noise.MIX_2)
+_STEP = tl.constexpr(noise.STEP)
+_SMALLEST = tl.constexpr(noise.SMALLEST)
+_BELOW_ONE = tl.constexpr(noise.largest_below_one(torch.float32))
+
+
+def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run there: on an NVIDIA GPU of Ampere or later, or interpreted."""
+    if dtype not in _DTYPES:
+        return False
+    if triton.knobs.runtime.interpret:
+        return True
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+class Pairs:
+    """``reference.Pairs``, fused. Copies the embeddings once and makes nothing else of their size.
+
+    Args:
+        embeddings: Of the B candidates, in fp16, bf16 or fp32.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        given = detached(embeddings)
+        self._num_candidates, width = given.image.shape
+        # Images then texts, so that one launch serves both directions.
+        padding = -width % (_ROW_BYTES // given.image.element_size())
+        self._stacked = pad(torch.cat([given.image, given.text]), (0, padding))
+        image, text = self._stacked[:, :width].split(self._num_candidates)
+        self.embeddings = Embeddings(image, text, given.scale, given.bias)
+        self._scale = self._scalar(given.scale)
+        self._bias = self._scalar(0.0 if given.bias is None else given.bias)
+
+    def own_logits(self) -> Tensor:
+        """As ``reference.Pairs.own_logits``."""
+        return own_logits(self.embeddings)
+
+    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+        """As ``reference.Pairs.sigmoid_loss``, in fp32."""
+        return self._over_pairs(chunk, softmax=False).sum(dim=0)
+
+    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
+        """As ``reference.Pairs.softmax_normalisers``, in fp32."""
+        return self._over_pairs(chunk, softmax=True)
+
+    def _over_pairs(self, chunk: Tensor, *, softmax: bool) -> Tensor:
+        halves = self._stacked.view(2, self._num_candidates, -1)
+        drawn = halves.index_select(1, chunk).flatten(0, 1)
+        out = torch.empty(2, self._num_candidates, dtype=torch.float32, device=self._stacked.device)
+        tiles = _tiles(self._stacked, len(chunk))
+        grid = (triton.cdiv(self._num_candidates, tiles.candidates), 2)
+        with torch.cuda.device_of(self._stacked):
+            _sum_over_chunk[grid](
+                TensorDescriptor.from_tensor(self._stacked, [tiles.candidates, tiles.width]),
+                TensorDescriptor.from_tensor(drawn, [tiles.chunk, tiles.width]),
+                self._scale,
+                self._bias,
+                out,
+                self._num_candidates,
+                len(chunk),
+                self._stacked.shape[1],
+                SOFTMAX=softmax,
+                CANDIDATES=tiles.candidates,
+                CHUNK=tiles.chunk,
+                WIDTH=tiles.width,
+                PRECISION="tf32x3" if self._stacked.dtype == torch.float32 else None,
+                num_warps=tiles.num_warps,
+                num_stages=tiles.num_stages,
+            )
+        return out
+
+    def _scalar(self, value: float | Tensor) -> Tensor:
+        device = self._stacked.device
+        if isinstance(value, Tensor):
+            return value.to(device, torch.float32)
+        return torch.full((), value, dtype=torch.float32, device=device)
+
+
+class Tiles(NamedTuple):
+    """How the kernel cuts its work: tile sizes in rows and columns, warps, pipeline depth."""
+
+    candidates: int
+    chunk: int
+    width: int
+    num_warps: int
+    num_stages: int
+
+
+def tiles_for(num_candidates: int, chunk_size: int, element_size: int, shared_bytes: int) -> Tiles:
+    """The largest tiles that fit ``shared_bytes`` of shared memory and are not mostly padding."""
+    width = 128 // element_size  # One row of the copy engine's widest swizzle.
+    if shared_bytes >= 200_000 and element_size == 2 and chunk_size > 128:
+        return Tiles(128, 256, width, num_warps=8, num_stages=4)
+    chunk = min(128, max(16, triton.next_power_of_2(chunk_size)))
+    # Small super-batches leave multiprocessors idle: cut them finer.
+    candidates = 128 if num_candidates > 16_384 else 64
+    return Tiles(candidates, chunk, width, num_warps=4, num_stages=3)
+
+
+def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:
+    properties = torch.cuda.get_device_properties(stacked.device) if stacked.is_cuda else None
+    # 0 under the interpreter; torch's stubs lack the attribute.
+    shared_bytes = getattr(properties, "shared_memory_per_block_optin", 0)
+    return tiles_for(len(stacked) // 2, chunk_size, stacked.element_size(), shared_bytes)
+
+
+def gumbel(key: int, num_candidates: int, *, device: torch.device) -> Tensor:
+    """``noise.gumbel`` in fp32, in one launch."""
+    out = torch.empty(num_candidates, dtype=torch.float32, device=device)
+    block = 1024
+    with torch.cuda.device_of(out):
+        _gumbel[(triton.cdiv(num_candidates, block),)](
+            out, noise.signed(key), num_candidates, block
+        )
+    return out
+
+
+@triton.jit
+def _multiply(a, b):
+    return a * b
+
+
+@triton.jit
+def _sum_over_chunk(
+    stacked,  # [2 * num_candidates, width]: images, then texts
+    drawn,  # [2 * chunk_size, width]: the chunk's images, then its texts
+    scale_pointer,
+    bias_pointer,
+    out,  # float32 [2, num_candidates]
+    num_candidates,
+    chunk_size,
+    width,
+    SOFTMAX: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    CHUNK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of candidates in one direction against the whole chunk; logits in base 2.
+
+    Rows past the end of a half belong to the other half or are zeros: their columns are masked by
+    an infinite bias, and what they would have written by the store's mask.
+    """
+    direction = tl.program_id(1)
+    row = tl.program_id(0) * CANDIDATES
+    first = direction * num_candidates + row
+    first_other = (1 - direction) * chunk_size
+    scale = tl.load(scale_pointer) * _LOG2_E
+    bias = tl.load(bias_pointer) * _LOG2_E
+    total = tl.zeros([CANDIDATES], tl.float32)
+    highest = tl.full([CANDIDATES], -float("inf"), tl.float32)
+    # Flattened, the loads of the next tile are under way during this one's epilogue.
+    for start in tl.range(0, chunk_size, CHUNK, flatten=True):
+        products = tl.zeros([CANDIDATES, CHUNK], tl.float32)
+        for k in tl.range(0, width, WIDTH):
+            candidates = stacked.load([first, k])
+            others = drawn.load([first_other + start, k])
+            products = tl.dot(candidates, others.T, products, input_precision=PRECISION)
+        column = start + tl.arange(0, CHUNK)
+        column_bias = tl.where(column < chunk_size, bias, -float("inf"))
+        logits = products * scale + column_bias[None, :]
+        if SOFTMAX:
+            higher = tl.maximum(highest, tl.max(logits, axis=1))
+            total *= tl.exp2(highest - higher)
+            total += tl.sum(tl.exp2(logits - higher[:, None]), axis=1)
+            highest = higher
+        else:
+            factors = tl.exp2(-tl.abs(logits)) * _ROOT_HALF + _ROOT_HALF
+            total += tl.sum(tl.maximum(logits, 0.0), axis=1)
+            total += tl.log2(tl.reduce(factors, 1, _multiply)) + 0.5 * CHUNK
+    if SOFTMAX:
+        total = highest + tl.log2(total)
+    rows = row + tl.arange(0, CANDIDATES)
+    tl.store(out + direction * num_candidates + rows, total * _LN_2, mask=rows < num_candidates)
+
+
+@triton.jit
+def _gumbel(out, key: tl.int64, num_candidates, BLOCK: tl.constexpr):
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    bits = (index + 1).to(tl.uint64) * _GOLDEN + key.to(tl.uint64)
+    bits = (bits ^ (bits >> 30)) * _MIX_1
+    bits = (bits ^ (bits >> 27)) * _MIX_2
+    bits = bits ^ (bits >> 31)
+    uniform = (bits >> 11).to(tl.float32) * _STEP
+    uniform = tl.minimum(tl.maximum(uniform, _SMALLEST), _BELOW_ONE)
+    # log1p(-u): the quotient undoes the rounding of 1 - u (Kahan).
+    rest = 1.0 - uniform
+    ratio = tl.where(rest == 1.0, 1.0, uniform / (1.0 - rest))
+    exponential = tl.where(rest == 1.0, uniform, -tl.log(rest) * ratio)
+    tl.store(out + index, -tl.log(exponential), mask=index < num_candidates)
