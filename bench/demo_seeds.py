@@ -12,13 +12,12 @@ output is one JSON document.
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from harness import environment
 
 from jest_loader.demo.run import DemoConfig, run_demo
 from jest_loader.demo.table import accuracy, first_step
@@ -56,15 +55,9 @@ def main() -> None:
             f"steps to uniform's accuracy {found['steps_to_uniform']}  "
             f"flops {found['flops']:.1e}  seconds {mean(found['seconds']):.0f}"
         )
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-    }
-    print(json.dumps({"seeds": arguments.seeds, "environment": environment, "arms": summary}))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    document = {"seeds": arguments.seeds, "environment": environment(device), "arms": summary}
+    print(json.dumps(document))
 
 
 def _summary(runs: list[dict[str, Any]], uniform: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,12 +12,11 @@ The last line of the output is one JSON document.
 
 import argparse
 import json
-import platform
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import torch
+from harness import environment
 
 from jest_loader.clip.train import train
 from jest_loader.demo.data import prepare
@@ -54,12 +53,8 @@ def main() -> None:
             flush=True,
         )
     best = max(rows, key=lambda row: row["zero_shot_top1"])
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": platform.machine(),
-    }
-    print(json.dumps({"steps": demo.steps, "environment": environment, "best": best, "rows": rows}))
+    document = {"steps": demo.steps, "environment": environment(), "best": best, "rows": rows}
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

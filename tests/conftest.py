@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Deadlines measure the machine, not the code. CI draws the same examples every time.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)

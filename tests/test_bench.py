@@ -10,20 +10,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHORT = {
-    "demo_sweep": ["--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
-    "demo_seeds": ["--steps", "2", "--seeds", "0", "1"],
+    "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
+    "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
+    "selection": ["--smoke"],
 }
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == set(SHORT)
+    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, "harness"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SHORT))
 def test_a_short_run_ends_with_json(name, tmp_path):
     result = subprocess.run(
-        [sys.executable, ROOT / "bench" / f"{name}.py", "--out", tmp_path / "out", *SHORT[name]],
+        [sys.executable, ROOT / "bench" / f"{name}.py", *SHORT[name]],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -618,8 +618,9 @@ def test_nan_scores_are_refused():
         ([0, 1, 1, 2], "must return distinct rows"),
         ([0, 1, 2, 8], r"distinct rows in \[0, 8\)"),
         ([0.0, 1.0, 2.0, 3.0], "got torch.float32"),
+        ([0, 1, 2**62 + 5, 2], r"scores must be finite, but 1 candidates .*first at row 5"),
     ],
-    ids=["short", "repeated", "beyond", "float"],
+    ids=["short", "repeated", "beyond", "float", "marked"],
 )
 def test_a_selector_that_breaks_its_promise_is_noticed(index, message):
     class Selector:

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from jest_loader import Embeddings, FactoredScores, JointSelector
+from jest_loader import Embeddings, FactoredScores, JestDataset, JointSelector
 from jest_loader.ops.noise import fold, gumbel
 from tests.helpers import random_embeddings
 
 pytestmark = pytest.mark.gpu
+
+
+def on_gpu(side: Embeddings) -> Embeddings:
+    return Embeddings(side.image.cuda(), side.text.cuda(), side.scale, side.bias)
 
 
 def test_noise_is_that_of_the_cpu():
@@ -21,9 +25,36 @@ def test_noise_is_that_of_the_cpu():
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_the_same_candidates_are_drawn(loss):
     host = random_embeddings(500, 32, seed=0, bias=-5.0)
-    device = Embeddings(host.image.cuda(), host.text.cuda(), host.scale, host.bias)
     drawn = [
         JointSelector(4).select(FactoredScores(side, loss=loss), 100, seed=0, step=0).cpu()
-        for side in (host, device)
+        for side in (host, on_gpu(host))
     ]
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_a_selection_never_waits_for_the_device(loss, fused):
+    side = random_embeddings(500, 32, seed=0, dtype=torch.float16)
+    scores = FactoredScores(on_gpu(side), loss=loss, fused=fused)
+    JointSelector(4).select(scores, 100, seed=0, step=0)  # Compiles.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        JointSelector(4).select(scores, 100, seed=0, step=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_what_is_not_finite_is_marked_and_then_refused_by_the_dataset():
+    side = on_gpu(random_embeddings(500, 32, seed=0, dtype=torch.float16))
+    side.image[7] = torch.nan
+    index = JointSelector(4).select(FactoredScores(side), 100, seed=0, step=0)
+    assert index.max() >= 2**62
+
+    class Scorer:
+        def score(self, super_batch):
+            return FactoredScores(side)
+
+    dataset = JestDataset([torch.arange(500)], Scorer(), super_batch_size=500, sub_batch_size=100)
+    with pytest.raises(ValueError, match="scores must be finite"):
+        next(iter(dataset))

@@ -1,9 +1,12 @@
 """Scores against their definitions, and the factored form against the dense one."""
 
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from jest_loader import (
     DenseScores,
@@ -11,7 +14,9 @@ from jest_loader import (
     Embeddings,
     ExampleScores,
     FactoredScores,
+    JointSelector,
 )
+from jest_loader.ops.reference import sum_of_softplus
 from jest_loader.testing import assert_scores_consistent
 from tests.helpers import random_embeddings
 from tests.published import sigmoid_pairwise, softmax_loss
@@ -145,6 +150,8 @@ def test_extreme_logits_stay_finite():
 
 
 GOOD = random_embeddings(6, 4, seed=0)
+ONE_ROW_ZERO = GOOD.image.clone()
+ONE_ROW_ZERO[2] = 0
 ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
 
 
@@ -165,6 +172,20 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
             lambda: FactoredScores(random_embeddings(6, 4, seed=0, bias=None)),
             r"needs a logit bias, but the learner's.*use loss='softmax'",
         ),
+        (
+            lambda: FactoredScores(replace(GOOD, text=3.7 * GOOD.text)),
+            r"unit norm, but 6 of the learner's have not \(row 0 of its text .* has norm 3.7\)",
+        ),
+        (
+            lambda: FactoredScores(GOOD, replace(GOOD, image=ONE_ROW_ZERO)),
+            r"but 1 of the reference's have not \(row 2 of its image embeddings has norm 0\)",
+        ),
+        (
+            lambda: FactoredScores(replace(GOOD, scale=-2.0)),
+            "scale must be positive and finite and its bias finite, got -2.0 and -5.0 from the lea",
+        ),
+        (lambda: FactoredScores(replace(GOOD, scale=math.inf)), "positive and finite .* got inf"),
+        (lambda: FactoredScores(replace(GOOD, bias=torch.tensor(math.nan))), "got 10.0 and nan"),
         (lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 5), 1.0), r"got \(6, 4\) and \(6, 5\)"),
         (lambda: Embeddings(torch.rand(6), torch.rand(6), 1.0), r"got \(6,\) and \(6,\)"),
         (
@@ -186,6 +207,42 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
 def test_bad_input_is_refused_in_a_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "warns"),
+    [
+        (torch.float16, 500.0, False),
+        (torch.float16, 600.0, True),
+        (torch.bfloat16, 60.0, False),
+        (torch.bfloat16, 100.0, True),
+        (torch.float32, 1e4, False),
+    ],
+)
+def test_a_dtype_too_coarse_for_the_scale_is_warned_of(dtype, scale, warns):
+    side = random_embeddings(20, 8, seed=0, scale=scale, dtype=dtype)
+    expected = pytest.warns(UserWarning, match=rf"learner's embeddings are {dtype}: at scale")
+    with expected if warns else nullcontext():
+        FactoredScores(side)
+
+
+def test_rows_that_are_not_finite_are_left_to_the_selector():
+    side = random_embeddings(20, 8, seed=0)
+    side.image[3] = math.nan
+    scores = FactoredScores(side)
+    with pytest.raises(ValueError, match="scores must be finite, but 1 candidates had others"):
+        JointSelector(1).select(scores, 5, seed=0, step=0)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1000.0])
+def test_sums_of_softplus_are_as_exact_as_term_by_term(scale):
+    logits = scale * torch.randn(50, 777)
+    exact = softplus(logits.double()).sum(dim=1)
+    error, tolerated = (
+        (found - exact).abs().max().item()
+        for found in (sum_of_softplus(logits), softplus(logits).sum(dim=1))
+    )
+    assert error <= 2 * tolerated
 
 
 def test_the_consistency_check_catches_scores_that_are_not():

@@ -1,7 +1,7 @@
 """Selectors against the published algorithm and against closed forms."""
 
 import math
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -11,16 +11,20 @@ from hypothesis import strategies as st
 
 from jest_loader import (
     DenseScores,
+    Embeddings,
     ExampleScores,
     FactoredScores,
+    GibbsSelector,
     IndependentSelector,
     JointSelector,
     TopKSelector,
     UniformSelector,
 )
-from jest_loader.selection import chunk_sizes
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.ops.noise import fold, gumbel
+from jest_loader.selection import check_finite, chunk_sizes
 from tests.helpers import random_embeddings
-from tests.published import jointly_sample, sigmoid_pairwise
+from tests.published import choice, jointly_sample, sigmoid_pairwise, softmax_loss, sum_of_pairs
 
 
 def learnability_matrix(size: int, *, seed: int) -> np.ndarray:
@@ -41,7 +45,10 @@ def test_joint_selector_draws_as_the_published_algorithm():
     size, sub_batch, chunks, num_draws = 10, 5, 3, 4000
     pairwise = learnability_matrix(size, seed=3)
     random = np.random.default_rng(0)
-    published = [jointly_sample(pairwise, sub_batch, chunks, random) for _ in range(num_draws)]
+    published = [
+        jointly_sample(sum_of_pairs(pairwise), sub_batch, chunks, choice(random))
+        for _ in range(num_draws)
+    ]
     scores, selector = DenseScores(torch.from_numpy(pairwise)), JointSelector(chunks)
     ours = [
         selector.select(scores, sub_batch, seed=1, step=step).numpy() for step in range(num_draws)
@@ -119,6 +126,50 @@ def test_example_scores_make_joint_selection_draw_each_chunk_independently():
     assert torch.all((share[0] - share[1]).abs() < 5 * spread + 1e-3)
 
 
+@settings(max_examples=100)
+@given(
+    num_candidates=st.integers(2, 16),
+    width=st.integers(1, 8),
+    scale=st.floats(0.5, 100.0),
+    bias=st.floats(-20.0, 2.0),
+    fraction=st.floats(0.05, 1.0),
+    num_chunks=st.integers(1, 12),
+    gain=st.floats(0.1, 4.0),
+    loss=st.sampled_from(["sigmoid", "softmax"]),
+)
+def test_joint_selection_is_the_pseudo_code_under_the_same_noise(
+    num_candidates, width, scale, bias, fraction, num_chunks, gain, loss
+):
+    """Algorithm 1 with its draw made by Gumbel-top-k; that this is its draw, others test."""
+    size = max(1, round(fraction * num_candidates))
+    sides = [
+        random_embeddings(num_candidates, width, seed=s, scale=scale, bias=bias, agreement=s + 0.5)
+        for s in (0, 1)
+    ]
+    arrays = [(side.image.numpy(), side.text.numpy(), scale) for side in sides]
+    learner, reference = (sigmoid_pairwise(*side, bias) for side in arrays)
+
+    def softmax_score(chosen):
+        losses = [
+            [softmax_loss(*side, chosen.tolist(), i) for i in range(num_candidates)]
+            for side in arrays
+        ]
+        return np.subtract(*losses)
+
+    chunk_keys = (fold(7, 3, chunk) for chunk in range(num_chunks))
+
+    def gumbel_top_k(logits, number):
+        key = next(chunk_keys)
+        noise = gumbel(key, num_candidates, dtype=torch.float64, device=torch.device("cpu"))
+        return np.argsort(-(gain * logits + noise.numpy()), kind="stable")[:number]
+
+    score = sum_of_pairs(learner - reference) if loss == "sigmoid" else softmax_score
+    expected = jointly_sample(score, size, num_chunks, gumbel_top_k)
+    selector = JointSelector(num_chunks, gain)
+    found = selector.select(FactoredScores(*sides, loss), size, seed=7, step=3)
+    assert found.tolist() == expected.tolist()
+
+
 @settings(max_examples=60)
 @given(
     num_candidates=st.integers(1, 80),
@@ -170,6 +221,47 @@ def test_a_small_gain_draws_more_evenly():
     assert torch.all((share - expected).abs() < 5 * math.sqrt(expected * (1 - expected) / 4000))
 
 
+def test_gibbs_draws_sub_batches_by_the_exponential_of_their_score():
+    pairwise = learnability_matrix(5, seed=11) / 2
+    weights = {
+        pair: math.exp(total_score(pairwise, np.array(pair))) for pair in combinations(range(5), 2)
+    }
+    found, num_draws = dict.fromkeys(weights, 0), 4000
+    scores, selector = DenseScores(torch.from_numpy(pairwise)), GibbsSelector(num_sweeps=6)
+    for step in range(num_draws):
+        found[tuple(sorted(selector.select(scores, 2, seed=0, step=step).tolist()))] += 1
+    for pair, weight in weights.items():
+        probability = weight / sum(weights.values())
+        spread = math.sqrt(probability * (1 - probability) / num_draws)
+        assert abs(found[pair] / num_draws - probability) < 5 * spread
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_gibbs_finds_what_joint_selection_looks_for(loss):
+    learner = random_embeddings(120, 16, seed=0, scale=15.0, bias=-3.0)
+    reference = random_embeddings(120, 16, seed=1, scale=15.0, bias=-3.0, agreement=3.0)
+    scores = FactoredScores(learner, reference, loss)
+
+    def learnability(index):
+        rows = [
+            Embeddings(side.image[index], side.text[index], side.scale, side.bias)
+            for side in (learner, reference)
+        ]
+        return float(contrastive_loss(rows[0], loss) - contrastive_loss(rows[1], loss))
+
+    found = {
+        type(selector).__name__: learnability(selector.select(scores, 24, seed=0, step=0))
+        for selector in (GibbsSelector(), JointSelector(), UniformSelector())
+    }
+    assert found["GibbsSelector"] > found["JointSelector"] > found["UniformSelector"]
+
+
+def test_gibbs_selects_one_or_all():
+    scores = FactoredScores(random_embeddings(9, 4, seed=0))
+    assert GibbsSelector().select(scores, 1, seed=0, step=0).shape == (1,)
+    assert sorted(GibbsSelector(2).select(scores, 9, seed=0, step=0).tolist()) == list(range(9))
+
+
 @pytest.mark.parametrize(
     ("size", "num_chunks", "expected"),
     [(32_768, 16, [2048] * 16), (10, 4, [3, 3, 2, 2]), (3, 16, [1, 1, 1]), (997, 1, [997])],
@@ -187,6 +279,12 @@ def test_scores_that_are_not_finite_are_refused(selector, bad):
         ValueError, match=r"scores must be finite, but 2 candidates had others .*row 3"
     ):
         selector.select(ExampleScores(values), 4, seed=0, step=0)
+
+
+def test_rows_that_an_accelerator_marked_are_refused():
+    check_finite(torch.tensor([0, 9]))
+    with pytest.raises(ValueError, match=r"finite, but 2 candidates had others \(first at row 3 "):
+        check_finite(torch.tensor([0, 2**62 + 7, 2**62 + 3, 9]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -207,7 +305,8 @@ def test_half_precision_scores_are_drawn_with_full_noise(dtype):
 
 
 @pytest.mark.parametrize(
-    "selector", [JointSelector(), IndependentSelector(), TopKSelector(), UniformSelector()]
+    "selector",
+    [JointSelector(), GibbsSelector(), IndependentSelector(), TopKSelector(), UniformSelector()],
 )
 @pytest.mark.parametrize("size", [0, 11])
 def test_sizes_out_of_range_are_refused(selector, size):
@@ -229,6 +328,11 @@ def test_softmax_scores_need_joint_selection(selector):
             lambda: JointSelector(num_chunks=0),
             "num_chunks must be a whole number of at least 1, got 0",
         ),
+        (
+            lambda: GibbsSelector(num_sweeps=0),
+            "num_sweeps must be a whole number of at least 1, got 0",
+        ),
+        (lambda: GibbsSelector(gain=-2), "gain must be positive, got -2"),
         (lambda: JointSelector(gain=0), "gain must be positive, got 0"),
         (lambda: IndependentSelector(gain=-1), "gain must be positive, got -1"),
     ],

@@ -125,14 +125,16 @@ class Tiles(NamedTuple):
 
 
 def tiles_for(num_candidates: int, chunk_size: int, element_size: int, shared_bytes: int) -> Tiles:
-    """The largest tiles that fit ``shared_bytes`` of shared memory and are not mostly padding."""
+    """The largest tiles that fit the registers and ``shared_bytes``, and are not mostly padding."""
     width = 128 // element_size  # One row of the copy engine's widest swizzle.
-    if shared_bytes >= 200_000 and element_size == 2 and chunk_size > 128:
+    is_hopper = shared_bytes >= 200_000  # Or later; only these multiply out of shared memory.
+    if is_hopper and element_size == 2 and chunk_size > 128:
         return Tiles(128, 256, width, num_warps=8, num_stages=4)
-    chunk = min(128, max(16, triton.next_power_of_2(chunk_size)))
+    largest = 128 if is_hopper or element_size == 2 else 64
+    chunk = min(largest, max(16, triton.next_power_of_2(chunk_size)))
     # Small super-batches leave multiprocessors idle: cut them finer.
-    candidates = 128 if num_candidates > 16_384 else 64
-    return Tiles(candidates, chunk, width, num_warps=4, num_stages=3)
+    candidates = largest if num_candidates > 16_384 else 64
+    return Tiles(candidates, chunk, width, num_warps=8 if candidates == 128 else 4, num_stages=3)
 
 
 def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:

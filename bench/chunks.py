@@ -1,0 +1,156 @@
+r"""How many chunks joint selection needs: learnability against the number of chunks.
+
+Regime: real embeddings, from the demo's learner (trained with joint selection) and reference, of
+super-batches of the demo's uncurated icons, 640 candidates (the demo's own size) or 5,120, of which
+a fifth is chosen. Brute force is Gibbs sampling, each example redrawn given all others, from a
+uniform start. The models were trained with the sigmoid loss; the softmax scores are of the same
+embeddings.
+
+    jest-loader demo
+    PYTHONPATH=. python bench/chunks.py --demo runs/demo --plot bench/results/chunks.png \
+        > bench/results/chunks.txt
+
+Takes about ten minutes after the demo, nearly all of it brute force. The last line of the output is
+one JSON document.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from harness import environment
+from torch import Tensor
+
+from jest_loader import (
+    Embeddings,
+    FactoredScores,
+    FrozenReference,
+    GibbsSelector,
+    JointSelector,
+    Selector,
+    UniformSelector,
+)
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.clip import checkpoint
+from jest_loader.clip.data import Prepare
+from jest_loader.demo.data import prepare
+from jest_loader.demo.run import DemoConfig, arm_config
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.protocols import Loss
+
+LOSSES: tuple[Loss, ...] = ("sigmoid", "softmax")
+SELECTORS: dict[str, Selector] = {
+    "uniform": UniformSelector(),
+    # One chunk is independent selection.
+    **{f"{n} chunks": JointSelector(n) for n in (1, 2, 4, 8, 16, 32, 64, 128)},
+    **{f"Gibbs, {n} sweeps": GibbsSelector(n) for n in (1, 2)},
+}
+
+Sides = tuple[Embeddings, Embeddings]
+Learnability = dict[str, list[float]]
+"""By selector, one of each super-batch."""
+
+
+def main() -> None:
+    """Select from super-batches of each size, by each loss, in every way."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--plot", type=Path, default=None)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[640, 5120])
+    parser.add_argument("--super-batches", type=int, default=3)
+    arguments = parser.parse_args()
+    found = []
+    for num_candidates in arguments.candidates:
+        drawn = list(islice(super_batches(arguments.demo, num_candidates), arguments.super_batches))
+        for loss in LOSSES:
+            by_selector = select_in_every_way(drawn, loss)
+            title = f"{loss}, {num_candidates} -> {num_candidates // 5}"
+            found.append({"title": title, "learnability": by_selector})
+            print(f"{title}: learnability of the sub-batch, per example, mean and spread")
+            for name, values in by_selector.items():
+                print(f"  {name:16s} {mean(values):8.3f}  {spread(values):6.3f}", flush=True)
+    if arguments.plot is not None:
+        draw(found, arguments.plot)
+    print(json.dumps({"environment": environment(), "found": found}))
+
+
+def select_in_every_way(drawn: list[Sides], loss: Loss) -> Learnability:
+    """Learnability of what each selector makes of the same super-batches."""
+    found: Learnability = {name: [] for name in SELECTORS}
+    for step, sides in enumerate(drawn):
+        scores = FactoredScores(*sides, loss)
+        for name, selector in SELECTORS.items():
+            # Brute force conditions so often that it pays to have the matrix.
+            used = scores.dense() if isinstance(selector, GibbsSelector) else scores
+            index = selector.select(used, len(sides[0].image) // 5, seed=0, step=step)
+            found[name].append(learnability(sides, index, loss))
+    return found
+
+
+def super_batches(demo: Path, num_candidates: int) -> Iterator[Sides]:
+    """The learner's and the reference's embeddings of super-batches of the uncurated set."""
+    data = prepare(demo / "data", noise_fraction=DemoConfig.noise_fraction)
+    run = arm_config(DemoConfig(out=demo), data, "joint")
+    learner, reference = (
+        FrozenReference(checkpoint.load_model(demo / arm / "checkpoint.pt", for_inputs_of=run))
+        for arm in ("joint", "reference")
+    )
+    prepare_batch = Prepare(run.data, run.model)
+    for batch in MdsSource(data.uncurated, batch_size=num_candidates, shuffle=True, seed=1):
+        inputs = prepare_batch(batch)
+        yield learner.embed(inputs), reference.embed(inputs)
+
+
+def learnability(sides: Sides, index: Tensor, loss: Loss) -> float:
+    """The sub-batch's, per example: the learner's loss on it less the reference's."""
+    learner, reference = (
+        contrastive_loss(replace(side, image=side.image[index], text=side.text[index]), loss)
+        for side in sides
+    )
+    return float(learner - reference)
+
+
+def spread(values: list[float]) -> float:
+    """Standard deviation over super-batches; 0 of a single one."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """A panel each: chunks along x, the Gibbs sampler and uniform draws as levels."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(4 * len(found), 3.4), squeeze=False)
+    for panel, setting in zip(panels[0], found, strict=True):
+        by_selector = setting["learnability"]
+        chunked = {
+            int(name.split()[0]): v for name, v in by_selector.items() if name.endswith("chunks")
+        }
+        panel.errorbar(
+            list(chunked),
+            [mean(values) for values in chunked.values()],
+            [spread(values) for values in chunked.values()],
+            marker="o",
+            capsize=2,
+            label="joint (1 chunk: independent)",
+        )
+        panel.axhline(mean(by_selector["Gibbs, 2 sweeps"]), color="C2", ls="--", label="Gibbs")
+        panel.axhline(mean(by_selector["uniform"]), color="0.5", ls=":", label="uniform")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(list(chunked), [str(number) for number in chunked])
+        panel.set(title=setting["title"], xlabel="chunks")
+    panels[0, 0].set_ylabel("learnability of the sub-batch")
+    panels[0, 0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

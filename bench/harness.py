@@ -1,0 +1,74 @@
+"""What every benchmark needs: where it ran, and times."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Hardware, versions and commit that figures belong to."""
+    found = {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    if torch.device(device).type == "cuda":
+        import triton
+
+        found |= {
+            "device": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "triton": triton.__version__,
+        }
+    return found
+
+
+def time_ms(
+    run: Callable[[], object], *, repeats: int, device: str | torch.device = "cpu"
+) -> dict[str, float]:
+    """Minimum, median and maximum time of a call in ms, after one that is not counted."""
+    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
+    times = []
+    for _ in range(1 + repeats):
+        synchronize()
+        started = time.perf_counter()
+        run()
+        synchronize()
+        times.append(1000 * (time.perf_counter() - started))
+    return {"min": min(times[1:]), "median": median(times[1:]), "max": max(times[1:])}
+
+
+def _nothing() -> None:
+    pass
+
+
+def _commit() -> str | None:
+    """The commit, with a plus where the tree has changes; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+        changes = subprocess.check_output([*git, "status", "--porcelain"], text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

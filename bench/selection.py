@@ -1,0 +1,295 @@
+"""What joint selection costs: Algorithm 1 as published, ours, and the bare matrix products.
+
+Regime: learnability of B candidates of which f = 0.8 are dropped, in 16 chunks, one device, the
+embeddings already there. Clustered embeddings, whose scores tell candidates apart. All forms of a
+size are timed in one run, since only their ratios carry over to another machine.
+
+    PYTHONPATH=. python bench/selection.py > bench/results/selection_cpu.txt
+    PYTHONPATH=. python bench/selection.py --device cuda > bench/results/selection_h100.txt
+
+Forms:
+
+- published: the matrix of all pairs, and in each chunk its products with an indicator of what was
+  chosen; NumPy in fp64 and in fp32 on a CPU, PyTorch in fp32 on a GPU.
+- plain: ``FactoredScores`` in plain PyTorch.
+- fused: its Triton kernels; on a GPU only. Graph: the same, captured once and replayed.
+- products: the same matrix products and nothing else, in the dtype of the embeddings: the bound.
+
+Memory is the peak above the embeddings: of the process on a CPU, of the allocator on a GPU. Picks
+are the share of the sub-batch that the same form picks in fp64 under the same noise. The last line
+of the output is one JSON document.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from harness import environment, time_ms
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from jest_loader import Embeddings, FactoredScores, JointSelector
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.protocols import Loss
+from jest_loader.selection import chunk_sizes
+from tests.published import choice, jointly_sample, sigmoid_pairwise, sum_of_pairs
+
+SELECTOR = JointSelector(num_chunks=16)
+FILTER_RATIO = 0.8
+
+
+class Size(NamedTuple):
+    """Candidates, and the width of their embeddings."""
+
+    num_candidates: int
+    width: int
+
+    @property
+    def sub_batch(self) -> int:
+        """Candidates that are chosen."""
+        return round(self.num_candidates * (1 - FILTER_RATIO))
+
+
+SIZES = {
+    "smoke": [Size(640, 32)],
+    "cpu": [Size(5120, 512), Size(20480, 512)],
+    "cuda": [
+        Size(5120, 512),
+        Size(20480, 512),
+        Size(40960, 768),
+        Size(81920, 768),
+        Size(163840, 768),
+    ],
+}
+LARGEST_PUBLISHED = {"cpu": 5120, "cuda": 40960}
+"""Twice as many candidates take four times the memory: 75 GiB at 81,920."""
+
+
+def main() -> None:
+    """Time every form at every size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--loss", default="sigmoid", choices=["sigmoid", "softmax"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="one small size, once")
+    arguments = parser.parse_args()
+    repeats = 1 if arguments.smoke else arguments.repeats
+    results = []
+    for size in SIZES["smoke" if arguments.smoke else arguments.device]:
+        found = measure(size, arguments.device, arguments.loss, repeats)
+        results.append(found)
+        print(f"{size.num_candidates} -> {size.sub_batch}, width {size.width}")
+        for name, form in found["forms"].items():
+            print(f"  {name:14s} {describe(form, found['forms'])}", flush=True)
+    document = {
+        "environment": environment(arguments.device),
+        "loss": arguments.loss,
+        "num_chunks": SELECTOR.num_chunks,
+        "filter_ratio": FILTER_RATIO,
+        "repeats": repeats,
+        "results": results,
+    }
+    print(json.dumps(document))
+
+
+def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]:
+    """Times, memory and agreement of each form that fits."""
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    learner = clustered(size, seed=0, noise=1.2, bias=-10.0, device=device, dtype=dtype)
+    reference = clustered(size, seed=1, noise=0.6, bias=-14.0, device=device, dtype=dtype)
+    sides = (learner, reference)
+    exact = [replace(s, image=s.image.double(), text=s.text.double()) for s in sides]
+    expected = select(FactoredScores(*exact, loss, fused=False), size)
+    del exact
+    forms = {}
+    for name, run in forms_of(size, sides, device, loss):
+        # The first call compiles and allocates; what it adds to the peak is the form's own.
+        with PeakMemory(device) as memory:
+            index = run()
+        forms[name] = {
+            "ms": time_ms(run, repeats=repeats, device=device),
+            "peak_bytes": memory.peak_bytes,
+        }
+        if isinstance(index, Tensor):
+            forms[name]["picks_of_fp64"] = shared(index, expected)
+            forms[name]["learnability"] = learnability(sides, index, loss)
+    return {
+        **size._asdict(),
+        "sub_batch": size.sub_batch,
+        "dtype": str(dtype),
+        "embedding_bytes": sum(2 * s.image.nbytes for s in sides),
+        "learnability_of_fp64": learnability(sides, expected, loss),
+        "products_flops": products_flops(size),
+        "forms": forms,
+    }
+
+
+def forms_of(
+    size: Size, sides: tuple[Embeddings, Embeddings], device: str, loss: Loss
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each form's name, and a call that selects with it."""
+    if size.num_candidates <= LARGEST_PUBLISHED[device] and loss == "sigmoid":
+        if device == "cpu":
+            yield "published fp64", lambda: published_numpy(size, sides, np.float64)
+            yield "published fp32", lambda: published_numpy(size, sides, np.float32)
+        else:
+            yield "published fp32", lambda: published_torch(size, sides)
+    yield "plain", lambda: select(FactoredScores(*sides, loss, fused=False), size)
+    if device == "cuda":
+        yield "fused", lambda: select(FactoredScores(*sides, loss, fused=True), size)
+        yield "graph", captured(FactoredScores(*sides, loss, fused=True), size)
+    yield "products", lambda: products(size, sides)
+
+
+def select(scores: FactoredScores, size: Size) -> Tensor:
+    """Our selection."""
+    return SELECTOR.select(scores, size.sub_batch, seed=0, step=0)
+
+
+def captured(scores: FactoredScores, size: Size) -> Callable[[], Tensor]:
+    """The selection as one CUDA graph, which the host launches at once."""
+    with torch.cuda.stream(torch.cuda.Stream()):
+        select(scores, size)  # Compiles the kernels; a capture must not.
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        index = select(scores, size)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return index
+
+    return replay
+
+
+def published_numpy(size: Size, sides: tuple[Embeddings, Embeddings], dtype: Any) -> None:
+    """Algorithm 1 from its description; it draws noise of its own, so its picks are others."""
+    losses = [
+        sigmoid_pairwise(
+            side.image.numpy().astype(dtype), side.text.numpy().astype(dtype), side.scale, side.bias
+        )
+        for side in sides
+    ]
+    score, draw = sum_of_pairs(losses[0] - losses[1]), choice(np.random.default_rng(0))
+    jointly_sample(score, size.sub_batch, SELECTOR.num_chunks, draw)
+
+
+def published_torch(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
+    """The same in PyTorch, drawn by Gumbel-top-k: multinomial stops at 2^24 categories."""
+    eye = torch.eye(size.num_candidates, dtype=torch.bool, device=sides[0].image.device)
+    learner, reference = (
+        side.image.float() @ side.text.float().T * side.scale + side.bias for side in sides
+    )
+    pairwise = softplus(learner.where(~eye, -learner)) - softplus(reference.where(~eye, -reference))
+    own, chosen = pairwise.diagonal(), torch.zeros_like(pairwise[0])
+    for chunk in chunk_sizes(size.sub_batch, SELECTOR.num_chunks):
+        logits = own + chosen @ pairwise + pairwise @ chosen
+        logits = logits.masked_fill(chosen > 0, -torch.inf)
+        noise = -torch.empty_like(logits).exponential_().log()
+        chosen[(logits + noise).topk(chunk).indices] = 1
+
+
+def products(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
+    """What no matrix-free form can leave out: each chunk but the last with all candidates."""
+    chunks = chunk_sizes(size.sub_batch, SELECTOR.num_chunks)
+    out = sides[0].image.new_empty(size.num_candidates, chunks[0])
+    for side in sides:
+        for candidates, others in ((side.image, side.text), (side.text, side.image)):
+            start = 0
+            for chunk in chunks[:-1]:
+                torch.mm(candidates, others[start : start + chunk].T, out=out[:, :chunk])
+                start += chunk
+
+
+def products_flops(size: Size) -> int:
+    """Floating-point operations of ``products``."""
+    chunks = chunk_sizes(size.sub_batch, SELECTOR.num_chunks)
+    return 4 * 2 * size.num_candidates * size.width * sum(chunks[:-1])
+
+
+def clustered(
+    size: Size, *, seed: int, noise: float, bias: float, device: str, dtype: torch.dtype
+) -> Embeddings:
+    """Pairs around 64 centres, image and text the further apart the more ``noise``."""
+    random = torch.Generator(device).manual_seed(seed)
+
+    def unit(rows: int) -> Tensor:
+        return normalize(torch.randn(rows, size.width, generator=random, device=device), dim=1)
+
+    of_cluster = torch.randint(64, (size.num_candidates,), generator=random, device=device)
+    pair = normalize(unit(64)[of_cluster] + unit(size.num_candidates), dim=1)
+    image, text = (
+        normalize(pair + noise * unit(size.num_candidates), dim=1).to(dtype) for _ in range(2)
+    )
+    return Embeddings(image, text, scale=20.0, bias=bias)
+
+
+def learnability(sides: tuple[Embeddings, Embeddings], index: Tensor, loss: Loss) -> float:
+    """The sub-batch's, per example: the learner's loss on it less the reference's."""
+    learner, reference = (
+        contrastive_loss(replace(side, image=side.image[index], text=side.text[index]), loss)
+        for side in sides
+    )
+    return float(learner - reference)
+
+
+def shared(index: Tensor, expected: Tensor) -> float:
+    """Share of the sub-batch that is in the other one too."""
+    return len(set(index.tolist()) & set(expected.tolist())) / len(expected)
+
+
+class PeakMemory:
+    """Peak of the memory in use above what was in use at the start."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device == "cuda"
+        self.peak_bytes = 0
+
+    def __enter__(self) -> "PeakMemory":
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Resets the peak (Linux).
+        self._start = self._in_use("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak_bytes = self._in_use("VmHWM") - self._start
+
+    def _in_use(self, line: str) -> int:
+        if self._on_gpu:
+            allocated = torch.cuda.memory_allocated if line == "VmRSS" else _peak_allocated
+            return allocated()
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(rf"{line}:\s+(\d+) kB", status)[1])
+
+
+def _peak_allocated() -> int:
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def describe(form: dict[str, Any], forms: dict[str, Any]) -> str:
+    """One line of the table."""
+    median = form["ms"]["median"]
+    parts = [
+        f"{median:10.2f} ms ({form['ms']['min']:.2f} to {form['ms']['max']:.2f})",
+        f"{median / forms['products']['ms']['median']:7.2f} x products",
+        f"{form['peak_bytes'] / 2**20:8.0f} MiB",
+    ]
+    published = [name for name in forms if name.startswith("published")]
+    parts += [f"1/{forms[name]['ms']['median'] / median:.1f} of {name}" for name in published]
+    if "picks_of_fp64" in form:
+        parts.append(f"picks of fp64 {form['picks_of_fp64']:.2%}")
+    return "  ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

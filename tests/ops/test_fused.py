@@ -1,0 +1,182 @@
+"""The Triton kernels against the plain form: interpreted on a CPU, compiled for GPUs, run on one.
+
+Without a GPU the kernels are interpreted, which says that they compute the right numbers, and
+compiled by ``compile_kernels.py``, which says that they fit. Triton's interpreter multiplies no
+bfloat16.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jest_loader import Embeddings, FactoredScores, JointSelector
+from jest_loader.ops import noise, reference
+from tests.helpers import random_embeddings
+
+fused = pytest.importorskip("jest_loader.ops.fused", reason="needs Triton")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = [torch.float16, torch.float32, torch.bfloat16]
+SUMS = ["sigmoid_loss", "softmax_normalisers"]
+
+# No size is a multiple of any tile, or one is smaller than the smallest; and all of a super-batch.
+CASES = {
+    "odd": (203, 37, 100),
+    "tiny": (5, 1, 3),
+    "wide": (70, 12, 257),
+    "two tiles of the chunk": (70, 129, 16),
+    "all": (64, 64, 32),
+}
+
+
+def embeddings(size, width, dtype, **options):
+    if dtype is torch.bfloat16 and DEVICE.type == "cpu":
+        pytest.skip("Triton's interpreter multiplies no bfloat16")
+    found = random_embeddings(size, width, seed=0, scale=20.0, bias=-6.0, dtype=dtype, **options)
+    return replace(found, image=found.image.to(DEVICE), text=found.text.to(DEVICE))
+
+
+def errors(low: Embeddings, chunk: torch.Tensor, name: str) -> list[float]:
+    """Largest error of the fused and of the plain form, against the plain form in fp64."""
+    exact = replace(low, image=low.image.double(), text=low.text.double())
+    fused_sums, plain_sums, exact_sums = (
+        getattr(pairs, name)(chunk)
+        for pairs in (fused.Pairs(low), reference.Pairs(low), reference.Pairs(exact))
+    )
+    assert fused_sums.shape == exact_sums.shape
+    return [(sums - exact_sums).abs().max().item() for sums in (fused_sums, plain_sums)]
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_as_exact_as_the_plain_form(case, name, dtype):
+    size, chunk_size, width = CASES[case]
+    low = embeddings(max(size, chunk_size), width, dtype)
+    chunk = torch.randperm(len(low.image), device=DEVICE)[:chunk_size]
+    fused_error, plain_error = errors(low, chunk, name)
+    assert fused_error <= 2 * plain_error + 4e-6
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_the_largest_tiles_compute_the_same(name, monkeypatch):
+    large = fused.tiles_for(100_000, 2048, element_size=2, shared_bytes=227 << 10)
+    assert (large.candidates, large.chunk) == (128, 256)
+    monkeypatch.setattr(fused, "_tiles", lambda *_: large)
+    low = embeddings(270, 72, torch.float16)
+    fused_error, plain_error = errors(low, torch.arange(0, 270, 2, device=DEVICE), name)
+    assert fused_error <= 2 * plain_error + 4e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("name", SUMS)
+def test_extreme_logits_neither_overflow_nor_vanish(name, scale):
+    low = replace(embeddings(40, 16, torch.float32), scale=scale, bias=-scale)
+    fused_error, plain_error = errors(low, torch.arange(20, device=DEVICE), name)
+    assert fused_error <= 2 * plain_error + 4e-6 * scale
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.parametrize("name", SUMS)
+def test_a_row_that_is_not_finite_stays_with_its_candidate(name):
+    low = embeddings(40, 16, torch.float16)
+    low.image[7] = torch.nan
+    sums = getattr(fused.Pairs(low), name)(torch.arange(20, 30, device=DEVICE)).view(-1, 40)
+    assert torch.isnan(sums[0]).nonzero().flatten().tolist() == [7]
+
+
+def test_scale_and_bias_may_be_tensors():
+    low = embeddings(40, 16, torch.float16)
+    tensors = replace(low, scale=torch.tensor(20.0), bias=torch.tensor(-6.0, dtype=torch.float64))
+    chunk = torch.arange(5, device=DEVICE)
+    assert torch.equal(
+        fused.Pairs(low).sigmoid_loss(chunk), fused.Pairs(tensors).sigmoid_loss(chunk)
+    )
+
+
+@pytest.mark.parametrize("key", [0, 5, noise.fold(1, 2, 3), 2**63, 2**64 - 1])
+def test_noise_is_the_plain_forms(key):
+    found = fused.gumbel(key, 5003, device=DEVICE).cpu()
+    expected = noise.gumbel(key, 5003, dtype=torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+    ("size", "sub_batch", "num_chunks"), [(203, 41, 4), (65, 65, 3), (90, 9, 1)]
+)
+def test_the_same_candidates_are_selected(loss, size, sub_batch, num_chunks):
+    sides = [embeddings(size, 24, torch.float16, agreement=a) for a in (0.5, 2.0)]
+    picks = [
+        JointSelector(num_chunks).select(
+            FactoredScores(*sides, loss, fused=form), sub_batch, seed=0, step=3
+        )
+        for form in (True, False)
+    ]
+    assert picks[0].tolist() == picks[1].tolist()
+
+
+def test_fused_is_refused_where_it_cannot_run():
+    doubles = random_embeddings(6, 4, seed=0)
+    with pytest.raises(ValueError, match=r"fused=True needs Triton .*got torch.float64 on cpu"):
+        FactoredScores(doubles, fused=True)
+
+
+def test_without_triton_the_plain_form_runs_and_says_so(monkeypatch, caplog):
+    from jest_loader.ops import dispatch
+
+    monkeypatch.setitem(sys.modules, "jest_loader.ops.fused", None)
+    monkeypatch.delattr("jest_loader.ops.fused", raising=False)
+    dispatch._kernels.cache_clear()
+    assert dispatch._kernels() is None
+    assert "need Triton 3.4 or later" in caplog.text
+    dispatch._kernels.cache_clear()
+
+
+def test_an_environment_variable_turns_the_kernels_off(monkeypatch):
+    from jest_loader.ops import dispatch
+
+    dispatch._kernels.cache_clear()
+    monkeypatch.setenv("JEST_LOADER_FUSED", "0")
+    assert dispatch._kernels() is None
+    dispatch._kernels.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What the compiler says of each kernel, from a process in which Triton does not interpret."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    script = Path(__file__).parent / "compile_kernels.py"
+    result = subprocess.run(
+        [sys.executable, script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_kernels_compile_without_spills_and_fit_the_shared_memory(compiled):
+    assert len(compiled) >= 12
+    for kernel in compiled:
+        assert kernel["shared_bytes"] <= kernel["shared_bytes_of_gpu"], kernel
+        assert kernel["stack_bytes"] == 0, kernel
+
+
+@pytest.mark.slow
+def test_on_hopper_products_use_tensor_cores_fed_by_the_copy_engine(compiled):
+    on_hopper = [kernel for kernel in compiled if kernel["capability"] == 90]
+    assert on_hopper
+    for kernel in on_hopper:
+        assert kernel["wgmma"] > 0, kernel
+        assert kernel["bulk_copies"] > 0, kernel
