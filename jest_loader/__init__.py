@@ -1,7 +1,16 @@
 """Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
 
 from jest_loader.dataset import JestDataset
-from jest_loader.protocols import Embedder, Embeddings, Scorer, Scores, Selector, Source, Stateful
+from jest_loader.protocols import (
+    BadSamplesError,
+    Embedder,
+    Embeddings,
+    Scorer,
+    Scores,
+    Selector,
+    Source,
+    Stateful,
+)
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
@@ -18,6 +27,7 @@ from jest_loader.telemetry import Counts
 __version__ = "0.1.0"
 
 __all__ = [
+    "BadSamplesError",
     "CachedReference",
     "Counts",
     "DenseScores",

@@ -1,6 +1,6 @@
 """Everything that can be plugged in: sources, scorers, embedders, scores, selectors and state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -10,6 +10,21 @@ from jest_loader.batch import Batch
 
 Loss = Literal["sigmoid", "softmax"]
 """The contrastive loss that scores are built from: SigLIP's sigmoid or CLIP's softmax."""
+
+
+class BadSamplesError(ValueError):
+    """Raised by a ``materialize`` function or a scorer for rows that it cannot use.
+
+    ``JestDataset`` leaves those rows out, counts them and goes on with others.
+
+    Args:
+        reasons: What is wrong with each bad row of the batch it was called with, by row number.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.reasons = dict(reasons)
+        row, reason = next(iter(self.reasons.items()))
+        super().__init__(f"{len(self.reasons)} bad samples, the first at row {row}: {reason}")
 
 
 @runtime_checkable

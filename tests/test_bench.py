@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jest_loader.demo.run import DemoConfig, run_demo
+
 ROOT = Path(__file__).parents[1]
 SHORT = {
     "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
     "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
     "selection": ["--smoke"],
+    "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
 
 
@@ -20,14 +23,22 @@ def test_every_benchmark_is_run_here():
     assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, "harness"}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the benchmarks run: with a demo of one step, which some of them start from."""
+    folder = tmp_path_factory.mktemp("bench")
+    run_demo(DemoConfig(out=folder / "short_demo", steps=1, reference_steps=1))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SHORT))
-def test_a_short_run_ends_with_json(name, tmp_path):
+def test_a_short_run_ends_with_json(name, folder):
     result = subprocess.run(
         [sys.executable, ROOT / "bench" / f"{name}.py", *SHORT[name]],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=280,
         check=False,
