@@ -8,22 +8,24 @@ epoch, position) and the models; the state is that of the last sub-batch deliver
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from jest_loader.batch import Batch, take
+from jest_loader.batch import Batch
 from jest_loader.checks import whole
+from jest_loader.choice import Chooser
 from jest_loader.ops.noise import fold
-from jest_loader.protocols import Scorer, Scores, Selector, Source, Stateful, Trainable
-from jest_loader.scores import ExampleScores
-from jest_loader.selection import JointSelector, UniformSelector, check_finite
+from jest_loader.prefetch import ReadAhead
+from jest_loader.protocols import Scorer, Selector, Source, Stateful
+from jest_loader.selection import JointSelector, UniformSelector
 from jest_loader.state import Position
 from jest_loader.super_batch import (
+    SuperBatch,
     declared_batch_size,
     num_full_rows,
+    num_promised_rows,
     size_error,
     super_batches,
 )
@@ -50,12 +52,19 @@ class JestDataset(IterableDataset[Batch]):
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
         seed: From 0 to 2^63 - 1; changes what is drawn.
+        prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
+            on; 0 reads in the training loop's own thread.
+        stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error;
+            None waits for ever.
+        max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
+            less, that may be left out because their scores are not finite or ``materialize`` raised
+            ``BadSamplesError`` for them. Others take their places.
 
     Raises:
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the parts and the seven keywords of a loader
         self,
         source: Source,
         scorer: Scorer | None,
@@ -65,6 +74,9 @@ class JestDataset(IterableDataset[Batch]):
         sub_batch_size: int,
         materialize: Callable[[Batch], Any] | None = None,
         seed: int = 0,
+        prefetch: int = 1,
+        stall_timeout_s: float | None = 1800.0,
+        max_skipped_fraction: float = 0.01,
     ) -> None:
         _check_parts(source, scorer, selector, materialize)
         self.super_batch_size = whole("super_batch_size", super_batch_size, 1)
@@ -75,6 +87,11 @@ class JestDataset(IterableDataset[Batch]):
         self.scorer = scorer
         self.selector = selector
         self.materialize = materialize
+        self.prefetch = whole("prefetch", prefetch, 0)
+        _check_limits(stall_timeout_s, max_skipped_fraction)
+        self.stall_timeout_s = stall_timeout_s
+        self.max_skipped_fraction = max_skipped_fraction
+        self._reading: ReadAhead[Batch, SuperBatch] | None = None
         self._delivered = Position()
         self._restored = False  # The next pass goes on from a loaded state.
         self._passes = 0  # The number of the newest pass: older iterators must not go on.
@@ -165,6 +182,16 @@ class JestDataset(IterableDataset[Batch]):
         self._delivered = position
         self._restored = True
 
+    def close(self) -> None:
+        """End the running pass and its reading ahead; another may be started."""
+        self._supersede()
+
+    def __enter__(self) -> "JestDataset":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _run_pass(self) -> Iterator[Batch]:
         self._supersede()
         this_pass, self._running = self._passes, True
@@ -172,10 +199,13 @@ class JestDataset(IterableDataset[Batch]):
             yield from self._sub_batches(self._begin(), this_pass)
         finally:
             if self._passes == this_pass:
-                self._running = False
+                self.close()
 
     def _begin(self) -> Position:
         """Where this pass starts, with the source brought there."""
+        if self._reading is not None:
+            self._reading.wait()  # Two passes over one source would each get part of the data.
+            self._reading = None
         start = self._delivered
         if start.super_batches > 0 and not self._restored:  # The pass before was left early.
             start = Position(start.epoch + 1, counts=start.counts)
@@ -188,13 +218,15 @@ class JestDataset(IterableDataset[Batch]):
 
     def _sub_batches(self, position: Position, this_pass: int) -> Iterator[Batch]:
         left = 0
-        for super_batch in super_batches(self.source, self.super_batch_size):
+        for super_batch in self._super_batches():
             if super_batch.num_examples < self.super_batch_size:
                 left = super_batch.num_examples
                 break
-            sub_batch = self._choose(super_batch.candidates, position)
-            source_state = super_batch.source_state
-            del super_batch  # Not needed while its sub-batch is trained on.
+            choice = self._chooser().choose(
+                super_batch.candidates,
+                seed=fold(self.seed, position.epoch),
+                step=position.super_batches,
+            )
             position = Position(
                 position.epoch,
                 position.super_batches + 1,
@@ -202,54 +234,60 @@ class JestDataset(IterableDataset[Batch]):
                     loaded=self.super_batch_size,
                     scored=0 if self.scorer is None else self.super_batch_size,
                     trained=self.sub_batch_size,
+                    skipped=choice.num_skipped,
                 ),
-                source_state,
+                super_batch.source_state,
             )
+            del super_batch  # Not needed while its sub-batch is trained on.
             self._delivered = position
-            yield sub_batch
+            yield choice.sub_batch
             self._check_newest(this_pass)
-        if position.super_batches == 0:
-            raise ValueError(_too_few(left, position.epoch, self.super_batch_size))
+        self._check_whole(position, left)
         self._delivered = Position(
             position.epoch + 1,
             counts=position.counts.plus(loaded=left, dropped=left),
             source=self.source.state_dict() if isinstance(self.source, Stateful) else None,
         )
 
-    def _choose(self, candidates: Batch, position: Position) -> Any:
-        with torch.no_grad():
-            scores = self._score(candidates)
-            index = self.selector.select(
-                scores,
-                self.sub_batch_size,
-                seed=fold(self.seed, position.epoch),
-                step=position.super_batches,
-            )
-        _check_index(index, self.sub_batch_size, self.super_batch_size)
-        sub_batch = take(candidates, index)
-        if isinstance(self.scorer, Trainable):
-            self.scorer.update(sub_batch)
-        return sub_batch if self.materialize is None else self.materialize(sub_batch)
+    def _super_batches(self) -> Iterator[SuperBatch]:
+        # Here and not in the reader's thread: a DataLoader forks its workers now.
+        batches = iter(self.source)
+        join = partial(super_batches, source=self.source, size=self.super_batch_size)
+        if self.prefetch == 0:
+            return join(batches)
+        self._reading = ReadAhead(
+            batches, join, depth=self.prefetch, stall_timeout_s=self.stall_timeout_s
+        )
+        return self._reading
 
-    def _score(self, candidates: Batch) -> Scores:
-        if self.scorer is None:
-            return ExampleScores(torch.zeros(self.super_batch_size))
-        scores = self.scorer.score(candidates)
-        if not isinstance(scores, Scores):
+    def _chooser(self) -> Chooser:
+        return Chooser(
+            self.scorer,
+            self.selector,
+            self.materialize,
+            self.super_batch_size,
+            self.sub_batch_size,
+            self.max_skipped_fraction,
+        )
+
+    def _check_whole(self, end: Position, left: int) -> None:
+        """Raise ``ValueError`` unless the pass that ended here had all that the source promised."""
+        num_rows = end.super_batches * self.super_batch_size + left
+        if end.super_batches == 0:
+            raise ValueError(_too_few(num_rows, end.epoch, self.super_batch_size))
+        promised = num_promised_rows(self.source)
+        if num_rows < promised:
             raise ValueError(
-                f"a scorer must return Scores, got {type(scores).__name__}; "
-                "ExampleScores(values) makes them of one number per candidate"
+                f"the source must yield the {promised} examples that its length promises, but "
+                f"ended after {num_rows} in epoch {end.epoch}; a shard may be missing or a worker "
+                "may have died"
             )
-        if len(scores.logits) != self.super_batch_size:
-            raise ValueError(
-                "a scorer must return one score per candidate, "
-                f"got {len(scores.logits)} for {self.super_batch_size}"
-            )
-        return scores
 
     def _supersede(self) -> None:
         self._passes += 1
         self._running = False
+        if self._reading is not None:
+            self._reading.close()
 
     def _check_newest(self, this_pass: int) -> None:
         if this_pass != self._passes:
@@ -322,22 +360,11 @@ def _check_stateful(source: Source) -> Stateful:
     return source
 
 
-def _check_index(index: object, size: int, num_candidates: int) -> None:
-    """Selectors and scores are pluggable: check what they agreed on before rows are taken."""
-    if not isinstance(index, Tensor):
-        raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
-    host = index.cpu()
-    if host.shape != (size,) or host.dtype != torch.int64:
-        raise ValueError(
-            f"a selector must return int64 of shape ({size},), "
-            f"got {host.dtype} of {tuple(host.shape)}"
-        )
-    check_finite(host)
-    if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
-        raise ValueError(
-            f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
-            "Scores.given must set the logits of chosen candidates to minus infinity"
-        )
+def _check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
+    if stall_timeout_s is not None and not stall_timeout_s > 0:
+        raise ValueError(f"stall_timeout_s must be positive or None, got {stall_timeout_s}")
+    if not 0 <= max_skipped_fraction <= 1:
+        raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction}")
 
 
 def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:

@@ -2,7 +2,8 @@
 
 Drawing without replacement with p proportional to exp(logits) is the same as taking the largest of
 ``logits + Gumbel noise`` (Gumbel-top-k; Vieira 2014, Kool et al. arXiv 1903.06059). It needs no
-normaliser, so it neither overflows nor runs out of non-zero probabilities.
+normaliser, so it neither overflows nor runs out of non-zero probabilities. A candidate without a
+finite score is not drawn.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from jest_loader.ops.dispatch import gumbel
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scores
 
-_NOT_FINITE = 1 << 62
+_NOT_DRAWABLE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class JointSelector:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Raises:
-            ValueError: if ``size`` is not in [1, candidates] or a score is not finite.
+            ValueError: if ``size`` is not in [1, candidates with a finite score].
         """
         _check_size(scores, size)
         draws: list[_Draw] = []
@@ -79,8 +80,8 @@ class IndependentSelector:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Raises:
-            ValueError: if ``size`` is not in [1, candidates], a score is not finite, or the scores
-                are softmax scores, which are equal for all candidates until some are chosen.
+            ValueError: if ``size`` is not in [1, candidates with a finite score], or the scores are
+                softmax scores, which are equal for all candidates until some are chosen.
         """
         _check_size(scores, size)
         _check_context(self, scores)
@@ -99,21 +100,21 @@ class TopKSelector:
         """
         _check_size(scores, size)
         _check_context(self, scores)
-        return _checked([_Draw(*scores.logits.topk(size))])
+        return _checked([_Draw(*_drawable(scores.logits).topk(size))])
 
 
 @dataclass(frozen=True)
 class UniformSelector:
-    """Draws without looking at the scores: the baseline of the same super-batch."""
+    """Draws whatever the scores, if they are finite: the baseline of the same super-batch."""
 
     def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Raises:
-            ValueError: if ``size`` is not in [1, candidates].
+            ValueError: if ``size`` is not in [1, candidates with a finite score].
         """
         _check_size(scores, size)
-        return _draw(torch.zeros_like(scores.logits), size, fold(seed, step, 0)).candidates
+        return _checked([_draw(0 * scores.logits, size, fold(seed, step, 0))])
 
 
 @dataclass(frozen=True)
@@ -170,40 +171,43 @@ class _Draw(NamedTuple):
 
 
 def _draw(logits: Tensor, size: int, key: int) -> _Draw:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = _drawable(logits)
     noise = gumbel(key, len(logits), dtype=logits.dtype, device=logits.device)
     return _Draw(*(logits + noise).topk(size))
 
 
-def _checked(draws: list[_Draw]) -> Tensor:
-    """The candidates drawn, in order; refuses any that was drawn for a score that is not finite.
+def _drawable(logits: Tensor) -> Tensor:
+    """In fp32 or fp64; what is not finite is never drawn, as what was drawn already."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.where(torch.isfinite(logits), -torch.inf)
 
-    ``topk`` puts NaN and infinity first, so looking at what was drawn finds them, also where only
-    conditioning made them.
-    """
+
+def _checked(draws: list[_Draw]) -> Tensor:
+    """The candidates drawn, in order; refuses any that was drawn though none was left to draw."""
     index = torch.cat([draw.candidates for draw in draws])
-    finite = torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
-    index = torch.where(finite, index, index + _NOT_FINITE)
+    drawable = torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
+    index = torch.where(drawable, index, index + _NOT_DRAWABLE)
     if index.is_cpu:
         check_finite(index)
     return index
 
 
 def check_finite(index: Tensor) -> None:
-    """Refuse what a selector drew for scores that are not finite.
+    """Refuse a sub-batch for which too few candidates had a finite score.
 
     On the CPU selectors do this themselves. On an accelerator they would have to wait for it, so
-    there they return such a row plus 2^62, which no super-batch has; ``JestDataset`` looks once it
-    has brought the index to the host.
+    there they return a row that should not have been drawn plus 2^62, which no super-batch has;
+    ``JestDataset`` looks once it has brought the index to the host.
 
     Raises:
         ValueError: if ``index`` holds such a row.
     """
-    rows = sorted((index[index >= _NOT_FINITE] - _NOT_FINITE).tolist())
+    rows = sorted((index[index >= _NOT_DRAWABLE] - _NOT_DRAWABLE).tolist())
     if rows:
         raise ValueError(
-            f"scores must be finite, but {len(rows)} candidates had others (first at row "
-            f"{rows[0]} of the super-batch); check the models' embeddings and scale"
+            f"a sub-batch of {len(index)} needs as many candidates with finite scores, but "
+            f"{len(rows)} had none (the first at row {rows[0]} of the super-batch); check the "
+            "models' embeddings and scale"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from jest_loader.batch import Batch, concat, num_examples, structure
 from jest_loader.protocols import Source, Stateful
@@ -26,14 +26,19 @@ class SuperBatch:
     source_state: dict[str, Any] | None
 
 
-def super_batches(source: Source, size: int) -> Iterator[SuperBatch]:
-    """Batches of ``source`` joined to ``size`` rows; what is left at the end comes last.
+def super_batches(batches: Iterator[Batch], *, source: Source, size: int) -> Iterator[SuperBatch]:
+    """A pass's batches joined to ``size`` rows; what is left at the end comes last.
+
+    Args:
+        batches: What iterating ``source`` yields.
+        source: Where the batches come from.
+        size: Rows of a super-batch.
 
     Raises:
         ValueError: if batches differ in structure or size, or ``size`` is not a multiple of theirs.
     """
     reader = _Reader(source, size)
-    for batch in source:
+    for batch in batches:
         reader.add(batch)
         if reader.num_rows == size:
             yield reader.flush()
@@ -131,3 +136,15 @@ def num_full_rows(source: Any) -> int:
         return len(rows) // declared * declared
     num_rows = getattr(source, "num_examples", None)
     return (num_rows // declared if isinstance(num_rows, int) else len(source)) * declared
+
+
+def num_promised_rows(source: Any) -> int:
+    """The fewest rows that a whole pass over the source yields, by its length; 0 if not known."""
+    try:
+        num_rows = num_full_rows(source)
+    except TypeError:
+        return 0
+    if isinstance(source, DataLoader) and isinstance(source.dataset, IterableDataset):
+        # Each worker ends with a batch of its own, which is short and may be dropped.
+        num_rows -= source.num_workers * (source.batch_size or 0)
+    return max(0, num_rows)

@@ -37,3 +37,31 @@ def numbered_batches(num_batches: int, batch_size: int) -> list[dict[str, Any]]:
         }
         for start in range(0, num_batches * batch_size, batch_size)
     ]
+
+
+class Counting:
+    """A stateful source of consecutive numbers, with epochs."""
+
+    def __init__(self, num_batches: int, batch_size: int) -> None:
+        self.num_batches, self.batch_size = num_batches, batch_size
+        self.epoch = self.position = 0
+        self.states_taken = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __iter__(self):
+        start, self.position = self.position, 0
+        for batch in range(start, self.num_batches):
+            self.position = batch + 1
+            first = (self.epoch * self.num_batches + batch) * self.batch_size
+            yield {"number": torch.arange(first, first + self.batch_size)}
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self):
+        self.states_taken += 1
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state_dict):
+        self.epoch, self.position = state_dict["epoch"], state_dict["position"]

@@ -226,12 +226,13 @@ def test_a_dtype_too_coarse_for_the_scale_is_warned_of(dtype, scale, warns):
         FactoredScores(side)
 
 
-def test_rows_that_are_not_finite_are_left_to_the_selector():
+def test_a_row_that_is_not_finite_is_that_candidates_fault_alone():
     side = random_embeddings(20, 8, seed=0)
     side.image[3] = math.nan
     scores = FactoredScores(side)
-    with pytest.raises(ValueError, match="scores must be finite, but 1 candidates had others"):
-        JointSelector(1).select(scores, 5, seed=0, step=0)
+    assert torch.isnan(scores.logits).nonzero().tolist() == [[3]]
+    picks = JointSelector(4).select(scores, 19, seed=0, step=0)
+    assert sorted(picks.tolist()) == [*range(3), *range(4, 20)]
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1000.0])

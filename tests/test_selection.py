@@ -270,30 +270,40 @@ def test_chunk_sizes(size, num_chunks, expected):
     assert chunk_sizes(size, num_chunks) == expected
 
 
-@pytest.mark.parametrize("selector", [JointSelector(), IndependentSelector(), TopKSelector()])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_scores_that_are_not_finite_are_refused(selector, bad):
+@pytest.mark.parametrize(
+    "selector",
+    [JointSelector(), GibbsSelector(), IndependentSelector(), TopKSelector(), UniformSelector()],
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_candidates_without_a_finite_score_are_not_drawn(selector, bad):
     values = torch.zeros(10)
     values[[3, 7]] = bad
+    scores = ExampleScores(values)
+    for step in range(20):
+        assert not {3, 7} & set(selector.select(scores, 8, seed=0, step=step).tolist())
     with pytest.raises(
-        ValueError, match=r"scores must be finite, but 2 candidates had others .*row 3"
+        ValueError,
+        match="sub-batch of 9 needs as many candidates with finite scores, but 1 had none",
     ):
-        selector.select(ExampleScores(values), 4, seed=0, step=0)
+        selector.select(scores, 9, seed=0, step=0)
 
 
 def test_rows_that_an_accelerator_marked_are_refused():
     check_finite(torch.tensor([0, 9]))
-    with pytest.raises(ValueError, match=r"finite, but 2 candidates had others \(first at row 3 "):
+    with pytest.raises(ValueError, match=r"but 2 had none \(the first at row 3 "):
         check_finite(torch.tensor([0, 2**62 + 7, 2**62 + 3, 9]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_scores_that_conditioning_makes_infinite_are_refused(bad):
+def test_scores_that_conditioning_makes_infinite_are_not_drawn(bad):
     pairwise = torch.zeros(6, 6)
-    pairwise[2, :2] = bad
-    for step in range(10):
-        with pytest.raises(ValueError, match="scores must be finite"):
-            JointSelector(6).select(DenseScores(pairwise), 6, seed=0, step=step)
+    pairwise[2, :2] = bad  # Row 2 does not go with rows 0 and 1.
+    with_row_2 = set()
+    for step in range(40):
+        picks = set(JointSelector(4).select(DenseScores(pairwise), 4, seed=0, step=step).tolist())
+        assert 2 not in picks or not {0, 1} & picks
+        with_row_2.add(2 in picks)
+    assert with_row_2 == {True, False}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

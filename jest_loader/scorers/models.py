@@ -1,15 +1,17 @@
 """Embedders that run a model: the learner itself, an online proxy, or a frozen reference."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jest_loader.batch import Batch, split, to_device
+from jest_loader.batch import Batch, num_examples, split, take, to_device
 from jest_loader.ops.losses import contrastive_loss
-from jest_loader.protocols import Embeddings, Loss
+from jest_loader.protocols import BadSamplesError, Embeddings, Loss
 from jest_loader.scores import check_loss
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
@@ -19,7 +21,8 @@ EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 class LiveLearner:
     """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
 
-    The modes of all submodules are put back afterwards.
+    The modes of all submodules are put back afterwards. Where ``embed`` raises
+    ``BadSamplesError``, it is called again with the other rows, and the bad ones have no score.
 
     Args:
         model: The model being trained.
@@ -54,9 +57,26 @@ class LiveLearner:
         device = _device(self.model)
         parts = [batch] if self._micro_batch_size is None else split(batch, self._micro_batch_size)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), _eval_mode(self.model):
-            return _joined(
-                [_checked(self._embed(self.model, to_device(part, device))) for part in parts]
+            return _joined([self._embed_usable(to_device(part, device)) for part in parts])
+
+    def _embed_usable(self, batch: Batch) -> Embeddings:
+        """Embeddings of the rows that the function can use, NaN for the others."""
+        try:
+            return _checked(self._embed(self.model, batch))
+        except BadSamplesError as error:
+            good = [row for row in range(num_examples(batch)) if row not in error.reasons]
+            if not good:
+                raise
+            logging.getLogger(__name__).warning("candidates without a score: %s", error)
+            index = torch.tensor(good)
+            found = _checked(self._embed(self.model, take(batch, index)))
+        image, text = (
+            rows.new_full((num_examples(batch), rows.shape[1]), torch.nan).index_copy(
+                0, index.to(rows.device), rows
             )
+            for rows in (found.image, found.text)
+        )
+        return replace(found, image=image, text=text)
 
 
 class FrozenReference(LiveLearner):

@@ -25,6 +25,7 @@ from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.scorers.models import FrozenReference
+from jest_loader.telemetry import Counts
 
 MODEL = ModelConfig(
     image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,
@@ -77,7 +78,7 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["finished"] is True
     assert [evaluation["step"] for evaluation in written["evaluations"]] == [50, 100, 150]
-    assert written["counts"] == {"loaded": 1200, "scored": 0, "trained": 1200, "dropped": 0}
+    assert written["counts"] == Counts(loaded=1200, trained=1200).to_dict()
     assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops
 
 

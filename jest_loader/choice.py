@@ -1,0 +1,144 @@
+"""From a super-batch to its sub-batch: score, select, materialize, and leave out what is bad."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jest_loader.batch import Batch, take
+from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector, Trainable
+from jest_loader.scores import ExampleScores
+from jest_loader.selection import JointSelector, check_finite
+
+_NUM_SHOWN = 10  # Skipped samples that a message names.
+
+
+class Choice(NamedTuple):
+    """A sub-batch as it is handed out, and how many candidates were left out as bad."""
+
+    sub_batch: Any
+    num_skipped: int
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses sub-batches; the arguments are those of ``JestDataset``."""
+
+    scorer: Scorer | None
+    selector: Selector
+    materialize: Callable[[Batch], Any] | None
+    super_batch_size: int
+    sub_batch_size: int
+    max_skipped_fraction: float
+
+    def choose(self, candidates: Batch, *, seed: int, step: int) -> Choice:
+        """The sub-batch of a super-batch; lets a scorer that learns train on it.
+
+        Raises:
+            ValueError: if scorer or selector break their promises, or more candidates are bad than
+                ``max_skipped_fraction`` of the super-batch.
+        """
+        with torch.no_grad():
+            scores = self._score(candidates)
+            index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
+            skipped = _without_score(scores)
+        index = _checked(index, self.sub_batch_size, self.super_batch_size)
+        self._check_budget(skipped, candidates)
+        while True:
+            chosen = take(candidates, index)
+            try:
+                sub_batch = chosen if self.materialize is None else self.materialize(chosen)
+                break
+            except BadSamplesError as error:
+                bad = sorted(error.reasons)
+                skipped |= {int(index[row]): error.reasons[row] for row in bad}
+                self._check_budget(skipped, candidates)
+                index[bad] = _spare(scores, index, skipped, len(bad), seed=seed, step=step)
+        if skipped:
+            logging.getLogger(__name__).warning(
+                "skipped %d of %d candidates: %s",
+                len(skipped),
+                self.super_batch_size,
+                _named(skipped, candidates),
+            )
+        if isinstance(self.scorer, Trainable):
+            self.scorer.update(chosen)
+        return Choice(sub_batch, len(skipped))
+
+    def _score(self, candidates: Batch) -> Scores:
+        if self.scorer is None:
+            return ExampleScores(torch.zeros(self.super_batch_size))
+        scores = self.scorer.score(candidates)
+        if not isinstance(scores, Scores):
+            raise ValueError(
+                f"a scorer must return Scores, got {type(scores).__name__}; "
+                "ExampleScores(values) makes them of one number per candidate"
+            )
+        if len(scores.logits) != self.super_batch_size:
+            raise ValueError(
+                "a scorer must return one score per candidate, "
+                f"got {len(scores.logits)} for {self.super_batch_size}"
+            )
+        return scores
+
+    def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
+        budget = max(1, int(self.max_skipped_fraction * self.super_batch_size))
+        if len(skipped) > budget:
+            raise ValueError(
+                f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
+                f"{len(skipped)} must be: {_named(skipped, candidates)}; mend the data or the "
+                "models, or raise max_skipped_fraction"
+            )
+
+
+def _without_score(scores: Scores) -> dict[int, str]:
+    """Candidates whose score is not finite, which selectors do not draw."""
+    rows = (~torch.isfinite(scores.logits)).nonzero()[:, 0].tolist()
+    return dict.fromkeys(rows, "its score is not finite")
+
+
+def _spare(
+    scores: Scores, index: Tensor, skipped: dict[int, str], size: int, *, seed: int, step: int
+) -> Tensor:
+    """The candidates to draw next, in place of ``size`` chosen ones that turned out bad.
+
+    Given what was chosen, the bad ones too: they are few, and so cannot be drawn again.
+    """
+    gone = torch.tensor(sorted({*index.tolist(), *skipped}), device=scores.logits.device)
+    spare = JointSelector(num_chunks=1).select(scores.given(gone), size, seed=seed, step=step)
+    spare = spare.cpu()
+    check_finite(spare)
+    return spare
+
+
+def _named(skipped: Mapping[int, str], candidates: Batch) -> str:
+    """The samples by their ids, where the batch has them, and by their rows otherwise."""
+    ids = candidates.get("sample_id") if isinstance(candidates, Mapping) else None
+    shown = [
+        f"row {row}: {reason}" if ids is None else f"sample {ids[row]}: {reason}"
+        for row, reason in list(skipped.items())[:_NUM_SHOWN]
+    ]
+    more = len(skipped) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+
+
+def _checked(index: object, size: int, num_candidates: int) -> Tensor:
+    """The index on the host. Selectors and scores are pluggable: check what they agreed on."""
+    if not isinstance(index, Tensor):
+        raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
+    host = index.cpu()
+    if host.shape != (size,) or host.dtype != torch.int64:
+        raise ValueError(
+            f"a selector must return int64 of shape ({size},), "
+            f"got {host.dtype} of {tuple(host.shape)}"
+        )
+    check_finite(host)
+    if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
+        raise ValueError(
+            f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
+            "Scores.given must set the logits of chosen candidates to minus infinity"
+        )
+    return host

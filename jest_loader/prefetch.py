@@ -1,0 +1,144 @@
+"""Reading ahead: a thread makes the next items while the consumer works on the last one.
+
+Whatever the thread makes travels with all that belongs to it, the source's state too, so what has
+been read and not taken yet is as if it had never been read.
+"""
+
+import logging
+import queue
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_CLOSE_TIMEOUT_S = 1.0
+
+
+class ReadAhead(Generic[In, Out], Iterator[Out]):
+    """Items made by a thread, which stays at most ``depth`` ahead of the one taken last.
+
+    At most ``depth`` items are waiting or in the making; with the one that the consumer holds,
+    ``depth + 1`` are in memory.
+
+    Args:
+        inputs: Drawn from in the thread, and no longer once this is closed.
+        make: Makes items of inputs; runs in the thread.
+        depth: At least 1.
+        stall_timeout_s: The longest to wait for an item; None waits for ever.
+    """
+
+    def __init__(
+        self,
+        inputs: Iterator[In],
+        make: Callable[[Iterator[In]], Iterator[Out]],
+        *,
+        depth: int,
+        stall_timeout_s: float | None,
+    ) -> None:
+        self._timeout_s = stall_timeout_s
+        self._ready: queue.SimpleQueue[_Made[Out]] = queue.SimpleQueue()
+        self._free = threading.Semaphore(depth)
+        self._stop = threading.Event()
+        self._over = False
+        items = make(_until(self._stop, inputs))
+        # The thread must not refer to this object, or it would never be collected and closed.
+        self._thread = threading.Thread(
+            target=_run,
+            args=(items, self._ready, self._free, self._stop),
+            name="jest-loader reader",
+            daemon=True,  # A reader that hangs must not keep the process alive.
+        )
+        weakref.finalize(self, _end, self._stop, self._free)
+        self._thread.start()
+
+    def __next__(self) -> Out:
+        """The next item.
+
+        Raises:
+            Exception: what ``inputs`` or ``make`` raised, in its place among the items.
+            TimeoutError: if no item arrives in time; the stacks of all threads are logged.
+        """
+        if self._over:
+            raise StopIteration
+        try:
+            made = self._ready.get(timeout=self._timeout_s)
+        except queue.Empty:
+            raise self._stalled() from None
+        if made.error is not None:
+            self._over = True
+            self._thread.join()
+            raise made.error
+        self._free.release()
+        item: Out = made.item
+        return item
+
+    def close(self) -> None:
+        """Draw no more inputs; waits a moment for the thread, which may be waiting for one."""
+        self._over = True
+        _end(self._stop, self._free)
+        self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def wait(self) -> None:
+        """Wait until the thread has ended, once this is closed.
+
+        Raises:
+            TimeoutError: as ``next``.
+        """
+        self._thread.join(self._timeout_s)
+        if self._thread.is_alive():
+            raise self._stalled()
+
+    def _stalled(self) -> TimeoutError:
+        logging.getLogger(__name__).error("the source has stalled:\n%s", _all_stacks())
+        return TimeoutError(
+            f"the source must yield a super-batch within {self._timeout_s:g} s, but did not; the "
+            "log has the stacks of all threads. Mend the storage, or set stall_timeout_s higher"
+        )
+
+
+class _Made(NamedTuple, Generic[Out]):
+    """An item, or why there is none."""
+
+    item: Any
+    error: BaseException | None = None
+
+
+def _run(
+    items: Iterator[Out],
+    ready: "queue.SimpleQueue[_Made[Out]]",
+    free: threading.Semaphore,
+    stop: threading.Event,
+) -> None:
+    try:
+        while True:
+            free.acquire()
+            if stop.is_set():
+                return
+            ready.put(_Made(next(items)))
+    except BaseException as error:  # Whatever it is, StopIteration too, it is the consumer's.
+        ready.put(_Made(None, error))
+
+
+def _end(stop: threading.Event, free: threading.Semaphore) -> None:
+    stop.set()
+    free.release()  # The thread may be waiting to make another.
+
+
+def _until(stop: threading.Event, inputs: Iterator[In]) -> Iterator[In]:
+    for value in inputs:
+        if stop.is_set():
+            return
+        yield value
+
+
+def _all_stacks() -> str:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )
