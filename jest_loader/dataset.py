@@ -13,20 +13,20 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from jest_loader.arguments import check_limits, check_parts, check_sizes, check_stateful
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.choice import Chooser
 from jest_loader.ops.noise import fold
 from jest_loader.prefetch import ReadAhead
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
-from jest_loader.selection import JointSelector, UniformSelector
+from jest_loader.selection import JointSelector
 from jest_loader.state import Position
 from jest_loader.super_batch import (
     SuperBatch,
     declared_batch_size,
     num_full_rows,
     num_promised_rows,
-    size_error,
     super_batches,
 )
 from jest_loader.telemetry import Counts
@@ -78,17 +78,17 @@ class JestDataset(IterableDataset[Batch]):
         stall_timeout_s: float | None = 1800.0,
         max_skipped_fraction: float = 0.01,
     ) -> None:
-        _check_parts(source, scorer, selector, materialize)
+        check_parts(source, scorer, selector, materialize)
         self.super_batch_size = whole("super_batch_size", super_batch_size, 1)
         self.sub_batch_size = whole("sub_batch_size", sub_batch_size, 1)
-        _check_sizes(source, self.super_batch_size, self.sub_batch_size)
+        check_sizes(source, self.super_batch_size, self.sub_batch_size)
         self.seed = whole("seed", seed, 0, 2**63 - 1)
         self.source = source
         self.scorer = scorer
         self.selector = selector
         self.materialize = materialize
         self.prefetch = whole("prefetch", prefetch, 0)
-        _check_limits(stall_timeout_s, max_skipped_fraction)
+        check_limits(stall_timeout_s, max_skipped_fraction)
         self.stall_timeout_s = stall_timeout_s
         self.max_skipped_fraction = max_skipped_fraction
         self._reading: ReadAhead[Batch, SuperBatch] | None = None
@@ -163,7 +163,7 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             ValueError: if the source cannot save its state.
         """
-        source = _check_stateful(self.source)
+        source = check_stateful(self.source)
         position = self._delivered
         if self._passes == 0:  # Nothing was read, but the source may have an order of its own.
             position = replace(position, source=source.state_dict())
@@ -176,7 +176,7 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if the state is incomplete, of another version or of another configuration,
                 or the source cannot restore its part.
         """
-        _check_stateful(self.source)
+        check_stateful(self.source)
         position = Position.from_state(state_dict, self._configuration())
         self._supersede()
         self._delivered = position
@@ -218,7 +218,7 @@ class JestDataset(IterableDataset[Batch]):
 
     def _sub_batches(self, position: Position, this_pass: int) -> Iterator[Batch]:
         left = 0
-        for super_batch in self._super_batches():
+        for super_batch in self._super_batches(position):
             if super_batch.num_examples < self.super_batch_size:
                 left = super_batch.num_examples
                 break
@@ -249,9 +249,11 @@ class JestDataset(IterableDataset[Batch]):
             source=self.source.state_dict() if isinstance(self.source, Stateful) else None,
         )
 
-    def _super_batches(self) -> Iterator[SuperBatch]:
+    def _super_batches(self, start: Position) -> Iterator[SuperBatch]:
         # Here and not in the reader's thread: a DataLoader forks its workers now.
         batches = iter(self.source)
+        if start.super_batches == 0 and start.source is not None:
+            batches = _or_again(batches, self.source)
         join = partial(super_batches, source=self.source, size=self.super_batch_size)
         if self.prefetch == 0:
             return join(batches)
@@ -310,61 +312,23 @@ class JestDataset(IterableDataset[Batch]):
         }
 
 
+def _or_again(batches: Iterator[Batch], source: Source) -> Iterator[Batch]:
+    """A pass, or another if it is empty.
+
+    A source whose state was taken at the end of an epoch may first end that: StreamingDataset does.
+    """
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        yield from source
+
+
 def _options(selector: Selector) -> dict[str, Any]:
     if is_dataclass(selector) and not isinstance(selector, type):
         return asdict(selector)
     return {}
-
-
-def _check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:
-    if materialize is not None and not callable(materialize):
-        raise ValueError(f"materialize must be a function or None, got {materialize!r}")
-    if not isinstance(source, Source):
-        raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
-    if not isinstance(selector, Selector) or isinstance(selector, type):
-        raise ValueError(
-            f"selector must be an object with a select method, got {selector!r}; "
-            "use one like JointSelector()"
-        )
-    if scorer is None and not isinstance(selector, UniformSelector):
-        raise ValueError(
-            f"scorer=None goes with UniformSelector only, got {type(selector).__name__}; "
-            "pass a scorer"
-        )
-    if scorer is not None and (not isinstance(scorer, Scorer) or isinstance(scorer, type)):
-        raise ValueError(
-            "scorer must be an object with a score(super_batch) method, "
-            f"got {type(scorer).__name__}; wrap a model as in "
-            "Learnability(LiveLearner(model), reference)"
-        )
-
-
-def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
-    if sub_batch_size > super_batch_size:
-        raise ValueError(
-            "sub_batch_size must be at most super_batch_size, "
-            f"got {sub_batch_size} and {super_batch_size}"
-        )
-    batch_size = declared_batch_size(source)
-    if batch_size is not None and super_batch_size % batch_size != 0:
-        raise ValueError(size_error(super_batch_size, batch_size))
-
-
-def _check_stateful(source: Source) -> Stateful:
-    if not isinstance(source, Stateful):
-        raise ValueError(
-            f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
-            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
-            "source from jest_loader.adapters"
-        )
-    return source
-
-
-def _check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
-    if stall_timeout_s is not None and not stall_timeout_s > 0:
-        raise ValueError(f"stall_timeout_s must be positive or None, got {stall_timeout_s}")
-    if not 0 <= max_skipped_fraction <= 1:
-        raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction}")
 
 
 def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:

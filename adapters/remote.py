@@ -1,0 +1,118 @@
+"""A remote folder of files, fetched one by one into a local one that may have a limit.
+
+Files are fetched by ``streaming``'s downloaders, which know S3, GCS, Azure, OCI, SFTP, Hugging
+Face, Databricks and local paths, and over HTTP by fsspec. A file appears under its name once it is
+whole, so processes may share the local folder, and one that is killed leaves nothing to be trusted.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlparse
+
+_ATTEMPTS = 3
+_TIMEOUT_S = 60.0
+
+
+class RemoteFolder:
+    """The files of ``remote``, as local paths.
+
+    Args:
+        remote: A URL, or the path of a folder.
+        local: The folder that files are fetched into; it is made if need be.
+        limit_bytes: How much room fetched files may take in ``local``; those used longest ago go
+            first. None for no limit.
+
+    Raises:
+        ValueError: if ``limit_bytes`` is not positive.
+    """
+
+    def __init__(self, remote: str, local: Path, limit_bytes: int | None = None) -> None:
+        if limit_bytes is not None and limit_bytes < 1:
+            raise ValueError(f"limit_bytes must be at least 1 or None, got {limit_bytes}")
+        self.remote = remote
+        self.local = local
+        self._limit_bytes = limit_bytes
+        self._sizes: Mapping[str, int] = {}
+
+    def set_sizes(self, sizes: Mapping[str, int]) -> None:
+        """The bytes of each file that may be fetched and dropped again, by name.
+
+        Raises:
+            ValueError: if the largest does not fit the limit.
+        """
+        largest = max(sizes.values(), default=0)
+        if self._limit_bytes is not None and largest > self._limit_bytes:
+            raise ValueError(
+                f"limit_bytes must hold the largest file of {self.remote}, which has {largest} "
+                f"bytes, got {self._limit_bytes}; allow several times as much"
+            )
+        self._sizes = sizes
+
+    def fetch(self, name: str) -> Path:
+        """The file's local path, once it is there.
+
+        Raises:
+            OSError: if it cannot be fetched.
+        """
+        path = self.local / name
+        if path.is_file():
+            os.utime(path)  # It was used now.
+            return path
+        self._make_room(self._sizes.get(name, 0))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            self._download(name, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def drop(self, name: str) -> None:
+        """Let go of the local copy, say because it is damaged."""
+        (self.local / name).unlink(missing_ok=True)
+
+    def _make_room(self, num_bytes: int) -> None:
+        if self._limit_bytes is None:
+            return
+        kept = []
+        for name in self._sizes:
+            try:
+                found = (self.local / name).stat()
+            except FileNotFoundError:
+                continue
+            kept.append((found.st_mtime_ns, name, found.st_size))
+        in_use = sum(size for *_, size in kept)
+        for _, name, size in sorted(kept):
+            if in_use + num_bytes <= self._limit_bytes:
+                return
+            self.drop(name)  # Whoever has it open or mapped keeps it (POSIX).
+            in_use -= size
+
+    def _download(self, name: str, to: Path) -> None:
+        from streaming.base.util import retry
+
+        source = f"{self.remote.rstrip('/')}/{name}"
+        download = _over_http if urlparse(source).scheme in ("http", "https") else _by_streaming
+        try:
+            retry(num_attempts=_ATTEMPTS)(lambda: download(source, to))()
+        except Exception as error:  # Each store's client raises exceptions of its own.
+            raise OSError(
+                f"{source} cannot be fetched after {_ATTEMPTS} attempts: {error!r}; check the "
+                "address, the credentials and the network"
+            ) from error
+
+
+def _by_streaming(source: str, to: Path) -> None:
+    from streaming.base.storage.download import CloudDownloader
+
+    CloudDownloader.direct_download(source, str(to), _TIMEOUT_S)
+
+
+def _over_http(source: str, to: Path) -> None:
+    import fsspec
+
+    with fsspec.open(source, "rb") as remote, to.open("wb") as local:
+        shutil.copyfileobj(remote, local)
