@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -184,6 +185,36 @@ def test_nothing_starts_before_the_first_next():
     assert not readers()
     next(batches)
     batches.close()
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_memory_is_bounded_by_the_super_batches_read_ahead(prefetch):
+    """And by the sub-batch that was decoded: here as large as a super-batch is encoded."""
+    row_bytes, super_batch_bytes = 25_000, 40 * 25_000
+
+    class Encoded:
+        def __iter__(self):
+            for batch in numbered_batches(60, 20):
+                yield {**batch, "jpg": [bytes(row_bytes) for _ in range(20)]}
+
+    def decode(batch):
+        return batch["number"], torch.zeros(len(batch["jpg"]), 5 * row_bytes, dtype=torch.uint8)
+
+    dataset = make(
+        Encoded(), super_batch_size=40, sub_batch_size=8, materialize=decode, prefetch=prefetch
+    )
+    peak = 0
+    tracemalloc.start()
+    try:
+        for number, decoded in dataset:
+            decoded.add_(1)
+            time.sleep(0.005)  # The reader gets as far ahead as it may.
+            peak = max(peak, tracemalloc.get_traced_memory()[1])
+            del number, decoded
+    finally:
+        tracemalloc.stop()
+    # A source's next batch, half a super-batch here, is made before the last one is let go.
+    assert peak < (prefetch + 1 + 0.6) * super_batch_bytes
 
 
 def test_a_consumer_that_is_slower_than_the_reader_does_not_wait():
