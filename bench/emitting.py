@@ -1,0 +1,234 @@
+"""How many chosen examples a second: reading super-batches, choosing, decoding what was chosen.
+
+Regime: synthetic JPEGs of 256 x 256 (20 KB) or 640 x 480 (58 KB) with a caption and two 512-d fp16
+embeddings, in MDS shards, in the page cache. Sub-batches of 512 are emitted, decoded and resized to
+224, from super-batches 5 or 10 times as large, by a scorer that costs next to nothing: this
+measures the loading, not the models. One process; examples emitted per second of its CPU time, all
+threads together. Every form reads the same shards in one run, since only ratios carry over.
+
+    PYTHONPATH=. OMP_NUM_THREADS=1 python bench/emitting.py > bench/results/emitting_cpu.txt
+
+Forms:
+
+- floor: batches of 512 read and decoded by ours, nothing selected. What training without selection
+  costs.
+- cached: the scorer reads embeddings; only the chosen are decoded.
+- low resolution: the scorer sees all candidates, decoded at a quarter of the 256 pixels by the
+  JPEG's own scaling; the chosen are decoded in full.
+- usual: StreamingDataset reads and Pillow decodes all candidates, then most are dropped. Usual,
+  fast: with our decoder.
+- DataLoader, StreamingDataLoader: plain batches of 512 in the main process, with our decoder.
+
+The last line of the output is one JSON document.
+"""
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from decoding import by_pillow, jpeg
+from harness import environment
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from jest_loader import ExampleScores, IndependentSelector, JestDataset
+from jest_loader.adapters.images import DecodeImages
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.pack import write_mds
+
+SIZE, SUB_BATCH, NUM_PHOTOS = 224, 512, 100
+COLUMNS = {
+    "jpg": "bytes",  # What "jpeg" columns hold, StreamingDataset would open with Pillow at once.
+    "caption": "str",
+    "image": "ndarray:float16:512",
+    "text": "ndarray:float16:512",
+}
+Form = Callable[[], Iterable[Any]]
+
+
+def main() -> None:
+    """Emit from the same shards in every way."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_240)
+    parser.add_argument("--sub-batch", type=int, default=SUB_BATCH)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each form")
+    parser.add_argument("--smoke", action="store_true", help="few rows, for a moment")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rows, arguments.sub_batch, arguments.seconds = 320, 16, 0.1
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width, height in ((256, 256), (640, 480)):
+            path = Path(folder) / f"{width}"
+            mean_bytes = write(path, width, height, arguments.rows)
+            print(f"{width} x {height}, {mean_bytes} bytes")
+            found = measure(path, arguments.sub_batch, arguments.seconds)
+            for name, form in found.items():
+                print(f"  {name:22s} {describe(form, found)}", flush=True)
+            results.append({"width": width, "height": height, "bytes": mean_bytes, "forms": found})
+    print(json.dumps({"environment": environment(), **vars(arguments), "results": results}))
+
+
+def write(path: Path, width: int, height: int, num_rows: int) -> int:
+    """Pack the rows; the mean size of a JPEG."""
+    photos = [jpeg(width, height, seed) for seed in range(NUM_PHOTOS)]
+    random = np.random.default_rng(0)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in range(num_rows):
+            image, text = random.standard_normal((2, 512)).astype(np.float16)
+            caption = f"a picture of something, number {row}"
+            yield {
+                "jpg": photos[row % NUM_PHOTOS],
+                "caption": caption,
+                "image": image,
+                "text": text,
+            }
+
+    write_mds(path, COLUMNS, rows())
+    return sum(map(len, photos)) // NUM_PHOTOS
+
+
+def measure(path: Path, sub_batch: int, seconds: float) -> dict[str, Any]:
+    """Examples emitted per second of CPU time, and of a clock, by each form."""
+    found = {}
+    for name, form in forms_of(path, sub_batch).items():
+        batches = iter(form())
+        next(batches)  # What happens once is not counted: imports, threads, the first super-batch.
+        emitted, cpu, clock = 0, time.process_time(), time.perf_counter()
+        while time.perf_counter() - clock < seconds:
+            emitted += len(next(batches)["jpg"])
+        cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+        found[name] = {"per_cpu_s": emitted / cpu, "per_s": emitted / clock, "emitted": emitted}
+        if hasattr(batches, "close"):
+            batches.close()
+    return found
+
+
+def forms_of(path: Path, size: int) -> dict[str, Form]:
+    """Each form as endless batches, without a thread that reads ahead: CPU time is what counts."""
+    full = DecodeImages("jpg", SIZE)
+    small = DecodeImages("jpg", 64, out_column="small", fast_scaling=True)
+
+    def source(num_rows: int = size) -> MdsSource:
+        return MdsSource(path, batch_size=num_rows)
+
+    def selected(scorer: Any, ratio: int, **options: Any) -> Form:
+        return lambda: over_and_over(
+            JestDataset(
+                source(size * ratio),
+                scorer,
+                IndependentSelector(),
+                super_batch_size=size * ratio,
+                sub_batch_size=size,
+                **options,
+            )
+        )
+
+    def usual(ratio: int, decode: Any) -> Form:
+        batches = streaming_loader(path, size * ratio)
+        return lambda: (decode(b, slice(size)) for b in over_and_over(batches))
+
+    forms: dict[str, Form] = {
+        "floor": lambda: (full(batch) for batch in over_and_over(source())),
+        "DataLoader": lambda: (full(batch) for batch in over_and_over(map_loader(path, size))),
+        "StreamingDataLoader": lambda: (
+            full(batch) for batch in over_and_over(streaming_loader(path, size))
+        ),
+    }
+    for ratio in (5, 10):
+        forms |= {
+            f"cached, {ratio} x": selected(Cached(), ratio, materialize=full),
+            f"low resolution, {ratio} x": selected(Seen(small), ratio, materialize=full),
+            f"usual, fast, {ratio} x": usual(ratio, lambda b, rows: {"jpg": full(b)["jpg"][rows]}),
+            f"usual, {ratio} x": usual(ratio, pillow_all),
+        }
+    return forms
+
+
+class Cached:
+    """Scores by stored embeddings: image and text of a pair, nothing joint."""
+
+    def score(self, super_batch: dict[str, Any]) -> ExampleScores:
+        """One number per candidate."""
+        image, text = (super_batch[side].astype(np.float32) for side in ("image", "text"))
+        return ExampleScores(torch.from_numpy(np.einsum("ij,ij->i", image, text)) / 512)
+
+
+class Seen:
+    """Scores by small pixels."""
+
+    def __init__(self, decode: DecodeImages) -> None:
+        self._decode = decode
+
+    def score(self, super_batch: dict[str, Any]) -> ExampleScores:
+        """One number per candidate: the brightness of one pixel."""
+        return ExampleScores(self._decode(super_batch)["small"][:, 0, 32, 32].float() / 255)
+
+
+class Rows(Dataset[dict[str, Any]]):
+    """The rows of shards by number, as a ``Dataset`` that people write themselves."""
+
+    def __init__(self, path: Path) -> None:
+        from streaming import StreamingDataset
+
+        self._rows = StreamingDataset(local=str(path), batch_size=1)
+
+    def __len__(self) -> int:
+        return int(self._rows.num_samples)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self._rows[row]
+
+
+def map_loader(path: Path, size: int) -> DataLoader[Any]:
+    """A torch DataLoader over rows by number."""
+    return DataLoader(Rows(path), size, shuffle=True, drop_last=True, collate_fn=collate)
+
+
+def streaming_loader(path: Path, size: int) -> DataLoader[Any]:
+    """MosaicML's own."""
+    from streaming import StreamingDataLoader, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    clean_stale_shared_memory()
+    dataset = StreamingDataset(local=str(path), batch_size=size, shuffle=True)
+    return StreamingDataLoader(dataset, batch_size=size, drop_last=True, collate_fn=collate)
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Columns of rows; images as they are read."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def pillow_all(batch: dict[str, Any], chosen: slice) -> dict[str, Any]:
+    """Every image decoded by Pillow, one after the other; those chosen kept."""
+    images = (Image.open(io.BytesIO(encoded)).convert("RGB") for encoded in batch["jpg"])
+    decoded = [by_pillow(image, SIZE) for image in images]
+    return {"jpg": torch.stack(decoded[chosen])}
+
+
+def over_and_over(batches: Iterable[Any]) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from batches
+
+
+def describe(form: dict[str, Any], forms: dict[str, Any]) -> str:
+    """One line of the table."""
+    rate = form["per_cpu_s"]
+    parts = [f"{rate:8.0f} /CPU-s  {form['per_s']:8.0f} /s"]
+    parts.append(f"{rate / forms['floor']['per_cpu_s']:5.2f} x floor")
+    return "  ".join(parts)
+
+
+if __name__ == "__main__":
+    main()
