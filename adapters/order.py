@@ -19,7 +19,23 @@ from numpy.typing import NDArray
 
 Int64Array = NDArray[np.int64]
 
-_BLOCK_STREAM = 0  # shuffles the blocks; window w shuffles its rows with stream w + 1
+# Words of the counter that keep uses apart: the blocks' order is the use 0 with number 0, the rows
+# of window w that with number w + 1, and part p chooses what it repeats in use 1 with number p.
+_ORDER, _REPEATED = 0, 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive blocks of which an epoch has as many rows as it should: a stream among several.
+
+    Args:
+        num_blocks: How many blocks.
+        epoch_rows: Rows in an epoch. Where that is no multiple of the rows there are, all are
+            repeated as often as they can, and different blocks once more in each epoch.
+    """
+
+    num_blocks: int
+    epoch_rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +44,18 @@ class Window:
 
     Args:
         number: Place of the window in the epoch, from 0.
-        blocks: Int64 [blocks], the blocks it holds, in the order drawn.
+        blocks: Int64 [blocks], the blocks it holds, in the order drawn; one may come twice where
+            parts are repeated.
+        rows: Int64 [blocks], how many rows of each it holds: all but of a block cut short.
+        firsts: Int64 [blocks], the first row of each that it holds; after the last comes row 0.
         start: Place of its first row in the epoch.
         stop: One past the place of its last row.
     """
 
     number: int
     blocks: Int64Array
+    rows: Int64Array
+    firsts: Int64Array
     start: int
     stop: int
 
@@ -49,44 +70,83 @@ class BlockOrder:
         window_rows: The least number of rows a window holds, if there are so many; it holds fewer
             than twice that, rounded up to whole blocks.
         seed: Any number from 0 to 2**64 - 1.
+        parts: What an epoch has of which blocks, all of them in order; None for every row once.
     """
 
     block_rows: Int64Array
     shuffle: bool
     window_rows: int
     seed: int
+    parts: tuple[Part, ...] | None = None
 
     @cached_property
     def num_rows(self) -> int:
         """Rows in an epoch."""
-        return int(self.block_rows.sum())
+        if self.parts is None:
+            return int(self.block_rows.sum())
+        return sum(part.epoch_rows for part in self.parts)
 
     def windows(self, epoch: int) -> list[Window]:
-        """The windows of an epoch, first to last, which hold every block once."""
-        num_blocks = len(self.block_rows)
+        """The windows of an epoch, first to last."""
+        blocks, rows, firsts = self._pieces(epoch)
         if self.shuffle:
-            blocks = self._permutation(epoch, _BLOCK_STREAM, num_blocks)
-        else:
-            blocks = np.arange(num_blocks)
-        ends = self.block_rows[blocks].cumsum()
+            order = self._permutation(epoch, (_ORDER, 0), len(blocks))
+            blocks, rows, firsts = blocks[order], rows[order], firsts[order]
+        ends = rows.cumsum()
         lasts = self._lasts(ends.tolist())
-        firsts = [0, *lasts[:-1]]
+        starts = [0, *lasts[:-1]]
         return [
             Window(
                 number,
                 blocks[first:last],
+                rows[first:last],
+                firsts[first:last],
                 int(ends[first - 1]) if first else 0,
                 int(ends[last - 1]),
             )
-            for number, (first, last) in enumerate(zip(firsts, lasts, strict=True))
+            for number, (first, last) in enumerate(zip(starts, lasts, strict=True))
         ]
 
     def rows(self, epoch: int, window: Window) -> Int64Array:
-        """Int64 [rows]: the window's rows in delivery order, indices into its blocks end to end."""
+        """Int64 [rows]: the window's rows in delivery order, indices into its pieces end to end."""
         num_rows = window.stop - window.start
         if not self.shuffle:
             return np.arange(num_rows)
-        return self._permutation(epoch, window.number + 1, num_rows)
+        return self._permutation(epoch, (_ORDER, window.number + 1), num_rows)
+
+    def _pieces(self, epoch: int) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """What an epoch holds: blocks, how many rows of each, and the first of them."""
+        if self.parts is None:
+            blocks = np.arange(len(self.block_rows))
+            return blocks, self.block_rows, np.zeros_like(blocks)
+        pieces = []
+        first_block = 0
+        for number, part in enumerate(self.parts):
+            blocks = np.arange(first_block, first_block + part.num_blocks)
+            pieces.append(self._repeated(epoch, number, blocks, part.epoch_rows))
+            first_block += part.num_blocks
+        blocks, rows, firsts = (np.concatenate(found) for found in zip(*pieces, strict=True))
+        return blocks, rows, firsts
+
+    def _repeated(
+        self, epoch: int, number: int, blocks: Int64Array, num_rows: int
+    ) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Some of ``blocks``, each as often as ``num_rows`` ask for; the last is cut short."""
+        times, left = divmod(num_rows, int(self.block_rows[blocks].sum()))
+        once_more = blocks
+        if self.shuffle:
+            once_more = blocks[self._permutation(epoch, (_REPEATED, number), len(blocks))]
+        ends = self.block_rows[once_more].cumsum()
+        once_more = once_more[: np.searchsorted(ends, left) + 1] if left else once_more[:0]
+        chosen = np.concatenate([np.tile(blocks, times), once_more])
+        rows = self.block_rows[chosen]
+        firsts = np.zeros_like(rows)
+        if left:
+            whole = rows[-1]
+            rows[-1] -= int(self.block_rows[once_more].sum()) - left
+            if self.shuffle:  # Else the last rows of a block would seldom be among those left.
+                firsts[-1] = epoch * rows[-1] % whole
+        return chosen, rows, firsts
 
     def _lasts(self, ends: list[int]) -> list[int]:
         """One past the last block of each window, given where each block ends in the epoch."""
@@ -101,10 +161,11 @@ class BlockOrder:
         # nothing.
         return [*lasts[:-1], len(ends)]
 
-    def _permutation(self, epoch: int, stream: int, size: int) -> Int64Array:
+    def _permutation(self, epoch: int, use: tuple[int, int], size: int) -> Int64Array:
         # Lists with large seeds would go by way of float64.
         key = np.array([self.seed, epoch], dtype=np.uint64)
-        # The stream number stands in a word of the counter that drawing never reaches.
-        counter = np.array([0, stream, 0, 0], dtype=np.uint64)
+        # The use stands in words of the counter that drawing never reaches.
+        kind, number = use
+        counter = np.array([0, number, kind, 0], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=counter)
         return np.argsort(words.random_raw(size), kind="stable")
