@@ -140,17 +140,16 @@ class DecodeImages:
         return decode(encoded, self.mode, self.decoder, scale_to=scale_to)
 
     def _squares(self, encoded: Sequence[Any]) -> Tensor:
-        # New memory for each batch, since the last one may still be in use.
-        shape = (len(encoded), len(self.mode), self.size, self.size)
-        images = torch.empty(shape, dtype=torch.uint8, device="cpu")
-        rows = images.numpy()
+        # New memory for each batch, since the last one may still be in use; from NumPy, which asks
+        # for huge pages: the faults of small ones took a tenth of the time.
+        rows = np.empty((len(encoded), len(self.mode), self.size, self.size), np.uint8)
 
         def fill(row: int) -> None:
             # NumPy copies in this thread; torch would start threads for it.
             np.copyto(rows[row], _square(self._decode(encoded[row]), self.size))
 
         self._for_each_row(fill, len(encoded))
-        return images
+        return torch.from_numpy(rows)
 
     def _transformed(self, encoded: Sequence[Any]) -> Tensor:
         from PIL import Image
