@@ -8,7 +8,6 @@ when they are used.
 import io
 import struct
 import threading
-import zlib
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -103,19 +102,17 @@ def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | Non
         raise
     except UnidentifiedImageError as error:  # Its own words are the address of a buffer.
         raise BadImageError(f"the image cannot be read as {', '.join(FORMATS)}") from error
-    # What Pillow's readers raise for broken bytes (and its warnings, where they are errors).
+    # What Pillow's readers raise for broken bytes, and its warnings where they are errors.
     except (
         Image.DecompressionBombError,
         EOFError,
         IndexError,
         OSError,
-        OverflowError,
         SyntaxError,
         TypeError,
         ValueError,
         Warning,
         struct.error,
-        zlib.error,
     ) as error:
         raise BadImageError(f"the image cannot be decoded: {error}") from error
 

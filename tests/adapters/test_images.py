@@ -138,9 +138,12 @@ def test_decoders_agree_to_the_bit(mode, scale_to):
 @needs_simplejpeg
 def test_plain_jpegs_never_reach_pillow(monkeypatch):
     monkeypatch.setattr(Image, "open", None)
-    plain = [FILES[name] for name in ("jpeg", "progressive", "grey jpeg", "trailing bytes")]
-    images = DecodeImages("jpg", 40, decoder="simplejpeg", num_threads=1)({"jpg": plain})
-    assert images["jpg"].shape == (4, 3, 40, 40)
+    # From small to large, in threads that have decoded nothing yet.
+    names = ["one pixel", "grey jpeg", "trailing bytes", "progressive", "jpeg"]
+    images = DecodeImages("jpg", 40, decoder="simplejpeg", num_threads=2)(
+        {"jpg": [FILES[name] for name in names]}
+    )
+    assert images["jpg"].shape == (5, 3, 40, 40)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -214,6 +217,13 @@ def test_columns_may_be_tuples_object_arrays_or_empty():
     assert DecodeImages("jpg", 24)({"jpg": []})["jpg"].shape == (0, 3, 24, 24)
 
 
+def with_shorter_chunk(png):
+    """Says of the pixels' chunk that it is shorter than it is."""
+    start = png.index(b"IDAT") - 4
+    length = int.from_bytes(png[start : start + 4])
+    return png[:start] + (length - 64).to_bytes(4) + png[start + 4 :]
+
+
 JPEG = FILES["jpeg"]
 BAD = {
     "half": (JPEG[: len(JPEG) // 2], "truncated"),
@@ -221,6 +231,7 @@ BAD = {
     "without the last bytes": (JPEG[:-20], "truncated"),
     "head only": (JPEG[:300], "Truncated File Read"),
     "half png": (FILES["png"][: len(FILES["png"]) // 2], "truncated"),
+    "chunk of another length": (with_shorter_chunk(FILES["png"]), "broken PNG file"),
     "half webp": (FILES["webp"][: len(FILES["webp"]) // 2], "decode"),
     "empty": (b"", "at least one byte"),
     "text": (b"no image at all", "read as JPEG, PNG, WEBP"),
