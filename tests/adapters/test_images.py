@@ -5,11 +5,13 @@ import io
 import multiprocessing
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -348,18 +350,39 @@ def test_transform_gets_upright_images(decoder):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_transform_may_keep_the_image(decoder, mode):
-    rows = [file(photo(64, 64, seed)) for seed in range(20)]
-    keep = DecodeImages("jpg", mode=mode, decoder=decoder, transform=_pixels, num_threads=2)
-    for row, pixels in zip(rows, keep({"jpg": rows})["jpg"], strict=True):
-        np.testing.assert_array_equal(pixels, decode(row, mode, "pillow").squeeze())
+    rows, kept = [file(photo(64, 64, seed)) for seed in range(5)], []
+
+    def keep(image):
+        kept.append(image)
+        return torch.zeros(1)
+
+    DecodeImages("jpg", mode=mode, decoder=decoder, transform=keep, num_threads=1)({"jpg": rows})
+    for row, image in zip(rows, kept, strict=True):
+        np.testing.assert_array_equal(image, decode(row, mode, "pillow").squeeze())
 
 
-def _pixels(image):
-    return (
-        torch.frombuffer(np.array(image), dtype=torch.uint8)
-        .reshape(image.height, image.width, -1)
-        .squeeze(-1)
-    )
+def test_one_thread_is_the_callers():
+    threads = set()
+
+    def note(image):
+        threads.add(threading.current_thread())
+        return torch.zeros(1)
+
+    DecodeImages("jpg", transform=note, num_threads=1)({"jpg": [FILES["jpeg"]] * 20})
+    assert threads == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("kind", [EOFError, IndexError, TypeError, struct.error, UserWarning])
+def test_whatever_a_reader_says_of_broken_bytes(kind, monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=kind("odd bytes")))
+    with pytest.raises(BadSamplesError, match="cannot be decoded: odd bytes"):
+        DecodeImages("jpg", num_threads=1)({"jpg": [FILES["png"]]})
+
+
+def test_running_out_of_memory_is_no_bad_image(monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        DecodeImages("jpg", num_threads=2)({"jpg": [FILES["png"]]})
 
 
 def test_transform_with_fast_scaling_gets_small_images():
@@ -482,7 +505,7 @@ def test_goes_on_in_another_process(method):
     images = decode_images(batch)["jpg"]
     context = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
-    process = context.Process(target=_decode_into, args=(queue, decode_images, batch))
+    process = context.Process(target=_decode_into, args=(queue, decode_images, batch), daemon=True)
     process.start()
     process.join(60)
     assert process.exitcode == 0
