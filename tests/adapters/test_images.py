@@ -265,7 +265,7 @@ def test_bad_rows_are_named_together(decoder, num_threads, fast_scaling):
 @needs_simplejpeg
 @pytest.mark.parametrize("name", ["jpeg", "progressive"])
 def test_lost_data_before_an_end_marker_is_bad(name):
-    """Pillow, OpenCV, torchvision and torchcodec all fill these with grey and say nothing."""
+    """Pillow, OpenCV, torchvision and torchcodec all fill these with grey and return them."""
     cut = FILES[name][: len(FILES[name]) // 2] + b"\xff\xd9"
     with pytest.raises(BadSamplesError, match="premature end of data segment"):
         DecodeImages("jpg", 40, decoder="simplejpeg")({"jpg": [cut]})
