@@ -17,6 +17,7 @@ HEAVY = {
     "lightning",
     "matplotlib",
     "open_clip",
+    "simplejpeg",
     "streaming",
     "torchdata",
     "torchvision",
@@ -59,7 +60,13 @@ def test_import_adds_little_to_torch() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["jest_loader", "jest_loader.testing", "jest_loader.adapters.mds", "jest_loader.adapters.zarr"],
+    [
+        "jest_loader",
+        "jest_loader.testing",
+        "jest_loader.adapters.images",
+        "jest_loader.adapters.mds",
+        "jest_loader.adapters.zarr",
+    ],
 )
 def test_import_brings_nothing_heavy(module: str) -> None:
     _, added = probe(module)

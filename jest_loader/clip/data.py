@@ -3,21 +3,19 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.adapters.decoders import flat
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.tokenizer import HashTokenizer
 from jest_loader.clip.towers import ModelConfig
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 ShardSource = MdsSource | ZarrSource
 
@@ -110,20 +108,8 @@ class Prepare:
         size = (self._model.image_size, self._model.image_size)
         with Image.open(io.BytesIO(encoded)) as opened:
             upright = ImageOps.exif_transpose(opened)
-            image = ImageOps.fit(_flat(upright).convert(mode), size, Image.Resampling.BICUBIC)
+            image = ImageOps.fit(flat(upright).convert(mode), size, Image.Resampling.BICUBIC)
         return np.asarray(image)
-
-
-def _flat(image: "Image.Image") -> "Image.Image":
-    """Eight bits a channel, and what is transparent on white: ``convert`` alone clips and drops."""
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image.convert("RGBA"))
-    return image
 
 
 class PreparedSource:

@@ -1,0 +1,220 @@
+"""One encoded image to pixels: by Pillow, and by simplejpeg where that gives the same pixels.
+
+Pillow is the specification. simplejpeg decodes plain JPEGs in little more than half of the time, to
+the bit the same; PNG, WebP, CMYK and whatever it does not know go to Pillow. Both are imported
+when they are used.
+"""
+
+import io
+import struct
+import threading
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+Decoder = Literal["simplejpeg", "pillow"]
+Mode = Literal["RGB", "L"]
+Pixels = NDArray[np.uint8]
+"""[height, width, channels]."""
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""All that is read: others (EPS, say) would let a data set start programs."""
+
+_ORIENTATION = 0x0112
+# Where the orientation may stand, in EXIF or in XMP. Few images of a data set have either.
+_TURNED = (b"Exif\0\0", b"tiff:Orientation")
+# What libjpeg says when it invents pixels. Its other complaints lose nothing.
+_LOST = ("premature end of data segment", "bad Huffman code", "bad arithmetic code", "of RST")
+# Larger images are rare, and their memory is not kept.
+_MAX_SCRATCH_BYTES = 1 << 24
+
+_local = threading.local()
+
+
+class BadImageError(ValueError):
+    """An image that cannot be decoded; says why."""
+
+
+def choose_decoder(decoder: str) -> Decoder:
+    """The decoder to use: ``"auto"`` is simplejpeg where it is installed, Pillow elsewhere.
+
+    Raises:
+        ValueError: if there is none of this name, or it is not installed.
+    """
+    names = ("auto", *get_args(Decoder))
+    if decoder not in names:
+        raise ValueError(f"decoder must be one of {', '.join(names)}, got {decoder!r}")
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "images are decoded with Pillow, which is not installed; pip install pillow simplejpeg"
+        ) from error
+    if decoder == "pillow":
+        return "pillow"
+    try:
+        import simplejpeg  # noqa: F401
+    except ImportError as error:
+        if decoder == "auto":
+            return "pillow"
+        raise ValueError(
+            f"decoder={decoder!r} needs a package that is not installed; pip install simplejpeg, "
+            "or use decoder='auto'"
+        ) from error
+    return "simplejpeg"
+
+
+def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | None = None) -> Pixels:
+    """The image upright, 8 bits a channel, what is transparent on white.
+
+    Args:
+        encoded: A JPEG, PNG or WebP (of an animation the first frame), as bytes, bytearray or
+            memoryview.
+        mode: ``"RGB"``, or ``"L"`` for grey: of a JPEG the luma that it stores.
+        decoder: One that is installed.
+        scale_to: Decode a JPEG at 1/2, 1/4 or 1/8, the smallest that leaves its shorter side at
+            least this long in pixels; None for its own size.
+
+    Returns:
+        uint8 [height, width, channels]. With simplejpeg it may lie in a buffer that this thread's
+        next call writes to.
+
+    Raises:
+        BadImageError: if it cannot be decoded, in whole.
+    """
+    if not isinstance(encoded, bytes | bytearray | memoryview):
+        raise BadImageError(f"an encoded image must be bytes, got {type(encoded).__name__}")
+    if len(encoded) == 0:
+        raise BadImageError("an encoded image must have at least one byte, got none")
+    from PIL import Image, UnidentifiedImageError
+
+    content = bytes(encoded)  # No copy where it is bytes already.
+    try:
+        pixels = None
+        if decoder == "simplejpeg" and content.startswith(b"\xff\xd8"):
+            pixels = _simplejpeg(content, mode, scale_to)
+        return _pillow(content, mode, scale_to) if pixels is None else pixels
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:  # Its own words are the address of a buffer.
+        raise BadImageError(f"the image cannot be read as {', '.join(FORMATS)}") from error
+    # What Pillow's readers raise for broken bytes, and its warnings where they are errors.
+    except (
+        Image.DecompressionBombError,
+        EOFError,
+        IndexError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        Warning,
+        struct.error,
+    ) as error:
+        raise BadImageError(f"the image cannot be decoded: {error}") from error
+
+
+def flat(image: "Image.Image") -> "Image.Image":
+    """Eight bits a channel, and what is transparent on white: ``convert`` alone clips and drops."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits: "I;16", or "I" in older Pillow.
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA"))
+    return image
+
+
+def _pillow(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels:
+    with _open(encoded) as image:
+        if image.format in ("JPEG", "MPO"):
+            factor = _factor(image.size, scale_to)
+            # A size a factor's worth smaller makes Pillow choose this factor; None makes it 1.
+            size = (image.width // factor, image.height // factor) if factor > 1 else None
+            image.draft(mode, size)
+        # A copy, since Pillow's own memory is read-only, which torch warns of.
+        pixels = np.array(flat(image).convert(mode))
+        return _upright(pixels.reshape(*pixels.shape[:2], len(mode)), _orientation(image))
+
+
+def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels | None:
+    """The pixels, or None where Pillow must decode or find out what is wrong."""
+    import simplejpeg
+
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
+    except ValueError:
+        return None
+    if colors not in ("YCbCr", "Gray") or _is_huge(width * height):
+        return None
+    factor = _factor((width, height), scale_to)
+    height, width = (-(-side // factor) for side in (height, width))
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            encoded,
+            colorspace="GRAY" if mode == "L" else "RGB",
+            min_height=height,
+            min_width=width,
+            buffer=_scratch(height * width * len(mode)),
+        )
+    except ValueError as error:
+        if any(words in str(error) for words in _LOST):
+            raise BadImageError(f"the image cannot be decoded: {error}") from error
+        return None
+    if any(mark in encoded for mark in _TURNED):
+        with _open(encoded) as image:
+            pixels = _upright(pixels, _orientation(image))
+    return pixels
+
+
+def _open(encoded: bytes) -> "ImageFile.ImageFile":
+    # Naming the formats keeps Pillow from importing their readers itself.
+    from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
+def _is_huge(num_pixels: int) -> bool:
+    """Whether Pillow has something to say to it: a warning, or an error if it is twice as large."""
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS
+
+
+def _factor(size: tuple[int, int], scale_to: int | None) -> int:
+    # The sizes between, 7/8 to 3/8, take longer to decode than the next larger one here.
+    if scale_to is None:
+        return 1
+    return next((factor for factor in (8, 4, 2) if min(size) // factor >= scale_to), 1)
+
+
+def _orientation(image: "Image.Image") -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error, Warning):
+        return 1  # Broken EXIF says nothing; the pixels are whole.
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """A view turned and mirrored by EXIF's orientation."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _scratch(num_bytes: int) -> Pixels:
+    """Memory that is this thread's until its next call: new pages cost a quarter of a decode."""
+    buffer: Pixels | None = getattr(_local, "buffer", None)
+    if buffer is None or buffer.size < num_bytes:
+        buffer = np.empty(num_bytes, np.uint8)
+        if num_bytes <= _MAX_SCRATCH_BYTES:
+            _local.buffer = buffer
+    return buffer
