@@ -15,8 +15,8 @@ Forms:
 - cached: the scorer reads embeddings; only the chosen are decoded.
 - low resolution: the scorer sees all candidates, decoded at a quarter of the 256 pixels by the
   JPEG's own scaling; the chosen are decoded in full.
-- usual: StreamingDataset reads and Pillow decodes all candidates, then most are dropped. Usual,
-  fast: with our decoder.
+- usual: StreamingDataset reads all candidates, and all are decoded by Pillow and transformed as
+  open_clip does; then most are dropped. Usual, fast: with our decoder.
 - DataLoader, StreamingDataLoader: plain batches of 512 in the main process, with our decoder.
 
 The last line of the output is one JSON document.
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from decoding import by_pillow, jpeg
+from decoding import jpeg
 from harness import environment
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -50,6 +50,8 @@ COLUMNS = {
     "image": "ndarray:float16:512",
     "text": "ndarray:float16:512",
 }
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 Form = Callable[[], Iterable[Any]]
 
 
@@ -209,10 +211,21 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def open_clip_transform(image: Image.Image) -> torch.Tensor:
+    """What open_clip's evaluation transform does: resize, cut, to floats, normalize."""
+    scale = SIZE / min(image.size)
+    width, height = (max(SIZE, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    image = image.crop((left, top, left + SIZE, top + SIZE)).convert("RGB")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+    return pixels.sub_(MEAN[:, None, None]).div_(STD[:, None, None])
+
+
 def pillow_all(batch: dict[str, Any], chosen: slice) -> dict[str, Any]:
-    """Every image decoded by Pillow, one after the other; those chosen kept."""
-    images = (Image.open(io.BytesIO(encoded)).convert("RGB") for encoded in batch["jpg"])
-    decoded = [by_pillow(image, SIZE) for image in images]
+    """Every image decoded and transformed by Pillow, one after the other; those chosen kept."""
+    images = (Image.open(io.BytesIO(encoded)) for encoded in batch["jpg"])
+    decoded = [open_clip_transform(image) for image in images]
     return {"jpg": torch.stack(decoded[chosen])}
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jest_loader.adapters.order import BlockOrder, Window
+from jest_loader.adapters.order import BlockOrder, Part, Window
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])
 
@@ -13,8 +13,12 @@ def delivered(order: BlockOrder, epoch: int) -> list[int]:
     first = order.block_rows.cumsum() - order.block_rows
     places: list[int] = []
     for window in order.windows(epoch):
+        pieces = zip(window.blocks, window.rows, window.firsts, strict=True)
         stored = np.concatenate(
-            [first[block] + np.arange(order.block_rows[block]) for block in window.blocks]
+            [
+                first[block] + (start + np.arange(rows)) % order.block_rows[block]
+                for block, rows, start in pieces
+            ]
         )
         assert window.start == len(places)
         places += stored[order.rows(epoch, window)].tolist()
@@ -44,6 +48,40 @@ def test_every_row_once_and_windows_of_the_size_asked_for(
         rows = window.stop - window.start
         assert rows >= min(window_rows, sum(sizes))
         assert rows < 2 * window_rows + 2 * max(sizes)
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=4),
+    shares=st.lists(st.floats(0, 3.5), min_size=4, max_size=4),
+    shuffle=st.booleans(),
+    window_rows=st.integers(1, 60),
+    epoch=st.integers(0, 5),
+)
+@settings(max_examples=100, deadline=None)
+def test_parts_are_repeated_as_often_as_asked_for(
+    sizes: list[list[int]], shares: list[float], shuffle: bool, window_rows: int, epoch: int
+) -> None:
+    parts = tuple(
+        Part(len(part), round(share * sum(part)))
+        for part, share in zip(sizes, shares, strict=False)
+    )
+    order = BlockOrder(np.concatenate(sizes), shuffle, window_rows, 7, parts)
+    places = delivered(order, epoch) if order.num_rows else []
+    assert len(places) == order.num_rows
+    first = 0
+    for part, rows in zip(parts, map(sum, sizes), strict=True):
+        times = np.bincount([p - first for p in places if first <= p < first + rows], None, rows)
+        assert times.sum() == part.epoch_rows
+        assert set(times.tolist()) <= {part.epoch_rows // rows, -(-part.epoch_rows // rows)}
+        first += rows
+
+
+def test_what_is_repeated_changes_from_epoch_to_epoch_and_leaves_nothing_out() -> None:
+    order = BlockOrder(SIZES, True, 8, 3, (Part(7, 10),))
+    epochs = [delivered(order, epoch) for epoch in range(60)]
+    assert len({tuple(sorted(places)) for places in epochs}) > 20
+    times = np.bincount(np.concatenate(epochs), None, SIZES.sum())
+    assert times.min() > 0.3 * times.mean()
 
 
 def test_order_depends_on_seed_and_epoch() -> None:
