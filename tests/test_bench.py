@@ -15,12 +15,14 @@ SHORT = {
     "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
     "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
     "selection": ["--smoke"],
+    "reading": ["--smoke"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
+HELPERS = {"harness", "reading_data"}
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, "harness"}
+    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, *HELPERS}
 
 
 @pytest.fixture(scope="module")
