@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jest_loader.adapters.columns import Columns, join, take
+from jest_loader.adapters.columns import Columns, Rows, Scratch, join
 from jest_loader.adapters.order import BlockOrder, Int64Array, Window
 from jest_loader.checks import whole
 
@@ -15,7 +15,7 @@ _WINDOW_BATCHES = 4
 
 
 class BlockReader(Protocol):
-    """Reads a data set one block at a time; holds nothing that reading changes."""
+    """Reads whole blocks of a data set; what it gives does not depend on what it gave before."""
 
     @property
     def block_rows(self) -> Int64Array:
@@ -24,7 +24,7 @@ class BlockReader(Protocol):
 
     @property
     def column_names(self) -> Sequence[str]:
-        """The columns that ``read`` returns, in that order."""
+        """The columns of the rows that ``read`` returns, in that order."""
         ...
 
     @property
@@ -32,19 +32,23 @@ class BlockReader(Protocol):
         """Changes when the data set does."""
         ...
 
-    def read(self, block: int) -> Columns:
-        """All rows of a block, in stored order."""
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        """All rows of the given blocks (int64 [n], distinct), end to end, each in stored order.
+
+        They may lie in ``scratch``, and are gone once it is used again.
+        """
         ...
 
 
 class BlockSource:
     """A stateful source of batches, each a dict of columns under the data set's own names.
 
-    A numeric column is a NumPy array [batch, ...], text a list of str, bytes (encoded images stay
-    encoded) a list of bytes, and anything else a NumPy object array. Each row is delivered once an
-    epoch; the order is a function of (seed, epoch), see ``jest_loader.adapters.order``. A pass that
-    runs to its end moves on to the next epoch; one that is broken off starts over. Iterators do not
-    share what they read, and ``state_dict`` describes the newest of them.
+    A numeric column is a NumPy array [batch, ...], text a list of str, bytes ``RaggedBytes`` or a
+    list of bytes (encoded images stay encoded), and anything else a NumPy object array. Each row is
+    delivered once an epoch; the order is a function of (seed, epoch), see
+    ``jest_loader.adapters.order``. A pass that runs to its end moves on to the next epoch; one that
+    is broken off starts over. Iterators do not share what they read, and ``state_dict`` describes
+    the newest of them.
 
     Args:
         reader: What is read.
@@ -82,9 +86,11 @@ class BlockSource:
         self._reader = reader
         self._id_column = id_column
         self._order = BlockOrder(reader.block_rows, shuffle, window_rows, seed)
+        self._first_rows = reader.block_rows.cumsum() - reader.block_rows
         self._epoch = 0
         self._first_batch = 0  # where the next iterator starts
         self._newest: _Pass | None = None
+        self._scratch = Scratch()  # of a pass that ended, for the next to begin
         self._check_fit()
 
     @property
@@ -140,6 +146,8 @@ class BlockSource:
         return self._epoch, self._first_batch
 
     def _finish(self, finished: "_Pass") -> None:
+        # It may be asked for more after its end, so it keeps nothing of what others will use.
+        self._scratch, finished._scratch = finished._scratch, Scratch()
         if finished is self._newest:
             self._move_to(finished.epoch + 1, 0)
 
@@ -206,25 +214,34 @@ class _Pass(Iterator[Columns]):
         self._stop = min(len(source) * source.batch_size, source.num_examples)
         self._windows: list[Window] | None = None
         self._window: Window | None = None
-        self._columns: Columns = {}  # the undelivered rows of the window, in stored order
-        self._rows = np.arange(0)  # their delivery order
+        self._scratch, source._scratch = source._scratch, Scratch()
+        self._held: Rows | None = None  # the undelivered rows of the window, in stored order
+        self._rows = np.arange(0)  # their delivery order: indices into those held
+        self._ids = np.arange(0)  # the same as places in the data set
 
     def __next__(self) -> Columns:
         start = self.batches * self._source.batch_size
         stop = min(start + self._source.batch_size, self._stop)
         if start >= self._stop:
-            self._columns = {}
+            self._held = None
             self._source._finish(self)
             raise StopIteration
         parts = []
         while start < stop:
             window = self._load_window_at(start)
             upto = min(stop, window.stop)
-            rows = self._rows[len(self._rows) - (self._end_of(window) - start) :][: upto - start]
-            parts.append({name: take(column, rows) for name, column in self._columns.items()})
+            first = len(self._rows) - (self._end_of(window) - start)
+            parts.append(self._take(first, first + upto - start))
             start = upto
         self.batches += 1
         return join(parts)
+
+    def _take(self, first: int, last: int) -> Columns:
+        assert self._held is not None
+        columns = self._held.take(self._rows[first:last])
+        if self._source._id_column is not None:
+            columns[self._source._id_column] = self._ids[first:last].copy()
+        return columns
 
     def _end_of(self, window: Window) -> int:
         return min(window.stop, self._stop)
@@ -235,7 +252,7 @@ class _Pass(Iterator[Columns]):
         order = self._source._order
         if self._windows is None:
             self._windows = order.windows(self.epoch)
-        self._columns = {}  # let go of the old window before the new one is read
+        self._held = self._window = None  # let go of the old window before the new one is read
         window = self._windows[
             bisect_right(self._windows, position, key=lambda window: window.stop)
         ]
@@ -256,12 +273,6 @@ class _Pass(Iterator[Columns]):
         # Rows move up by the size of the blocks before theirs that are left out.
         left_out = np.where(needed, 0, sizes).cumsum()
         self._rows = rows - left_out[block_of_row]
-        self._columns = join([self._read_block(int(block)) for block in window.blocks[needed]])
-
-    def _read_block(self, block: int) -> Columns:
-        columns = self._source._reader.read(block)
-        if self._source._id_column is not None:
-            block_rows = self._source._order.block_rows
-            first = int(block_rows[:block].sum())
-            columns[self._source._id_column] = np.arange(first, first + block_rows[block])
-        return columns
+        moved = self._source._first_rows[window.blocks] - (ends - sizes)
+        self._ids = rows + moved[block_of_row]
+        self._held = self._source._reader.read(window.blocks[needed], self._scratch)

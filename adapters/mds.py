@@ -1,14 +1,18 @@
 """Reads MosaicML MDS shards from a local folder, in columns, without ``StreamingDataset``.
 
 ``streaming`` parses the index, decompresses and hashes; the bytes of a shard are taken apart here,
-a column at a time. A shard is read whole, checked against its size and hash in the index, and
-decompressed in memory: the data set's folder is never written to and no cache is needed.
+a column at a time. A shard is mapped, or decompressed in memory, and checked against its size and
+hash in the index: the data set's folder is never written to and no cache is needed.
 (``Stream.prepare_shard`` would decompress into the folder, and checks only what it downloads.)
+
+What a row costs is a place in a table until it is delivered, and then what its column's type asks
+for: numbers are gathered into one array, text is decoded, and encoded images stay where they are.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,31 +20,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.columns import Columns, choose_columns
+from jest_loader.adapters.columns import Column, Columns, Rows, Scratch, choose_columns
+from jest_loader.adapters.mds_file import ShardBytes, ShardFiles
 from jest_loader.adapters.mds_shard import cells, decode
 from jest_loader.adapters.order import Int64Array
+from jest_loader.ragged import RaggedBytes
 
 if TYPE_CHECKING:
-    from streaming.base.format.base.reader import FileInfo
     from streaming.base.format.mds.reader import MDSReader
-
-_HASHES_BY_SPEED = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "md5", "sha256")
 
 
 class MdsSource(BlockSource):
     """Batches from a local folder of MDS shards.
 
     Scalars and ``ndarray`` columns of fixed dtype and shape come as NumPy arrays [batch, ...],
-    ``str`` as a list of str, ``bytes``, ``jpeg`` and ``png`` undecoded as a list of bytes, every
+    ``str`` as a list of str, ``bytes``, ``jpeg`` and ``png`` undecoded as ``RaggedBytes``, every
     other encoding decoded by ``streaming`` as an object array [batch]. See ``BlockSource`` for
     epochs, shuffling and state.
+
+    Uncompressed shards are mapped into memory: while a source or a batch of it is in use, replace a
+    shard's file by renaming another over it or by deleting it, never by writing into it.
 
     Args:
         path: The folder that holds index.json.
         batch_size: Rows in a batch.
         shuffle: Whether to shuffle; otherwise rows come as stored.
         window_rows: The least number of rows to shuffle among each other; the shards that hold them
-            are kept in memory. None for four batches.
+            are kept mapped, or in memory if they are compressed. None for four batches.
         seed: Chooses the order.
         columns: The columns to read; None for all.
         id_column: The name for each row's place in the data set (int64), or None to do without.
@@ -90,6 +96,7 @@ class MdsShards:
 
     def __init__(self, path: Path, columns: Sequence[str] | None, *, allow_pickle: bool) -> None:
         self._path = path
+        self._files = ShardFiles(path)
         index = _load_index(path)
         # Empty shards hold nothing to deliver.
         self._shards = [shard for shard in _readers(path) if shard.samples]
@@ -98,51 +105,38 @@ class MdsShards:
                 f"a data set must hold at least one row, but {path} holds none; write it again"
             )
         self._check_same_columns()
-        encodings = dict(
-            zip(self._shards[0].column_names, self._shards[0].column_encodings, strict=True)
-        )
-        self.column_names = choose_columns(list(encodings), columns, path)
+        names, encodings = self._shards[0].column_names, self._shards[0].column_encodings
+        self._encodings = dict(zip(names, encodings, strict=True))
+        self.column_names = choose_columns(names, columns, path)
         if not allow_pickle:
-            self._refuse_pickle({name: encodings[name] for name in self.column_names})
+            self._refuse_pickle({name: self._encodings[name] for name in self.column_names})
         self.block_rows: Int64Array = np.array([shard.samples for shard in self._shards])
         text = json.dumps(index, sort_keys=True)
         self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def read(self, block: int) -> Columns:
-        """All rows of a shard."""
-        shard = self._shards[block]
-        data = self._load(shard)
-        try:
-            spans = cells(data, shard.samples, shard.column_sizes)
-            return {
-                name: decode(encoding, data, starts, sizes)
-                for name, encoding, (starts, sizes) in zip(
-                    shard.column_names, shard.column_encodings, spans, strict=True
-                )
-                if name in self.column_names
-            }
-        except (ValueError, KeyError, IndexError, OSError) as error:
-            raise ValueError(
-                f"{self._name(shard)} cannot be decoded: {error!r}; fetch it again"
-            ) from error
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        """All rows of some shards, end to end."""
+        shards = [self._files.open(self._shards[block]) for block in blocks.tolist()]
+        columns = [
+            self._columns(self._shards[block], shard)
+            for block, shard in zip(blocks.tolist(), shards, strict=True)
+        ]
+        return MdsRows(
+            {name: self._encodings[name] for name in self.column_names},
+            {
+                name: RaggedBytes.concat([part[name] for part in columns])
+                for name in self.column_names
+            },
+            shards,
+            self.block_rows[blocks].cumsum(),
+        )
 
-    def _load(self, shard: "MDSReader") -> bytes:
-        """The shard's bytes, checked and decompressed."""
-        from streaming.base.compression import decompress
-
-        raw_path = self._path / shard.raw_data.basename
-        if shard.zip_data is None or raw_path.is_file():
-            return _read_checked(raw_path, shard.raw_data)
-        zip_path = self._path / shard.zip_data.basename
-        packed = _read_checked(zip_path, shard.zip_data)
+    def _columns(self, reader: "MDSReader", shard: ShardBytes) -> dict[str, RaggedBytes]:
         try:
-            data = decompress(shard.compression, packed)
-        except Exception as error:  # each codec raises exceptions of its own
-            raise ValueError(
-                f"{zip_path} cannot be decompressed: {error}; fetch it again"
-            ) from error
-        _check(data, shard.raw_data, f"{zip_path}, decompressed,")
-        return data
+            found = cells(shard.data, reader.samples, reader.column_sizes)
+        except ValueError as error:
+            raise _not_decoded(shard, error) from error
+        return dict(zip(reader.column_names, found, strict=True))
 
     def _name(self, shard: "MDSReader") -> str:
         return str(self._path / (shard.zip_data or shard.raw_data).basename)
@@ -170,6 +164,51 @@ class MdsShards:
                 f"{self._path} do; leave them out with columns=[...], or pass allow_pickle=True if "
                 "you trust whoever wrote them"
             )
+
+
+@dataclass(frozen=True)
+class MdsRows:
+    """Rows of shards, decoded when they are taken.
+
+    Args:
+        encodings: Name to MDS encoding.
+        values: Name to the column's values as they are stored.
+        shards: Where they lie.
+        ends: Int64 [shards], how many of the rows lie in that shard or one before it.
+    """
+
+    encodings: dict[str, str]
+    values: dict[str, RaggedBytes]
+    shards: list[ShardBytes]
+    ends: Int64Array
+
+    def take(self, rows: Int64Array) -> Columns:
+        """See ``Rows``."""
+        for shard in self.shards:
+            shard.check_not_cut()
+        return {
+            name: self._column(self.encodings[name], values.take(rows), rows)
+            for name, values in self.values.items()
+        }
+
+    def _column(self, encoding: str, values: RaggedBytes, rows: Int64Array) -> Column:
+        try:
+            column = decode(encoding, values)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            if len(rows) == 1:
+                shard = self.shards[np.searchsorted(self.ends, rows[0], side="right")]
+                raise _not_decoded(shard, error) from error
+            for row in range(len(rows)):  # to find the shard to name
+                self._column(encoding, values[row : row + 1], rows[row : row + 1])
+            raise
+        if isinstance(column, RaggedBytes) and not all(shard.is_mapped for shard in self.shards):
+            # Views of a decompressed shard would hold all of it in memory.
+            return column.copy()
+        return column
+
+
+def _not_decoded(shard: ShardBytes, error: Exception) -> ValueError:
+    return ValueError(f"{shard.path} cannot be decoded: {error!r}; fetch it again")
 
 
 def _load_index(path: Path) -> dict[str, Any]:
@@ -236,33 +275,3 @@ def _readers(path: Path) -> list["MDSReader"]:
             f"{path / 'index.json'} is not an MDS index: {error!r}; fetch it again"
         ) from error
     return [reader for reader in readers if isinstance(reader, MDSReader)]
-
-
-def _read_checked(path: Path, info: "FileInfo") -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"shard {path} is in the index but not in the folder; fetch it again"
-        ) from error
-    _check(data, info, str(path))
-    return data
-
-
-def _check(data: bytes, info: "FileInfo", name: str) -> None:
-    """Compare a file with its size and, if it has any, one of its hashes in the index."""
-    from streaming.base.hashing import get_hash
-
-    if len(data) != info.bytes:
-        raise ValueError(
-            f"shard {name} must have {info.bytes} bytes as the index says, got {len(data)}; fetch "
-            "it again"
-        )
-    algorithms = [name for name in _HASHES_BY_SPEED if name in info.hashes] or sorted(info.hashes)
-    for algorithm in algorithms[:1]:
-        found = get_hash(algorithm, data)
-        if found != info.hashes[algorithm]:
-            raise ValueError(
-                f"shard {name} must have the {algorithm} {info.hashes[algorithm]} as the index "
-                f"says, got {found}; fetch it again"
-            )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jest_loader.adapters.columns import Column
-from jest_loader.adapters.order import Int64Array
+from jest_loader.ragged import Buffer, RaggedBytes
 
 _SCALARS = {"int": "int64"} | {
     name: name
@@ -22,10 +22,17 @@ _SCALARS = {"int": "int64"} | {
 _UNDECODED = {"bytes", "jpeg", "png"}
 
 
-def cells(
-    data: bytes, num_rows: int, column_sizes: Sequence[int | None]
-) -> list[tuple[Int64Array, Int64Array]]:
-    """For each column, where the value of each row starts in ``data`` and how many bytes it has."""
+def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> list[RaggedBytes]:
+    """Each column's values as they are stored, where they lie in ``data``.
+
+    Args:
+        data: A whole shard.
+        num_rows: How many rows it must hold.
+        column_sizes: Bytes of each column's values; None where they vary.
+
+    Raises:
+        ValueError: if ``data`` is no shard of such rows.
+    """
     table = np.frombuffer(data, np.uint32, num_rows + 2)
     offsets = table[1:].astype(np.int64)
     if table[0] != num_rows or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
@@ -34,36 +41,37 @@ def cells(
     size_bytes = 4 * len(variable)
     if (np.diff(offsets) < size_bytes).any():
         raise ValueError("a row is too short")
-    sizes_at = offsets[:-1, None] + np.arange(size_bytes)
-    row_sizes = np.frombuffer(data, np.uint8)[sizes_at].view(np.uint32).astype(np.int64)
+    heads = RaggedBytes.within(data, offsets[:-1], np.full(num_rows, size_bytes))
+    row_sizes = heads.to_array(np.uint32, (len(variable),)).astype(np.int64)
 
     start = offsets[:-1] + size_bytes
-    found = []
+    spans = []
     for column, size in enumerate(column_sizes):
         sizes = np.full(num_rows, size) if size else row_sizes[:, variable.index(column)]
-        found.append((start, sizes))
+        spans.append((start, sizes))
         start = start + sizes
     if (start != offsets[1:]).any():
         raise ValueError("the columns of a row do not fill it")
-    return found
+    return [RaggedBytes.within(data, starts, sizes) for starts, sizes in spans]
 
 
-def decode(encoding: str, data: bytes, starts: Int64Array, sizes: Int64Array) -> Column:
-    """A column's values, given where each is in ``data``."""
-    spans = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
-    values = [data[start:stop] for start, stop in spans]
+def decode(encoding: str, values: RaggedBytes) -> Column:
+    """A column's values from how they are stored; encoded images stay as they are.
+
+    Raises:
+        ValueError: if a value is not of that encoding. Other errors are possible too, since
+            ``streaming`` decodes what is not decoded here.
+    """
     if encoding in _UNDECODED:
         return values
     if encoding == "str":
-        return [value.decode("utf-8") for value in values]
+        return [str(value, "utf-8") for value in values.views()]
     kind, _, form = encoding.partition(":")
     if encoding in _SCALARS:
-        return np.frombuffer(b"".join(values), _SCALARS[encoding])
+        return values.to_array(_SCALARS[encoding])
     if kind == "ndarray" and ":" in form:
         dtype, _, shape = form.partition(":")
-        return np.frombuffer(b"".join(values), dtype).reshape(
-            len(values), *map(int, shape.split(","))
-        )
+        return values.to_array(dtype, tuple(map(int, shape.split(","))))
 
     from streaming.base.format.mds.encodings import mds_decode
 

@@ -12,6 +12,8 @@ one.
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.columns import Column, Columns, choose_columns
+from jest_loader.adapters.columns import (
+    Column,
+    Rows,
+    Scratch,
+    Table,
+    choose_columns,
+    join_column,
+)
 from jest_loader.adapters.order import Int64Array
 
 if TYPE_CHECKING:
@@ -28,6 +37,10 @@ if TYPE_CHECKING:
 
 WRITER_ATTRIBUTE = "jest_loader"  # what jest_loader.pack says of the data sets it writes
 
+# Threads that read the blocks of a window. From a disk more only get in each other's way; from
+# elsewhere they wait most of the time.
+_LOCAL_THREADS, _REMOTE_THREADS = 2, 8
+_TEXT_KINDS = "OSTU"  # NumPy's kinds of strings and objects, which are delivered as lists
 _LEAST_BLOCK_ROWS = 64  # several smaller chunks are read at once
 _VARIABLE_ROW_BYTES = 1 << 16  # a guess at text or encoded images, to find the widest column
 
@@ -88,6 +101,7 @@ class ZarrBlocks:
 
     def __init__(self, path: str, columns: Sequence[str] | None) -> None:
         self._path = path
+        self._num_threads = _REMOTE_THREADS if _is_remote(path) else _LOCAL_THREADS
         group = _open_group(path)
         self._arrays = _arrays(group, columns, path)
         self.column_names = list(self._arrays)
@@ -102,15 +116,44 @@ class ZarrBlocks:
         self.block_rows: Int64Array = np.minimum(self._rows_per_block, num_rows - starts)
         self.fingerprint = self._describe(marks)
 
-    def read(self, block: int) -> Columns:
-        """All rows of a block, by one contiguous slice of each array."""
-        start = block * self._rows_per_block
-        rows = slice(start, start + int(self.block_rows[block]))
-        return {name: self._read_rows(name, array, rows) for name, array in self._arrays.items()}
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        """All rows of some blocks, end to end, by one contiguous slice of each block and array."""
+        starts, sizes = blocks * self._rows_per_block, self.block_rows[blocks]
+        stored = list(map(slice, starts.tolist(), (starts + sizes).tolist()))
+        ends = sizes.cumsum().tolist()
+        places = list(map(slice, [0, *ends], ends))
+        whole = {
+            name: scratch.array(name, (ends[-1], *array.shape[1:]), array.dtype)
+            for name, array in self._arrays.items()
+            if array.dtype.kind not in _TEXT_KINDS
+        }
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            parts = {
+                name: pool.map(
+                    partial(self._read_block, name),
+                    stored,
+                    [whole[name][place] if name in whole else None for place in places],
+                )
+                for name in self.column_names
+            }
+            read = {name: list(blocks_read) for name, blocks_read in parts.items()}
+        return Table(
+            {
+                name: whole[name] if name in whole else join_column(read[name])
+                for name in self.column_names
+            }
+        )
 
-    def _read_rows(self, name: str, array: "zarr.Array[Any]", rows: slice) -> Column:
+    def _read_block(self, name: str, rows: slice, out: NDArray[Any] | None) -> Column:
+        """Some rows of an array: in ``out`` where it is given, otherwise as a new column."""
+        from zarr.buffer.cpu import NDBuffer
+
+        array = self._arrays[name]
         try:
-            return _as_column(np.asarray(array[rows]))
+            if out is None:
+                return _as_column(np.asarray(array[rows]))
+            array.get_basic_selection(rows, out=NDBuffer.from_numpy_array(out))
+            return out
         except Exception as error:  # stores and codecs raise exceptions of their own
             raise ValueError(
                 f"rows {rows.start} to {rows.stop - 1} of array {name!r} in {self._path} cannot be "
@@ -138,7 +181,7 @@ class ZarrBlocks:
         for name, array in self._arrays.items():
             found = array.nchunks_initialized
             # A store that cannot list, such as HTTP, seems to hold no chunk at all.
-            if found < array.nchunks and (found or "://" not in self._path):
+            if found < array.nchunks and (found or not _is_remote(self._path)):
                 raise ValueError(
                     f"array {name!r} in {self._path} must have {array.nchunks} chunks, got "
                     f"{found}; fetch the missing ones again"
@@ -150,6 +193,10 @@ class ZarrBlocks:
         known = [marks, self._rows_per_block, arrays]
         text = json.dumps(known, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
 
 
 def _open_group(path: str) -> "zarr.Group":

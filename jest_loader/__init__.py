@@ -11,6 +11,7 @@ from jest_loader.protocols import (
     Source,
     Stateful,
 )
+from jest_loader.ragged import RaggedBytes
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
@@ -46,6 +47,7 @@ __all__ = [
     "Learnability",
     "LiveLearner",
     "OnlineProxy",
+    "RaggedBytes",
     "Scorer",
     "Scores",
     "Selector",

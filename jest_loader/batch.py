@@ -1,8 +1,8 @@
 """What a batch is: a pytree whose leaves share one leading dimension.
 
 Containers are dicts, tuples, lists, named tuples and dataclasses. A leaf is a *column*, one row per
-example: a tensor, a NumPy array, or a list (or tuple) of plain Python values such as strings or
-bytes. Nothing here looks inside a row.
+example: a tensor, a NumPy array, ``RaggedBytes``, or a list (or tuple) of plain Python values such
+as strings or bytes. Nothing here looks inside a row.
 
 A list or tuple is a container when it holds at least one tensor, array or container (what
 ``default_collate`` makes of tuple samples), and a column otherwise (a list of captions). One tensor
@@ -19,10 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.ragged import RaggedBytes
+
 Batch = Any  # A pytree of columns. Python's type system has no better name for it.
 Path = tuple[str | int, ...]
 
 _NUM_SHOWN = 4  # Columns that a message names.
+# Known to hold no columns: the search through a list of captions would cost more than taking them.
+_PLAIN_TYPES = frozenset([str, bytes, int, float, bool])
 
 
 def num_examples(batch: Batch) -> int:
@@ -69,6 +73,8 @@ def take(batch: Batch, index: Tensor) -> Batch:
             return column[index.to(column.device)]
         if isinstance(column, np.ndarray):
             return column[host.numpy()]
+        if isinstance(column, RaggedBytes):
+            return column.take(host.numpy())
         return type(column)(column[row] for row in rows)
 
     return _map(rows_of, batch)
@@ -125,6 +131,8 @@ def _join(parts: tuple[Any, ...]) -> Any:
         return torch.cat(parts)
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
+    if isinstance(parts[0], RaggedBytes):
+        return RaggedBytes.concat(parts)
     return type(parts[0])(value for part in parts for value in part)
 
 
@@ -142,7 +150,9 @@ def _children(node: Any) -> dict[str | int, Any] | None:
 
 
 def _holds_columns(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) or _children(value) is not None
+    if type(value) in _PLAIN_TYPES:
+        return False
+    return isinstance(value, Tensor | np.ndarray | RaggedBytes) or _children(value) is not None
 
 
 def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
@@ -168,7 +178,7 @@ def _length(path: Path, column: Any) -> int:
     if isinstance(column, Tensor | np.ndarray):
         if column.ndim > 0:
             return int(column.shape[0])
-    elif isinstance(column, list | tuple):
+    elif isinstance(column, list | tuple | RaggedBytes):
         return len(column)
     raise ValueError(
         f"every leaf of a batch must have one row per example, but {_name(path)} is a single "

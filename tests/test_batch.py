@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from jest_loader import RaggedBytes
 from jest_loader.batch import concat, num_examples, split, structure, take, to_device
 from jest_loader.testing import batches_equal
 
@@ -29,6 +30,7 @@ def columns_of(rows: list[int]) -> dict[str, Any]:
         "array": np.array(rows, dtype=np.float32),
         "text": [f"row {row}" for row in rows],
         "bytes": [bytes([row]) * (row + 1) for row in rows],
+        "encoded": RaggedBytes([bytes([row]) * (row + 1) for row in rows]),
         "tokens": [list(range(row % 5)) for row in rows],
         "several captions": [["a", f"{row}"][: 1 + row % 2] for row in rows],
         "ragged": ragged,
@@ -46,6 +48,8 @@ SHAPES = {
     "default dict": lambda rows: defaultdict(list, a=torch.tensor(rows), b=list(map(str, rows))),
     "ordered dict": lambda rows: OrderedDict(z=torch.tensor(rows), a=list(map(str, rows))),
     "bare tensor": torch.tensor,
+    "bare ragged bytes": lambda rows: RaggedBytes([bytes([row]) for row in rows]),
+    "in a list": lambda rows: [RaggedBytes([bytes([row]) for row in rows]), list(map(str, rows))],
     "bare list": lambda rows: list(map(str, rows)),
 }
 
@@ -60,7 +64,9 @@ def assert_same(first: Any, second: Any) -> None:
             assert_same(first[key], second[key])
     elif isinstance(first, Record):
         assert_same(vars(first), vars(second))
-    elif isinstance(first, list | tuple) and isinstance(first[0], torch.Tensor | dict | np.ndarray):
+    elif isinstance(first, list | tuple) and isinstance(
+        first[0], torch.Tensor | dict | np.ndarray | RaggedBytes
+    ):
         for one, other in zip(first, second, strict=True):
             assert_same(one, other)
     else:
@@ -96,6 +102,7 @@ def test_structure_tells_batches_that_cannot_be_joined():
         {"image": np.zeros((2, 3, 8, 8)), "text": ["a", "b"]},
         {"image": torch.zeros(2, 3, 8, 8), "text": ("a", "b")},
         {"image": torch.zeros(2, 3, 8, 8)},
+        {"image": torch.zeros(2, 3, 8, 8), "text": RaggedBytes([b"a", b"b"])},
     ]
     for other in others:
         assert structure(other) != structure(batch)

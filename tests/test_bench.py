@@ -17,12 +17,14 @@ SHORT = {
     "emitting": ["--smoke"],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
+    "reading": ["--smoke"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
+HELPERS = {"harness", "reading_data"}
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, "harness"}
+    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, *HELPERS}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from jest_loader.batch import Batch
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.tokenizer import HashTokenizer
 from jest_loader.clip.towers import ModelConfig
+from jest_loader.ragged import RaggedBytes
 
 ShardSource = MdsSource | ZarrSource
 
@@ -82,7 +83,7 @@ class Prepare:
     def _images(self, column: Sequence[bytes] | np.ndarray[Any, Any]) -> Tensor:
         if isinstance(column, np.ndarray):
             stored = column
-        elif all(isinstance(value, bytes) for value in column):
+        elif isinstance(column, RaggedBytes) or all(isinstance(v, bytes) for v in column):
             stored = np.stack([*map(self._decode, column)])
         else:
             raise ValueError(

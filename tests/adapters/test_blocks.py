@@ -6,26 +6,33 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.columns import Columns
+from jest_loader.adapters.columns import Rows, Scratch, Table
+from jest_loader.adapters.order import Int64Array
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])  # 32 rows
 STARTS = SIZES.cumsum() - SIZES
 
 
 class Memory:
-    block_rows = SIZES
     column_names = ("number", "text")
 
-    def __init__(self, fingerprint: str = "abc") -> None:
+    def __init__(self, fingerprint: str = "abc", sizes: Int64Array = SIZES) -> None:
         self.fingerprint = fingerprint
+        self.block_rows = sizes
+        self._ends = sizes.cumsum()
         self.blocks_read: list[int] = []
 
-    def read(self, block: int) -> Columns:
-        self.blocks_read.append(block)
-        numbers = np.arange(STARTS[block], STARTS[block] + SIZES[block])
-        return {"number": numbers, "text": [str(number) for number in numbers]}
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        self.blocks_read += blocks.tolist()
+        sizes = self.block_rows
+        spans = [np.arange(self._ends[block] - sizes[block], self._ends[block]) for block in blocks]
+        numbers = scratch.array("number", (int(sizes[blocks].sum()),), np.dtype(np.int64))
+        numbers[:] = np.concatenate(spans)
+        return Table({"number": numbers, "text": [str(number) for number in numbers]})
 
 
 def source(**options: Any) -> BlockSource:
@@ -113,6 +120,65 @@ def test_resume_is_exact_from_every_position(
             assert ids(resumed) == expected[epoch + 1]  # a loaded position is used once
 
 
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    batch_size=st.integers(1, 20),
+    window_rows=st.integers(1, 50),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_epoch_delivers_every_row_once_and_resumes_anywhere(
+    sizes: list[int],
+    batch_size: int,
+    window_rows: int,
+    shuffle: bool,
+    drop_last: bool,
+    seed: int,
+    epoch: int,
+    data: st.DataObject,
+) -> None:
+    assume(not drop_last or sum(sizes) >= batch_size)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "window_rows": window_rows,
+        "shuffle": shuffle,
+        "drop_last": drop_last,
+        "seed": seed,
+    }
+
+    def make() -> BlockSource:
+        return source(reader=Memory(sizes=np.array(sizes)), **options)
+
+    visited = make()
+    for earlier in range(epoch):  # what was read before must not matter
+        visited.set_epoch(earlier)
+        list(islice(visited, data.draw(st.integers(0, 3))))
+    visited.set_epoch(epoch)
+    batches = list(visited)
+    for batch in batches:
+        assert batch["number"].tolist() == batch["sample_id"].tolist()
+        assert batch["text"] == [str(number) for number in batch["number"]]
+    expected = ids(batches)
+    assert len(expected) == len(visited)
+    rows = list(chain(*expected))
+    assert len(set(rows)) == len(rows)
+    left_out = sum(sizes) % batch_size if drop_last else 0
+    assert len(rows) == sum(sizes) - left_out
+    assert set(rows) <= set(range(sum(sizes)))
+    assert {len(batch) for batch in expected[:-1]} <= {batch_size}
+
+    position = data.draw(st.integers(0, len(expected)))
+    stopped, resumed = make(), make()
+    stopped.set_epoch(epoch)
+    list(islice(stopped, position))
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    assert ids(resumed) == expected[position:]
+
+
 @pytest.mark.parametrize("window_rows", [1, 10, 100])
 def test_resume_reads_only_what_is_left(window_rows: int) -> None:
     stopped = source(window_rows=window_rows, batch_size=4)
@@ -197,6 +263,18 @@ def test_two_iterators_do_not_disturb_each_other() -> None:
     assert again + ids(second) == expected
 
 
+def test_an_iterator_used_after_its_end_does_not_share_its_memory() -> None:
+    both = source()
+    ended = iter(both)
+    list(ended)
+    second = iter(both)
+    next(second)
+    assert list(ended) == []
+    ids(islice(both, 4))  # reads other windows than the second has
+    for batch in second:
+        assert batch["number"].tolist() == batch["sample_id"].tolist()
+
+
 def test_batches_do_not_share_memory() -> None:
     drawn = source(shuffle=False)
     for batch in drawn:
@@ -205,18 +283,21 @@ def test_batches_do_not_share_memory() -> None:
     assert list(chain(*ids(drawn))) == list(range(32))
 
 
-def test_a_failed_read_can_be_tried_again() -> None:
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_a_failed_read_can_be_tried_again(window: int) -> None:
     class Flaky(Memory):
-        failed = False
+        windows_read = 0
 
-        def read(self, block: int) -> Columns:
-            if len(self.blocks_read) == 3 and not self.failed:
-                self.failed = True
+        def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+            rows = super().read(blocks, scratch)
+            self.windows_read += 1
+            if self.windows_read == window + 1:
                 raise OSError("stale file handle")
-            return super().read(block)
+            return rows
 
-    expected = ids(source())
-    iterator = iter(source(reader=Flaky()))
+    options = {"window_rows": 8, "batch_size": 5}  # a batch has rows of two windows
+    expected = ids(source(**options))
+    iterator = iter(source(reader=Flaky(), **options))
     found: list[list[int]] = []
     with pytest.raises(OSError, match="stale"):
         found.extend(batch["sample_id"].tolist() for batch in iterator)

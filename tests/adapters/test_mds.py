@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from jest_loader import RaggedBytes
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.batch import concat, num_examples, split
 
@@ -153,6 +156,129 @@ def test_damaged_shards_are_errors_that_name_them(
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=shard.name):
         list(MdsSource(folder, batch_size=10))
+
+
+def test_a_hash_is_checked_once_and_again_if_the_file_has_changed(
+    mds_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import streaming.base.hashing
+
+    hashed = []
+    get_hash = streaming.base.hashing.get_hash
+    monkeypatch.setattr(
+        streaming.base.hashing, "get_hash", lambda *args: hashed.append(args[0]) or get_hash(*args)
+    )
+    for compression, per_shard in ((None, 1), ("zstd", 2)):
+        folder = mds_folder(f"{compression}", compression=compression)
+        files = sorted(path for path in folder.iterdir() if path.name.startswith("shard"))
+        hashed.clear()
+        source = MdsSource(folder, batch_size=10, drop_last=False)
+        list(source)
+        assert hashed == ["xxh64"] * per_shard * len(files)
+        list(source)
+        assert len(hashed) == per_shard * len(files)
+        # Bytes altered in place, and the time of the change hidden.
+        before = files[1].stat()
+        content = bytearray(files[1].read_bytes())
+        content[len(content) // 2] ^= 1
+        with files[1].open("r+b") as file:
+            file.write(content)
+        os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(ValueError, match=rf"{files[1].name} must have the xxh64"):
+            list(source)
+
+
+def test_a_shard_cut_short_while_it_is_mapped_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """In a process of its own, which reading what was cut off would kill."""
+    program = """
+import os, sys
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.pack import write_mds
+folder = sys.argv[1]
+write_mds(folder, {"x": "bytes"}, ({"x": bytes(10_000)} for _ in range(100)))
+batches = iter(MdsSource(folder, batch_size=10, columns=["x"]))
+assert sum(map(len, next(batches)["x"])) == 100_000
+os.truncate(f"{folder}/shard.00000.mds", 5_000)
+try:
+    next(batches)
+except ValueError as error:
+    assert "shard.00000.mds was cut from" in str(error), error
+    assert "to 5000 bytes" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "data")], check=True)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_replacing_or_deleting_a_mapped_shard_does_no_harm(
+    mds_folder: Folder, check_batch: Check, replace: bool
+) -> None:
+    folder = mds_folder()
+    source = MdsSource(folder, batch_size=10, window_rows=1000, drop_last=False)
+    batches = iter(source)
+    first = next(batches)
+    for shard in folder.glob("shard.*"):
+        if replace:
+            (folder / "new").write_bytes(b"other")
+            (folder / "new").replace(shard)
+        else:
+            shard.unlink()
+    numbers = [*check_batch(first), *(n for batch in batches for n in check_batch(batch))]
+    assert sorted(numbers) == list(range(103))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"shard\.0000"):
+        list(source)
+
+
+def test_a_file_system_that_cannot_map_is_read(
+    mds_folder: Folder, check_batch: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_file(*args: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("unable to mmap")
+
+    monkeypatch.setattr(torch, "from_file", from_file)
+    folder = mds_folder()
+    numbers = [n for batch in MdsSource(folder, batch_size=103) for n in check_batch(batch)]
+    assert sorted(numbers) == list(range(103))
+    (folder / "shard.00002.mds").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"shard.00002.mds must have"):
+        list(MdsSource(folder, batch_size=10))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_encoded_images_are_copied_only_out_of_decompressed_shards(
+    mds_folder: Folder, compression: str | None
+) -> None:
+    folder = mds_folder(compression=compression)
+    batches = list(MdsSource(folder, batch_size=10, window_rows=50))
+    assert all(isinstance(batch["image"], RaggedBytes) for batch in batches)
+    held_bytes = sum(len(buffer) for batch in batches for buffer in batch["image"]._buffers)
+    row_bytes = sum(batch["image"].nbytes for batch in batches)
+    assert (held_bytes == row_bytes) is (compression is not None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_mapped_shards_keep_no_file_open(mds_folder: Folder) -> None:
+    folder = mds_folder(size_limit=300)
+    assert len(list(folder.iterdir())) > 40
+    batches = iter(MdsSource(folder, batch_size=10, window_rows=1000))
+    next(batches)
+    opened = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert "shard." in Path("/proc/self/maps").read_text()
+    assert not [path for path in opened if "shard." in path]
+
+
+def test_a_value_that_cannot_be_decoded_names_its_shard(tmp_path: Path) -> None:
+    from streaming import MDSWriter
+
+    with MDSWriter(columns={"text": "str"}, out=str(tmp_path / "a"), size_limit=200) as writer:
+        for number in range(60):
+            writer.write({"text": f"number {number}"})
+    shards = sorted((tmp_path / "a").glob("shard.*"))
+    damaged = shards[3].read_bytes().replace(b"number", b"n\xffmber", 1)
+    shards[3].write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"{shards[3].name} cannot be decoded.*utf-8"):
+        list(MdsSource(tmp_path / "a", batch_size=5, window_rows=1000))
 
 
 def test_without_hashes_a_wrong_table_of_rows_is_still_found(mds_folder: Folder) -> None:

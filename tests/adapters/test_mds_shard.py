@@ -18,9 +18,9 @@ ROWS = [[b"abc", b"01"], [b"", b"23"], [b"\0", b"45"]]
 def test_columns_of_a_shard() -> None:
     data = shard(ROWS)
     variable, fixed = cells(data, 3, [None, 2])
-    assert decode("bytes", data, *variable) == [b"abc", b"", b"\0"]
-    assert decode("str", data, *variable) == ["abc", "", "\0"]
-    assert decode("int16", data, *fixed).tolist() == np.frombuffer(b"012345", np.int16).tolist()  # type: ignore[union-attr]
+    assert decode("bytes", variable) == [b"abc", b"", b"\0"]
+    assert decode("str", variable) == ["abc", "", "\0"]
+    assert decode("int16", fixed).tolist() == np.frombuffer(b"012345", np.int16).tolist()  # type: ignore[union-attr]
 
 
 def test_more_or_fewer_bytes_or_rows_than_the_table_says() -> None:

@@ -1,3 +1,6 @@
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -115,6 +118,27 @@ def test_a_window_mixes_its_blocks() -> None:
     window = order.windows(0)[0]
     blocks = order.rows(0, window) // 100
     assert set(blocks[:50].tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("num_blocks", "block_rows"), [(100_000, 1_000), (10_000, 10_000)])
+@pytest.mark.parametrize(("shuffle", "window_rows"), [(True, 10_240), (True, 1), (False, 10_240)])
+def test_an_epoch_of_100_million_rows_is_cheap(
+    num_blocks: int, block_rows: int, shuffle: bool, window_rows: int
+) -> None:
+    """It takes a tenth of either bound; a list of all rows would take hundreds of times that."""
+    order = BlockOrder(np.full(num_blocks, block_rows), shuffle, window_rows, 0)
+    started = time.process_time()
+    tracemalloc.start()
+    try:
+        windows = order.windows(3)
+        for window in windows[:: len(windows) // 5]:
+            assert len(order.rows(3, window)) == window.stop - window.start
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert windows[-1].stop == 100_000_000
+    assert peak_bytes < 100e6
+    assert time.process_time() - started < 10  # tracing makes it several times slower
 
 
 @pytest.mark.parametrize("window_rows", [1, 1000])

@@ -48,10 +48,36 @@ def test_blocks_follow_the_widest_column(tmp_path: Path) -> None:
     slices = []
     source = ZarrSource(tmp_path / "a", batch_size=50)
     read = source._reader.read
-    source._reader.read = lambda block: slices.append(block) or read(block)  # type: ignore[method-assign,func-returns-value]
+    source._reader.read = lambda blocks, scratch: slices.extend(blocks) or read(blocks, scratch)  # type: ignore[method-assign,func-returns-value]
     list(source)
     assert sorted(slices) == list(range(10))
     assert source._reader.block_rows.tolist() == [100] * 10
+
+
+def test_batches_keep_their_rows_when_later_windows_are_read(
+    zarr_folder: Folder, check_batch: Check
+) -> None:
+    """Windows are read into the same memory."""
+    source = ZarrSource(zarr_folder(), batch_size=10, window_rows=20, drop_last=False)
+    first, second = iter(source), iter(source)
+    batches = [batch for pair in zip(first, second, strict=True) for batch in pair]
+    numbers = [number for batch in batches for number in check_batch(batch)]
+    assert sorted(numbers) == sorted([*range(103)] * 2)
+
+
+def test_chunks_never_written_read_as_fill_values(tmp_path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(tmp_path / "a", mode="w", zarr_format=2)
+    array = group.create_array(
+        "x", shape=(300, 2), chunks=(100, 2), dtype=">i4", fill_value=7, order="F"
+    )
+    array[100:200] = 1
+    for seed in range(3):
+        source = ZarrSource(tmp_path / "a", batch_size=50, window_rows=100, seed=seed)
+        for batch in source:
+            written = (batch["sample_id"] // 100 == 1)[:, None]
+            np.testing.assert_array_equal(batch["x"], np.where(written, 1, [[7, 7]]))
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": False, "drop_last": False, "batch_size": 40}])

@@ -1,0 +1,266 @@
+"""How fast candidates are read: undecoded rows a second, shuffled, from local shards.
+
+Regime: one process, warm page cache, no decoding, nothing done with the rows. A row has an encoded
+image of 22 KB, a caption and two embeddings of 512 fp16 numbers. Rates are per CPU-second of the
+process, all its threads included, and per second on the wall; forms take turns, and only ratios
+within one run carry over to another machine.
+
+    PYTHONPATH=. python bench/reading.py > bench/results/reading_cpu.txt
+
+MDS forms: ``StreamingDataset``, iterated in shuffled order and indexed in stored order;
+``MdsSource``, all columns, in batches of 512 and 2,560, in a source's first epoch, which hashes
+each shard, and in later ones, which need not. Of images it delivers where they lie, as selection
+asks for no more; "images as bytes" makes a ``bytes`` of each. "memcpy" copies the shards whole, the
+ceiling of any reader that copies. WebDataset and litData are left out where they are not installed.
+
+Zarr forms: plain slices of one chunk (or shard) after another, each let go of at once (in memory
+that stays in the processor's cache), or held until a window of 2,048 rows is full, as a shuffle has
+to; and ``ZarrSource``. Random bytes do not compress, so these are the least favourable pixels.
+
+The last line of the output is one JSON document.
+"""
+
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from harness import environment
+from reading_data import make_litdata, make_mds, make_tars, make_zarr
+
+from jest_loader.adapters.blocks import BlockSource
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.adapters.order import BlockOrder
+from jest_loader.adapters.zarr import ZarrSource
+
+BATCH_SIZES = (512, 2560)
+WINDOW_ROWS = 4 * 512
+HASHES = ("xxh3_64", "xxh64", "sha1", "md5")
+Form = Callable[[], object]
+
+
+def main() -> None:
+    """Time every form of every format."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="few rows, once")
+    arguments = parser.parse_args()
+    num_rows, repeats = (2560, 1) if arguments.smoke else (arguments.rows, arguments.repeats)
+    # For a type that zarr's specification does not have yet, and from what StreamingDataset uses.
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_mds(folder / "mds", num_rows)
+        mds = measure(mds_forms(folder, num_rows), num_rows, repeats)
+        show("MDS", mds)
+        hashes = {name: hash_rate(folder / "mds", name) for name in HASHES}
+        for name, gigabytes in hashes.items():
+            print(f"  {name:10s} {gigabytes:6.1f} GB per CPU-s")
+        zarr = {}
+        for layout, block_rows in make_zarr(folder / "zarr", num_rows).items():
+            forms = zarr_forms(folder / "zarr" / layout, block_rows, num_rows)
+            zarr[layout] = measure(forms, num_rows, repeats)
+            show(f"Zarr, {layout}", zarr[layout])
+    order = {f"{blocks} x {rows}": order_of(blocks, rows) for blocks, rows in blocks_of(10**8)}
+    print("Order of 100 million rows, in windows of 10,240")
+    for blocks, found in order.items():
+        shown = (f"{name} {value:.3g}" for name, value in found.items())
+        print(f"  {blocks:16s} {', '.join(shown)}")
+    document = {
+        "environment": environment() | versions(),
+        "rows": num_rows,
+        "repeats": repeats,
+        "mds": mds,
+        "hash_gb_per_cpu_s": hashes,
+        "zarr": zarr,
+        "order": order,
+    }
+    print(json.dumps(document))
+
+
+def mds_forms(folder: Path, num_rows: int) -> dict[str, Form]:
+    """Each form's name, and a call that reads all rows once."""
+    from streaming import StreamingDataset
+
+    path = folder / "mds"
+    dataset = StreamingDataset(local=str(path), shuffle=True, batch_size=512)
+    forms: dict[str, Form] = {
+        "StreamingDataset, iterated": lambda: drain(dataset),
+        "StreamingDataset[i]": lambda: drain(dataset[number] for number in range(num_rows)),
+        **other_forms(folder, num_rows),
+    }
+    for batch_size in BATCH_SIZES:
+        source = MdsSource(path, batch_size=batch_size, drop_last=False)
+        drain(source)
+        forms[f"MdsSource, {batch_size}, first epoch"] = partial(first_epoch, path, batch_size)
+        forms[f"MdsSource, {batch_size}"] = partial(drain, source)
+        forms[f"MdsSource, {batch_size}, images as bytes"] = partial(drain_images, source)
+    shards = [np.memmap(shard, np.uint8, "r") for shard in sorted(path.glob("shard.*"))]
+    room = np.zeros(max(map(len, shards)), np.uint8)
+    forms["memcpy"] = lambda: [np.copyto(room[: len(shard)], shard) for shard in shards]
+    return forms
+
+
+def other_forms(folder: Path, num_rows: int) -> dict[str, Form]:
+    """Loaders of other formats, if they are installed."""
+    forms: dict[str, Form] = {}
+    if importlib.util.find_spec("webdataset"):
+        import webdataset
+
+        paths = make_tars(folder / "tars", num_rows)
+        tars = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(WINDOW_ROWS)
+        forms["WebDataset"] = lambda: drain(tars)
+    if importlib.util.find_spec("litdata"):
+        import litdata
+
+        make_litdata(folder / "litdata", num_rows)
+        chunks = litdata.StreamingDataset(str(folder / "litdata"), shuffle=True)
+        forms["litData"] = lambda: drain(chunks)
+    for package in ("webdataset", "litdata"):
+        if not importlib.util.find_spec(package):
+            print(f"{package} is not installed and left out")
+    return forms
+
+
+def zarr_forms(path: Path, block_rows: int, num_rows: int) -> dict[str, Form]:
+    """The same for a Zarr group."""
+    import zarr
+
+    (array,) = (array for _, array in zarr.open_group(path, mode="r").arrays())
+    starts = np.random.default_rng(0).permutation(np.arange(0, num_rows, block_rows)).tolist()
+    window = max(1, WINDOW_ROWS // block_rows)
+
+    def read(start: int) -> Any:
+        return array[start : start + block_rows]
+
+    return {
+        "slices": lambda: drain(map(read, starts)),
+        "slices, a window held": lambda: drain(
+            list(map(read, starts[first : first + window]))
+            for first in range(0, len(starts), window)
+        ),
+        **{
+            f"ZarrSource, {batch_size}": partial(
+                drain, ZarrSource(path, batch_size=batch_size, drop_last=False)
+            )
+            for batch_size in BATCH_SIZES
+        },
+    }
+
+
+def first_epoch(path: Path, batch_size: int) -> None:
+    """Open the shards and read them once."""
+    drain(MdsSource(path, batch_size=batch_size, drop_last=False))
+
+
+def drain(items: Iterable[Any]) -> None:
+    """Take one item after another and keep none."""
+    for item in items:
+        del item
+
+
+def drain_images(source: BlockSource) -> None:
+    """The same, making a ``bytes`` of each image."""
+    for batch in source:
+        drain(batch["jpg"])
+
+
+def measure(forms: dict[str, Form], num_rows: int, repeats: int) -> dict[str, Any]:
+    """Rows per CPU-second and per second of each form: minimum, median and maximum.
+
+    ``ratio`` is to the first form, the median of those within a round: what else the machine does
+    slows neighbours in time alike.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    for _ in range(repeats):
+        for name, run in forms.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            run()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            found[name].append((num_rows / cpu, num_rows / wall))
+    base = next(iter(found.values()))
+    return {
+        name: {
+            kind: summary([pair[at] for pair in pairs], [pair[at] for pair in base])
+            for at, kind in enumerate(("per_cpu_s", "per_s"))
+        }
+        for name, pairs in found.items()
+    }
+
+
+def summary(rates: list[float], base: list[float]) -> dict[str, float]:
+    """Of the rates of all rounds."""
+    ratio = median(rate / other for rate, other in zip(rates, base, strict=True))
+    return {"min": min(rates), "median": median(rates), "max": max(rates), "ratio": ratio}
+
+
+def show(title: str, forms: dict[str, Any]) -> None:
+    """A table of rates and ratios."""
+    print(f"{title}: rows per CPU-s (from, to), its ratio; rows per s, its ratio")
+    for name, form in forms.items():
+        cells = []
+        for kind, rates in form.items():
+            spread = f" ({rates['min']:,.0f}, {rates['max']:,.0f})" if kind == "per_cpu_s" else ""
+            cells.append(f"{rates['median']:10,.0f}{spread:22s} {rates['ratio']:7.2f} x")
+        print(f"  {name:36s} {'  '.join(cells)}", flush=True)
+
+
+def hash_rate(path: Path, algorithm: str) -> float:
+    """GB per CPU-second of a hash that the index may hold."""
+    from streaming.base.hashing import get_hash
+
+    data = min(path.glob("shard.*")).read_bytes()
+    started = time.process_time()
+    get_hash(algorithm, data)
+    return len(data) / (time.process_time() - started) / 1e9
+
+
+def blocks_of(num_rows: int) -> list[tuple[int, int]]:
+    """Numbers of blocks and of rows in each."""
+    return [(num_rows // block_rows, block_rows) for block_rows in (1_000, 10_000)]
+
+
+def order_of(num_blocks: int, block_rows: int) -> dict[str, float]:
+    """What an epoch's order costs: windows at its start, then rows as windows are reached."""
+    order = BlockOrder(np.full(num_blocks, block_rows), True, 10_240, 0)
+    started = time.process_time()
+    windows = order.windows(0)
+    windows_s = time.process_time() - started
+    some = windows[:: max(1, len(windows) // 200)]
+    started = time.process_time()
+    for window in some:
+        order.rows(0, window)
+    rows_s = (time.process_time() - started) * len(windows) / len(some)
+    tracemalloc.start()
+    kept = order.windows(0), order.rows(0, some[0])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del kept
+    return {"windows_cpu_s": windows_s, "rows_cpu_s": rows_s, "peak_mb": peak_bytes / 1e6}
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries compared."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("mosaicml-streaming", "zarr", "webdataset", "litdata"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+if __name__ == "__main__":
+    main()
