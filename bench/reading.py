@@ -7,7 +7,9 @@ within one run carry over to another machine.
 
     PYTHONPATH=. python bench/reading.py > bench/results/reading_cpu.txt
 
-MDS forms: ``StreamingDataset``, iterated in shuffled order and indexed in stored order;
+MDS forms: ``StreamingDataset``, iterated in shuffled order and indexed in stored order (iterating,
+it shares the process with threads of its own, and its rate varied more than any other's on a shared
+machine: from 3,400 to 9,200 rows a CPU-second over four runs, so read its ratios with care);
 ``MdsSource``, all columns, in batches of 512 and 2,560, in a source's first epoch, which hashes
 each shard, and in later ones, which need not. Of images it delivers where they lie, as selection
 asks for no more; "images as bytes" makes a ``bytes`` of each. "memcpy" copies the shards whole, the
