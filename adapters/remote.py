@@ -7,6 +7,7 @@ whole, so processes may share the local folder, and one that is killed leaves no
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
@@ -35,6 +36,8 @@ class RemoteFolder:
         self.local = local
         self._limit_bytes = limit_bytes
         self._sizes: Mapping[str, int] = {}
+        self._used: dict[str, int] = {}  # by name, when in this process: not in the files' times,
+        # which tell whether a file has changed
 
     def set_sizes(self, sizes: Mapping[str, int]) -> None:
         """The bytes of each file that may be fetched and dropped again, by name.
@@ -57,8 +60,8 @@ class RemoteFolder:
             OSError: if it cannot be fetched.
         """
         path = self.local / name
+        self._used[name] = time.time_ns()
         if path.is_file():
-            os.utime(path)  # It was used now.
             return path
         self._make_room(self._sizes.get(name, 0))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,8 @@ class RemoteFolder:
                 found = (self.local / name).stat()
             except FileNotFoundError:
                 continue
-            kept.append((found.st_mtime_ns, name, found.st_size))
+            last_used = max(found.st_mtime_ns, self._used.get(name, 0))
+            kept.append((last_used, name, found.st_size))
         in_use = sum(size for *_, size in kept)
         for _, name, size in sorted(kept):
             if in_use + num_bytes <= self._limit_bytes:

@@ -31,8 +31,19 @@ def make(source, **options):
     return JestDataset(source, ByNumber(), TopKSelector(), **options)
 
 
-def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "jest-loader reader"]
+def readers() -> set[threading.Thread]:
+    """The threads that read ahead, other tests' left out."""
+    found = {thread for thread in threading.enumerate() if thread.name == "jest-loader reader"}
+    return found - EARLIER
+
+
+EARLIER: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _forget_earlier_readers():
+    EARLIER.clear()
+    EARLIER.update(readers())
 
 
 def read_ahead(inputs, depth=2, make=iter, stall_timeout_s=10.0):
