@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jest_loader.adapters.columns import Columns, Rows, Scratch, join
-from jest_loader.adapters.order import BlockOrder, Int64Array, Window
+from jest_loader.adapters.order import BlockOrder, Int64Array, Part, Window
 from jest_loader.checks import whole
 
 _STATE_VERSION = 1
@@ -61,6 +61,7 @@ class BlockSource:
         id_column: The name under which batches carry each row's int64 place in the data set, or
             None to do without.
         drop_last: Whether to leave out the rows that do not fill a last batch.
+        parts: How much of which blocks an epoch has; None for every row once.
 
     Raises:
         ValueError: if an argument is out of range or does not fit the data set.
@@ -76,6 +77,7 @@ class BlockSource:
         seed: int,
         id_column: str | None,
         drop_last: bool,
+        parts: tuple[Part, ...] | None = None,
     ) -> None:
         self.batch_size = whole("batch_size", batch_size, 1)
         seed = whole("seed", seed, 0, 2**64 - 1)
@@ -85,7 +87,7 @@ class BlockSource:
         self.drop_last = drop_last
         self._reader = reader
         self._id_column = id_column
-        self._order = BlockOrder(reader.block_rows, shuffle, window_rows, seed)
+        self._order = BlockOrder(reader.block_rows, shuffle, window_rows, seed, parts)
         self._first_rows = reader.block_rows.cumsum() - reader.block_rows
         self._epoch = 0
         self._first_batch = 0  # where the next iterator starts
@@ -95,7 +97,7 @@ class BlockSource:
 
     @property
     def num_examples(self) -> int:
-        """Rows in the data set, those that ``drop_last`` leaves out included."""
+        """Rows in an epoch, those that ``drop_last`` leaves out included."""
         return self._order.num_rows
 
     def __len__(self) -> int:
@@ -153,6 +155,8 @@ class BlockSource:
 
     def _fingerprint(self) -> dict[str, Any]:
         """Everything that the meaning of a position depends on."""
+        parts = self._order.parts
+        mixed = {} if parts is None else {"mixture": [part.epoch_rows for part in parts]}
         return {
             "dataset": self._reader.fingerprint,
             "num_examples": self.num_examples,
@@ -161,6 +165,7 @@ class BlockSource:
             "shuffle": self._order.shuffle,
             "window_rows": self._order.window_rows,
             "seed": self._order.seed,
+            **mixed,
         }
 
     def _check_fit(self) -> None:
@@ -265,14 +270,20 @@ class _Pass(Iterator[Columns]):
         order = self._source._order
         rows = order.rows(self.epoch, window)
         rows = rows[position - window.start : self._end_of(window) - window.start]
-        sizes = order.block_rows[window.blocks]
-        ends = sizes.cumsum()
-        block_of_row = np.searchsorted(ends, rows, side="right")
-        needed = np.zeros(len(sizes), dtype=np.bool_)
-        needed[block_of_row] = True
-        # Rows move up by the size of the blocks before theirs that are left out.
-        left_out = np.where(needed, 0, sizes).cumsum()
-        self._rows = rows - left_out[block_of_row]
-        moved = self._source._first_rows[window.blocks] - (ends - sizes)
-        self._ids = rows + moved[block_of_row]
-        self._held = self._source._reader.read(window.blocks[needed], self._scratch)
+        ends = window.rows.cumsum()
+        piece = np.searchsorted(ends, rows, side="right")
+        blocks = window.blocks[piece]
+        sizes = order.block_rows[blocks]
+        row_of_block = (window.firsts[piece] + rows - (ends - window.rows)[piece]) % sizes
+        self._ids = self._source._first_rows[blocks] + row_of_block
+        # In the order drawn; a block that comes twice is read once.
+        needed = _distinct(window.blocks[np.bincount(piece, minlength=len(ends)) > 0])
+        starts = np.zeros(len(order.block_rows), dtype=np.int64)
+        starts[needed] = order.block_rows[needed].cumsum() - order.block_rows[needed]
+        self._rows = starts[blocks] + row_of_block
+        self._held = self._source._reader.read(needed, self._scratch)
+
+
+def _distinct(blocks: Int64Array) -> Int64Array:
+    _, first = np.unique(blocks, return_index=True)
+    return blocks[np.sort(first)]

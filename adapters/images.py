@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from jest_loader.adapters.decoders import BadImageError, Mode, Pixels, choose_decoder, decode
 from jest_loader.checks import whole
 from jest_loader.protocols import BadSamplesError
+from jest_loader.ragged import RaggedBytes
 
 _MAX_ROWS_A_TASK = (
     8  # Enough that handing them out costs 1 %, few enough that threads end together.
@@ -36,8 +37,8 @@ class DecodeImages:
     copy. They end with ``close``, the object or the process.
 
     Args:
-        column: The column of encoded images: a list of JPEGs, PNGs or WebPs as bytes, bytearray or
-            memoryview. Of an animation the first frame counts.
+        column: The column of encoded images: ``RaggedBytes``, or a list of JPEGs, PNGs or WebPs as
+            bytes, bytearray or memoryview. Of an animation the first frame counts.
         size: Height and width of the result in pixels.
         mode: ``"RGB"`` or ``"L"`` (grey; of a JPEG the luma that it stores).
         out_column: The name of the column of tensors; None to replace the encoded one.
@@ -127,6 +128,8 @@ class DecodeImages:
                 f"out_column must be a new name, but the batch has a column {self.out_column!r}"
             )
         encoded: Any = batch[self.column]
+        if isinstance(encoded, RaggedBytes):
+            return encoded.views()
         is_objects = isinstance(encoded, np.ndarray) and encoded.dtype == object
         if not isinstance(encoded, list | tuple) and not is_objects:
             raise ValueError(

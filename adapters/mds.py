@@ -1,8 +1,8 @@
-"""Reads MosaicML MDS shards from a local folder, in columns, without ``StreamingDataset``.
+"""Reads MosaicML MDS shards, in columns, without ``StreamingDataset``.
 
-``streaming`` parses the index, decompresses and hashes; the bytes of a shard are taken apart here,
-a column at a time. A shard is mapped, or decompressed in memory, and checked against its size and
-hash in the index: the data set's folder is never written to and no cache is needed.
+``streaming`` parses the index, fetches, decompresses and hashes; the bytes of a shard are taken
+apart here, a column at a time. A shard is mapped, or decompressed in memory, and checked against
+its size and hash in the index: a local data set's folder is never written to.
 (``Stream.prepare_shard`` would decompress into the folder, and checks only what it downloads.)
 
 What a row costs is a place in a table until it is delivered, and then what its column's type asks
@@ -12,18 +12,19 @@ for: numbers are gathered into one array, text is decoded, and encoded images st
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jest_loader.adapters.blocks import BlockSource
 from jest_loader.adapters.columns import Column, Columns, Rows, Scratch, choose_columns
-from jest_loader.adapters.mds_file import ShardBytes, ShardFiles
+from jest_loader.adapters.mds_file import ShardBytes
 from jest_loader.adapters.mds_shard import cells, decode
-from jest_loader.adapters.order import Int64Array
+from jest_loader.adapters.mds_stream import MdsStream, ShardFolder
+from jest_loader.adapters.order import Int64Array, Part
 from jest_loader.ragged import RaggedBytes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class MdsSource(BlockSource):
-    """Batches from a local folder of MDS shards.
+    """Batches from MDS shards: a local folder, one elsewhere, or several mixed.
 
     Scalars and ``ndarray`` columns of fixed dtype and shape come as NumPy arrays [batch, ...],
     ``str`` as a list of str, ``bytes``, ``jpeg`` and ``png`` undecoded as ``RaggedBytes``, every
@@ -42,28 +43,31 @@ class MdsSource(BlockSource):
     shard's file by renaming another over it or by deleting it, never by writing into it.
 
     Args:
-        path: The folder that holds index.json.
+        path: The folder that holds index.json, an ``MdsStream`` (which may be elsewhere), or a list
+            of them.
         batch_size: Rows in a batch.
         shuffle: Whether to shuffle; otherwise rows come as stored.
         window_rows: The least number of rows to shuffle among each other; the shards that hold them
             are kept mapped, or in memory if they are compressed. None for four batches.
         seed: Chooses the order.
         columns: The columns to read; None for all.
-        id_column: The name for each row's place in the data set (int64), or None to do without.
+        id_column: The name for each row's place in the data set (int64; streams one after the
+            other), or None to do without.
         drop_last: Whether to leave out the rows that do not fill a last batch.
         allow_pickle: Whether ``pkl`` columns may be read. **Reading them runs whatever code their
             author put there.**
 
     Raises:
-        ValueError: if an argument is out of range, the folder holds no readable MDS index, or a
+        ValueError: if an argument is out of range, a folder holds no readable MDS index, or a
             ``pkl`` column would be read. While iterating: if a shard is not as the index describes
             it.
         FileNotFoundError: while iterating, if a shard is missing.
+        OSError: if something cannot be fetched.
     """
 
     def __init__(  # noqa: PLR0913, the eight keywords a loader may have and the path
         self,
-        path: str | PathLike[str],
+        path: str | PathLike[str] | MdsStream | Sequence[str | PathLike[str] | MdsStream],
         *,
         batch_size: int,
         shuffle: bool = True,
@@ -74,52 +78,70 @@ class MdsSource(BlockSource):
         drop_last: bool = True,
         allow_pickle: bool = False,
     ) -> None:
+        several = [path] if isinstance(path, str | PathLike | MdsStream) else list(path)
+        streams = [one if isinstance(one, MdsStream) else MdsStream(one) for one in several]
+        reader = MdsShards(streams, columns, allow_pickle=allow_pickle)
         super().__init__(
-            MdsShards(Path(path), columns, allow_pickle=allow_pickle),
+            reader,
             batch_size=batch_size,
             shuffle=shuffle,
             window_rows=window_rows,
             seed=seed,
             id_column=id_column,
             drop_last=drop_last,
+            parts=reader.parts,
         )
+
+
+class _Shard(NamedTuple):
+    reader: "MDSReader"
+    folder: ShardFolder
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path / (self.reader.zip_data or self.reader.raw_data).basename)
 
 
 class MdsShards:
     """The shards of a data set as blocks.
 
     Args:
-        path: The folder that holds index.json.
+        streams: Where they are.
         columns: The columns to read; None for all.
         allow_pickle: Whether ``pkl`` columns may be read.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str] | None, *, allow_pickle: bool) -> None:
-        self._path = path
-        self._files = ShardFiles(path)
-        index = _load_index(path)
-        # Empty shards hold nothing to deliver.
-        self._shards = [shard for shard in _readers(path) if shard.samples]
+    def __init__(
+        self, streams: Sequence[MdsStream], columns: Sequence[str] | None, *, allow_pickle: bool
+    ) -> None:
+        folders = [ShardFolder(stream) for stream in streams]
+        self._shards = [_Shard(reader, folder) for folder in folders for reader in folder.shards]
+        where = ", ".join(str(folder.path) for folder in folders)
         if not self._shards:
             raise ValueError(
-                f"a data set must hold at least one row, but {path} holds none; write it again"
+                f"a data set must hold at least one row, but {where or 'an empty list'} holds "
+                "none; write it again"
             )
         self._check_same_columns()
-        names, encodings = self._shards[0].column_names, self._shards[0].column_encodings
+        names, encodings = self._of_first("column_names"), self._of_first("column_encodings")
         self._encodings = dict(zip(names, encodings, strict=True))
-        self.column_names = choose_columns(names, columns, path)
+        self.column_names = choose_columns(names, columns, where)
         if not allow_pickle:
-            self._refuse_pickle({name: self._encodings[name] for name in self.column_names})
-        self.block_rows: Int64Array = np.array([shard.samples for shard in self._shards])
-        text = json.dumps(index, sort_keys=True)
+            self._refuse_pickle(where)
+        self.block_rows: Int64Array = np.array([shard.reader.samples for shard in self._shards])
+        self.parts = _parts(folders)
+        indices = [folder.index for folder in folders]
+        text = json.dumps(indices[0] if len(indices) == 1 else indices, sort_keys=True)
         self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        fetched = [folder.num_threads for folder in folders if folder.stream.local is not None]
+        self._num_threads = min(fetched, default=1)
 
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         """All rows of some shards, end to end."""
-        shards = [self._files.open(self._shards[block]) for block in blocks.tolist()]
+        chosen = [self._shards[block] for block in blocks.tolist()]
+        opened = self._opened(chosen)
         columns = [
-            self._columns(self._shards[block], shard)
-            for block, shard in zip(blocks.tolist(), shards, strict=True)
+            self._columns(shard.reader, data) for shard, data in zip(chosen, opened, strict=True)
         ]
         return MdsRows(
             {name: self._encodings[name] for name in self.column_names},
@@ -127,9 +149,18 @@ class MdsShards:
                 name: RaggedBytes.concat([part[name] for part in columns])
                 for name in self.column_names
             },
-            shards,
+            opened,
             self.block_rows[blocks].cumsum(),
         )
+
+    def _opened(self, shards: list[_Shard]) -> list[ShardBytes]:
+        def open_one(shard: _Shard) -> ShardBytes:
+            return shard.folder.files.open(shard.reader)
+
+        if self._num_threads == 1:
+            return [open_one(shard) for shard in shards]
+        with ThreadPoolExecutor(self._num_threads, "fetch-shards") as threads:
+            return list(threads.map(open_one, shards))
 
     def _columns(self, reader: "MDSReader", shard: ShardBytes) -> dict[str, RaggedBytes]:
         try:
@@ -138,32 +169,61 @@ class MdsShards:
             raise _not_decoded(shard, error) from error
         return dict(zip(reader.column_names, found, strict=True))
 
-    def _name(self, shard: "MDSReader") -> str:
-        return str(self._path / (shard.zip_data or shard.raw_data).basename)
+    def _of_first(self, attribute: str) -> list[str]:
+        return list(getattr(self._shards[0].reader, attribute))
 
     def _check_same_columns(self) -> None:
-        first = self._shards[0]
-        for shard in self._shards:
-            expected = list(zip(first.column_names, first.column_encodings, strict=True))
-            found = list(zip(shard.column_names, shard.column_encodings, strict=True))
-            if found != expected:
+        first, *others = self._shards
+        expected = _columns_of(first)
+        for shard in others:
+            if _columns_of(shard) != expected:
                 raise ValueError(
-                    f"all shards must have the same columns, but {self._name(first)} has "
-                    f"{expected} and {self._name(shard)} has {found}; make them two data sets"
+                    f"all shards must have the same columns, but {first.name} has {expected} and "
+                    f"{shard.name} has {_columns_of(shard)}; make them two data sets"
                 )
 
-    def _refuse_pickle(self, encodings: dict[str, str]) -> None:
+    def _refuse_pickle(self, where: str) -> None:
         from streaming.base.format.mds.encodings import is_mds_encoding_safe
 
         unsafe = [
-            name for name, encoding in encodings.items() if not is_mds_encoding_safe(encoding)
+            name for name in self.column_names if not is_mds_encoding_safe(self._encodings[name])
         ]
         if unsafe:
             raise ValueError(
                 f"columns must not hold pickles, which run code when read, but {unsafe} of "
-                f"{self._path} do; leave them out with columns=[...], or pass allow_pickle=True if "
+                f"{where} do; leave them out with columns=[...], or pass allow_pickle=True if "
                 "you trust whoever wrote them"
             )
+
+
+def _columns_of(shard: _Shard) -> list[tuple[str, str]]:
+    reader = shard.reader
+    return list(zip(reader.column_names, reader.column_encodings, strict=True))
+
+
+def _parts(folders: Sequence[ShardFolder]) -> tuple[Part, ...] | None:
+    """What an epoch has of each stream, where they have proportions."""
+    proportions = [folder.stream.proportion for folder in folders]
+    shares = [share for share in proportions if share is not None]
+    if not shares:
+        return None
+    if len(shares) < len(folders):
+        raise ValueError(
+            f"either all streams have a proportion or none has, got {proportions}; give the others "
+            "one too"
+        )
+    rows = [sum(shard.samples for shard in folder.shards) for folder in folders]
+    ends = [round(sum(rows) * share / sum(shares)) for share in np.cumsum(shares).tolist()]
+    epoch_rows = np.diff([0, *ends]).tolist()
+    for folder, have, want in zip(folders, rows, epoch_rows, strict=True):
+        if want and not have:
+            raise ValueError(
+                f"a stream with a proportion must hold at least one row, but {folder.path} holds "
+                "none; leave it out"
+            )
+    return tuple(
+        Part(len(folder.shards), want) for folder, want in zip(folders, epoch_rows, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -209,69 +269,3 @@ class MdsRows:
 
 def _not_decoded(shard: ShardBytes, error: Exception) -> ValueError:
     return ValueError(f"{shard.path} cannot be decoded: {error!r}; fetch it again")
-
-
-def _load_index(path: Path) -> dict[str, Any]:
-    """The parsed index.json, once it is known to be one that ``streaming`` can make readers of."""
-    index_path = path / "index.json"
-    if not index_path.is_file():
-        raise ValueError(
-            f"path must be a local folder with an MDS index.json, got {str(path)!r}; for shards "
-            "kept elsewhere, copy the folder here first"
-        )
-    try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        shards = [(info["format"], info["raw_data"], info["zip_data"]) for info in index["shards"]]
-        version = index["version"]
-        files = [file["basename"] for _, *pair in shards for file in pair if file]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index_path} is not an MDS index: {error!r}; fetch it again") from error
-    formats = {format_ for format_, *_ in shards}
-    if version != 2 or formats - {"mds"}:
-        raise ValueError(
-            f"{index_path} must list MDS shards of version 2, got version {version} and "
-            f"{sorted(formats)}; write the data set again with MDSWriter"
-        )
-    outside = [
-        name for name in files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts
-    ]
-    if outside:
-        raise ValueError(
-            f"{index_path} must name files inside its folder, got {outside}; do not use an index "
-            "from a source that you do not trust"
-        )
-    return dict(index)
-
-
-def _readers(path: Path) -> list["MDSReader"]:
-    """One of ``streaming``'s readers for each shard."""
-    try:
-        from streaming import Stream
-    except ModuleNotFoundError as error:
-        if error.name != "streaming":
-            raise
-        raise ModuleNotFoundError(
-            "reading MDS shards needs mosaicml-streaming; pip install 'jest-loader[mds]'",
-            name="streaming",
-        ) from error
-    from streaming.base.format.mds.reader import MDSReader
-    from streaming.base.world import World
-
-    stream = Stream(local=str(path))
-    stream.apply_default(
-        {
-            "split": None,
-            "download_retry": 1,
-            "download_timeout": 60,
-            "validate_hash": None,
-            "keep_zip": True,
-        }
-    )
-    try:
-        # Pickles are refused by MdsShards, which also lets a user leave their columns out.
-        readers = stream.get_shards(World(1, 1, 1, 0), allow_unsafe_types=True)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"{path / 'index.json'} is not an MDS index: {error!r}; fetch it again"
-        ) from error
-    return [reader for reader in readers if isinstance(reader, MDSReader)]

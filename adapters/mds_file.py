@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from jest_loader.adapters.remote import RemoteFolder
+
 if TYPE_CHECKING:
     from streaming.base.format.base.reader import FileInfo
     from streaming.base.format.mds.reader import MDSReader
@@ -76,21 +78,34 @@ class ShardFiles:
 
     Args:
         path: The folder that holds them.
+        remote: Where the folder's files are fetched from; None if all are there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remote: RemoteFolder | None = None) -> None:
         self._path = path
+        self._remote = remote
         self._verified: dict[str, Stamp] = {}
 
     def open(self, shard: "MDSReader") -> ShardBytes:
-        """A shard, checked.
+        """A shard, checked; one that was fetched and is damaged is fetched once more.
 
         Raises:
             FileNotFoundError: if it is missing.
             ValueError: if it is not what the index describes.
+            OSError: if it cannot be fetched.
         """
+        try:
+            return self._open(shard)
+        except (ValueError, FileNotFoundError):
+            if self._remote is None:
+                raise
+            # Damaged when it was fetched or since, or dropped by another process to make room.
+            self._remote.drop((shard.zip_data or shard.raw_data).basename)
+            return self._open(shard)
+
+    def _open(self, shard: "MDSReader") -> ShardBytes:
         raw, packed = shard.raw_data, shard.zip_data
-        if packed is None or (self._path / raw.basename).is_file():
+        if packed is None or (self._remote is None and (self._path / raw.basename).is_file()):
             path, stamp = self._find(raw)
             data, is_mapped = _map(path, raw.bytes)
             _check(data, raw, str(path), hashed=self._is_new(raw, stamp))
@@ -107,6 +122,8 @@ class ShardFiles:
 
     def _find(self, info: "FileInfo") -> tuple[Path, Stamp]:
         path = self._path / info.basename
+        if self._remote is not None:
+            path = self._remote.fetch(info.basename)
         try:
             stamp = _stamp(path)
         except FileNotFoundError as error:

@@ -7,13 +7,16 @@ whole, so processes may share the local folder, and one that is killed leaves no
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
 _ATTEMPTS = 3
+_MOST_THREADS = 8
 _TIMEOUT_S = 60.0
+_MAKING_ROOM = threading.Lock()
 
 
 class RemoteFolder:
@@ -36,6 +39,7 @@ class RemoteFolder:
         self.local = local
         self._limit_bytes = limit_bytes
         self._sizes: Mapping[str, int] = {}
+        self._coming: set[str] = set()  # being fetched
         self._used: dict[str, int] = {}  # by name, when in this process: not in the files' times,
         # which tell whether a file has changed
 
@@ -53,35 +57,48 @@ class RemoteFolder:
             )
         self._sizes = sizes
 
-    def fetch(self, name: str) -> Path:
-        """The file's local path, once it is there.
+    @property
+    def num_threads(self) -> int:
+        """How many files may be fetched at once: so many that they take half the limit at most."""
+        largest = max(self._sizes.values(), default=0)
+        if self._limit_bytes is None or largest == 0:
+            return _MOST_THREADS
+        return min(_MOST_THREADS, max(1, self._limit_bytes // (2 * largest)))
+
+    def fetch(self, name: str, *, again: bool = False) -> Path:
+        """The file's local path, once it is there; ``again`` replaces the one that is.
 
         Raises:
             OSError: if it cannot be fetched.
         """
         path = self.local / name
         self._used[name] = time.time_ns()
-        if path.is_file():
+        if path.is_file() and not again:
             return path
-        self._make_room(self._sizes.get(name, 0))
+        with _MAKING_ROOM:
+            self._coming.add(name)
+            self._make_room()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
             self._download(name, part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+            self._coming.discard(name)
         return path
 
     def drop(self, name: str) -> None:
         """Let go of the local copy, say because it is damaged."""
         (self.local / name).unlink(missing_ok=True)
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _make_room(self) -> None:
+        """Drop files until those that are coming fit."""
         if self._limit_bytes is None:
             return
+        coming = sum(self._sizes.get(name, 0) for name in self._coming)
         kept = []
-        for name in self._sizes:
+        for name in self._sizes.keys() - self._coming:
             try:
                 found = (self.local / name).stat()
             except FileNotFoundError:
@@ -90,7 +107,7 @@ class RemoteFolder:
             kept.append((last_used, name, found.st_size))
         in_use = sum(size for *_, size in kept)
         for _, name, size in sorted(kept):
-            if in_use + num_bytes <= self._limit_bytes:
+            if in_use + coming <= self._limit_bytes:
                 return
             self.drop(name)  # Whoever has it open or mapped keeps it (POSIX).
             in_use -= size

@@ -347,7 +347,7 @@ def test_pickles_are_refused_and_do_not_run(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_data_set(tmp_path: Path, mds_folder: Folder) -> None:
     for path in (tmp_path / "nowhere", tmp_path, "s3://bucket/data"):
-        with pytest.raises(ValueError, match=r"local folder with an MDS index\.json"):
+        with pytest.raises(ValueError, match=r"local folder"):
             MdsSource(path, batch_size=1)
     folder = mds_folder(rows=4)
     index = json.loads((folder / "index.json").read_text())
