@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import environment
+from harness import environment, spread
 from PIL import Image
 
 from jest_loader.adapters.decoders import Pixels
@@ -119,11 +119,6 @@ def measure(encoded: list[bytes], size: int, repeats: int) -> dict[str, Any]:
             "mean_difference": float(difference.float().mean()),
         }
     return forms
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Minimum, median and maximum."""
-    return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def forms_of(size: int) -> Iterator[tuple[str, Callable[..., DecodeImages]]]:

@@ -4,13 +4,17 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+
+
+# Threads of NumPy's and PyTorch's libraries spin for a while after their work is done.
+_PAUSE_S = 0.2
 
 
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -37,19 +41,20 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     return found
 
 
-def time_ms(
-    run: Callable[[], object], *, repeats: int, device: str | torch.device = "cpu"
-) -> dict[str, float]:
-    """Minimum, median and maximum time of a call in ms, after one that is not counted."""
+def once_ms(run: Callable[[], object], device: str | torch.device = "cpu") -> float:
+    """Time of one call in ms, what it leaves to the device included."""
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
-    times = []
-    for _ in range(1 + repeats):
-        synchronize()
-        started = time.perf_counter()
-        run()
-        synchronize()
-        times.append(1000 * (time.perf_counter() - started))
-    return {"min": min(times[1:]), "median": median(times[1:]), "max": max(times[1:])}
+    synchronize()
+    time.sleep(_PAUSE_S)
+    started = time.perf_counter()
+    run()
+    synchronize()
+    return 1000 * (time.perf_counter() - started)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def _nothing() -> None:

@@ -15,6 +15,9 @@ Forms:
 - fused: its Triton kernels; on a GPU only. Graph: the same, captured once and replayed.
 - products: the same matrix products and nothing else, in the dtype of the embeddings: the bound.
 
+Every form is timed once a round, and a ratio ("7 times published": 7 times as fast) is taken within
+a round; the median of all rounds is printed, with the least and the greatest.
+
 Memory is the peak above the embeddings: of the process on a CPU, of the allocator on a GPU. Picks
 are the share of the sub-batch that the same form picks in fp64 under the same noise. The last line
 of the output is one JSON document.
@@ -30,7 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import environment, time_ms
+from harness import environment, once_ms, spread
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
@@ -86,7 +89,7 @@ def main() -> None:
         results.append(found)
         print(f"{size.num_candidates} -> {size.sub_batch}, width {size.width}")
         for name, form in found["forms"].items():
-            print(f"  {name:14s} {describe(form, found['forms'])}", flush=True)
+            print(f"  {name:14s} {describe(form)}", flush=True)
     document = {
         "environment": environment(arguments.device),
         "loss": arguments.loss,
@@ -107,18 +110,25 @@ def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]
     exact = [replace(s, image=s.image.double(), text=s.text.double()) for s in sides]
     expected = select(FactoredScores(*exact, loss, fused=False), size)
     del exact
-    forms = {}
-    for name, run in forms_of(size, sides, device, loss):
+    forms: dict[str, Any] = {}
+    runs = dict(forms_of(size, sides, device, loss))
+    for name, run in runs.items():
         # The first call compiles and allocates; what it adds to the peak is the form's own.
         with PeakMemory(device) as memory:
             index = run()
-        forms[name] = {
-            "ms": time_ms(run, repeats=repeats, device=device),
-            "peak_bytes": memory.peak_bytes,
-        }
+        forms[name] = {"peak_bytes": memory.peak_bytes}
         if isinstance(index, Tensor):
             forms[name]["picks_of_fp64"] = shared(index, expected)
             forms[name]["learnability"] = learnability(sides, index, loss)
+    # In rounds, since the machine's other work comes and goes: ratios are taken within a round.
+    rounds = [{name: once_ms(run, device) for name, run in runs.items()} for _ in range(repeats)]
+    for name, form in forms.items():
+        form["ms"] = spread([found[name] for found in rounds])
+        form["times"] = {
+            other: spread([found[other] / found[name] for found in rounds])
+            for other in runs
+            if other.startswith(("published", "products"))
+        }
     return {
         **size._asdict(),
         "sub_batch": size.sub_batch,
@@ -276,16 +286,18 @@ def _peak_allocated() -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def describe(form: dict[str, Any], forms: dict[str, Any]) -> str:
+def describe(form: dict[str, Any]) -> str:
     """One line of the table."""
-    median = form["ms"]["median"]
     parts = [
-        f"{median:10.2f} ms ({form['ms']['min']:.2f} to {form['ms']['max']:.2f})",
-        f"{median / forms['products']['ms']['median']:7.2f} x products",
-        f"{form['peak_bytes'] / 2**20:8.0f} MiB",
+        f"{form['ms']['median']:9.2f} ms ({form['ms']['min']:.2f} to {form['ms']['max']:.2f})",
+        f"{1 / form['times']['products']['median']:6.2f} x products",
+        f"{form['peak_bytes'] / 2**20:6.0f} MiB",
     ]
-    published = [name for name in forms if name.startswith("published")]
-    parts += [f"1/{forms[name]['ms']['median'] / median:.1f} of {name}" for name in published]
+    parts += [
+        f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f}) times {name}"
+        for name, ratio in form["times"].items()
+        if name.startswith("published")
+    ]
     if "picks_of_fp64" in form:
         parts.append(f"picks of fp64 {form['picks_of_fp64']:.2%}")
     return "  ".join(parts)
