@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 # Threads of NumPy's and PyTorch's libraries spin for a while after their work is done.
 _PAUSE_S = 0.2
 
