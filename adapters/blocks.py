@@ -112,6 +112,12 @@ class BlockSource:
         self._first_batch = 0
         return self._newest
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: where it stands, without the shards that a pass holds."""
+        epoch, batches = self._position()
+        position = {"_epoch": epoch, "_first_batch": batches, "_newest": None}
+        return {**self.__dict__, **position, "_scratch": Scratch()}
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator start ``epoch``; a loaded position in that epoch is kept."""
         epoch = whole("epoch", epoch, 0)

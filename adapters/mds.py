@@ -12,7 +12,6 @@ for: numbers are gathered into one array, text is decoded, and encoded images st
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +24,7 @@ from jest_loader.adapters.mds_file import ShardBytes
 from jest_loader.adapters.mds_shard import cells, decode
 from jest_loader.adapters.mds_stream import MdsStream, ShardFolder
 from jest_loader.adapters.order import Int64Array, Part
+from jest_loader.adapters.threads import map_in_threads
 from jest_loader.ragged import RaggedBytes
 
 if TYPE_CHECKING:
@@ -114,6 +114,12 @@ class MdsShards:
     def __init__(
         self, streams: Sequence[MdsStream], columns: Sequence[str] | None, *, allow_pickle: bool
     ) -> None:
+        locals_ = [str(stream.local) for stream in streams if stream.local is not None]
+        if len(set(locals_)) < len(locals_):
+            raise ValueError(
+                f"each stream must have a local folder of its own, got {locals_}; shards of the "
+                "same name would be taken for each other"
+            )
         folders = [ShardFolder(stream) for stream in streams]
         self._shards = [_Shard(reader, folder) for folder in folders for reader in folder.shards]
         where = ", ".join(str(folder.path) for folder in folders)
@@ -157,10 +163,7 @@ class MdsShards:
         def open_one(shard: _Shard) -> ShardBytes:
             return shard.folder.files.open(shard.reader)
 
-        if self._num_threads == 1:
-            return [open_one(shard) for shard in shards]
-        with ThreadPoolExecutor(self._num_threads, "fetch-shards") as threads:
-            return list(threads.map(open_one, shards))
+        return map_in_threads(open_one, shards, self._num_threads)
 
     def _columns(self, reader: "MDSReader", shard: ShardBytes) -> dict[str, RaggedBytes]:
         try:

@@ -45,6 +45,11 @@ class MdsStream:
                 f"shards at a URL are fetched into a local folder, but {self.path} has none; give "
                 "one as in MdsStream(url, local=folder)"
             )
+        if self.local is not None and Path(self.local).resolve() == Path(self.path).resolve():
+            raise ValueError(
+                f"local must be another folder than path, since its files may be dropped, got "
+                f"{self.path} for both; leave local out to read shards where they are"
+            )
         if self.limit_bytes is not None and self.local is None:
             raise ValueError("limit_bytes limits the folder local, but that is None; give both")
         if self.proportion is not None and not 0 < self.proportion < float("inf"):
@@ -68,7 +73,8 @@ class ShardFolder:
         remote = None
         if stream.local is not None:
             remote = RemoteFolder(os.fspath(stream.path), self.path, stream.limit_bytes)
-            remote.fetch(_INDEX, again=True)
+            remote.remove_old_parts()
+            _fetch_index(remote)
         self.index = _load_index(self.path)
         # Empty shards hold nothing to deliver.
         self.shards = [shard for shard in _readers(self.path) if shard.samples]
@@ -77,6 +83,30 @@ class ShardFolder:
             remote.set_sizes({file.basename: file.bytes for file in files})
         self.files = ShardFiles(self.path, remote)
         self.num_threads = 1 if remote is None else remote.num_threads
+
+
+def _fetch_index(remote: RemoteFolder) -> None:
+    """Fetch the index anew, and drop the shards that it may not describe."""
+    path = remote.local / _INDEX
+    before = _files_in(path)
+    remote.fetch(_INDEX, again=True)
+    after = _files_in(path)
+    if before == after:
+        return
+    for name, info in before.items():
+        # Of a file without a hash one cannot tell whether it is still the same.
+        if info != after.get(name) or not info.get("hashes"):
+            remote.drop(name)
+
+
+def _files_in(path: Path) -> dict[str, dict[str, Any]]:
+    """What an index says of each file, by name; nothing if it is none, which others report."""
+    try:
+        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        files = [file for info in shards for file in (info["raw_data"], info["zip_data"]) if file]
+        return {PurePosixPath(file["basename"]).name: file for file in files}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _load_index(path: Path) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class BlockOrder:
         self, epoch: int, number: int, blocks: Int64Array, num_rows: int
     ) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Some of ``blocks``, each as often as ``num_rows`` ask for; the last is cut short."""
+        if num_rows == 0:
+            return blocks[:0], self.block_rows[:0], self.block_rows[:0]
         times, left = divmod(num_rows, int(self.block_rows[blocks].sum()))
         once_more = blocks
         if self.shuffle:

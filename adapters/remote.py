@@ -5,6 +5,7 @@ Face, Databricks and local paths, and over HTTP by fsspec. A file appears under 
 whole, so processes may share the local folder, and one that is killed leaves nothing to be trusted.
 """
 
+import contextlib
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import urlparse
 _ATTEMPTS = 3
 _MOST_THREADS = 8
 _TIMEOUT_S = 60.0
+_OLD_S = 3600.0  # Longer than a download lasts.
 _MAKING_ROOM = threading.Lock()
 
 
@@ -85,8 +87,16 @@ class RemoteFolder:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-            self._coming.discard(name)
+            with _MAKING_ROOM:
+                self._coming.discard(name)
         return path
+
+    def remove_old_parts(self) -> None:
+        """Remove what processes that were killed left of their downloads."""
+        for part in self.local.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > _OLD_S:
+                    part.unlink()
 
     def drop(self, name: str) -> None:
         """Let go of the local copy, say because it is damaged."""

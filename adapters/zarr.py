@@ -12,8 +12,8 @@ one.
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from math import prod
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from jest_loader.adapters.columns import (
     join_column,
 )
 from jest_loader.adapters.order import Int64Array
+from jest_loader.adapters.threads import map_in_threads
 
 if TYPE_CHECKING:
     import zarr
@@ -127,16 +128,13 @@ class ZarrBlocks:
             for name, array in self._arrays.items()
             if array.dtype.kind not in _TEXT_KINDS
         }
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            parts = {
-                name: pool.map(
-                    partial(self._read_block, name),
-                    stored,
-                    [whole[name][place] if name in whole else None for place in places],
-                )
-                for name in self.column_names
-            }
-            read = {name: list(blocks_read) for name, blocks_read in parts.items()}
+        calls = [
+            partial(self._read_block, name, block, whole[name][place] if name in whole else None)
+            for name in self.column_names
+            for block, place in zip(stored, places, strict=True)
+        ]
+        parts = iter(map_in_threads(lambda call: call(), calls, self._num_threads))
+        read = {name: list(islice(parts, len(stored))) for name in self.column_names}
         return Table(
             {
                 name: whole[name] if name in whole else join_column(read[name])
@@ -178,9 +176,11 @@ class ZarrBlocks:
         return num_rows
 
     def _refuse_missing_chunks(self) -> None:
+        if self._path.startswith(("http://", "https://")):
+            return  # It cannot list, so that each chunk would be asked for.
         for name, array in self._arrays.items():
             found = array.nchunks_initialized
-            # A store that cannot list, such as HTTP, seems to hold no chunk at all.
+            # A store that cannot list seems to hold no chunk at all.
             if found < array.nchunks and (found or not _is_remote(self._path)):
                 raise ValueError(
                     f"array {name!r} in {self._path} must have {array.nchunks} chunks, got "

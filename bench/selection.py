@@ -12,7 +12,8 @@ Forms:
 - published: the matrix of all pairs, and in each chunk its products with an indicator of what was
   chosen; NumPy in fp64 and in fp32 on a CPU, PyTorch in fp32 on a GPU.
 - plain: ``FactoredScores`` in plain PyTorch.
-- fused: its Triton kernels; on a GPU only. Graph: the same, captured once and replayed.
+- fused: its Triton kernels; on a GPU only. Graph: its selection alone, from scores that were made
+  before, captured once and replayed; its memory is not measured.
 - products: the same matrix products and nothing else, in the dtype of the embeddings: the bound.
 
 Every form is timed once a round, and a ratio ("7 times published": 7 times as fast) is taken within

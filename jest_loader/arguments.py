@@ -1,5 +1,7 @@
 """What a ``JestDataset`` can be made of: the sentences for what does not go together."""
 
+import threading
+
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
 from jest_loader.selection import UniformSelector
 from jest_loader.super_batch import declared_batch_size, size_error
@@ -54,7 +56,10 @@ def check_stateful(source: Source) -> Stateful:
 
 def check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
     """Raise ``ValueError`` unless both limits are in range."""
-    if stall_timeout_s is not None and not stall_timeout_s > 0:
-        raise ValueError(f"stall_timeout_s must be positive or None, got {stall_timeout_s}")
+    if stall_timeout_s is not None and not 0 < stall_timeout_s < threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"stall_timeout_s must be a positive number of seconds, got {stall_timeout_s}; use "
+            "None to wait for ever"
+        )
     if not 0 <= max_skipped_fraction <= 1:
         raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction}")

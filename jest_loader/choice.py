@@ -11,7 +11,7 @@ from torch import Tensor
 from jest_loader.batch import Batch, take
 from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector, Trainable
 from jest_loader.scores import ExampleScores
-from jest_loader.selection import JointSelector, check_finite
+from jest_loader.selection import check_finite
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
 
@@ -43,20 +43,23 @@ class Chooser:
         """
         with torch.no_grad():
             scores = self._score(candidates)
-            index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
             skipped = _without_score(scores)
+            self._check_budget(skipped, candidates)
+            index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
         index = _checked(index, self.sub_batch_size, self.super_batch_size)
-        self._check_budget(skipped, candidates)
         while True:
             chosen = take(candidates, index)
             try:
                 sub_batch = chosen if self.materialize is None else self.materialize(chosen)
                 break
             except BadSamplesError as error:
-                bad = sorted(error.reasons)
+                bad = _rows_of(error, self.sub_batch_size)
                 skipped |= {int(index[row]): error.reasons[row] for row in bad}
                 self._check_budget(skipped, candidates)
-                index[bad] = _spare(scores, index, skipped, len(bad), seed=seed, step=step)
+                self._check_left(index, skipped, len(bad), candidates)
+                index[bad] = self._spare(scores, index, skipped, len(bad), seed=seed, step=step)
+        if sub_batch is None:
+            raise ValueError("materialize must return the sub-batch, got None; add a return")
         if skipped:
             logging.getLogger(__name__).warning(
                 "skipped %d of %d candidates: %s",
@@ -84,8 +87,41 @@ class Chooser:
             )
         return scores
 
+    def _spare(
+        self, scores: Scores, index: Tensor, skipped: dict[int, str], size: int, **key: int
+    ) -> Tensor:
+        """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
+
+        Given what was chosen, the bad ones too: they are few, and so are not drawn again. Those
+        without a finite score are not drawn anyway, and would spoil the others' scores.
+        """
+        gone = {*index.tolist(), *skipped}
+        finite = torch.isfinite(scores.logits).tolist()
+        chosen = torch.tensor(sorted(row for row in gone if finite[row]))
+        given = scores.given(chosen.to(scores.logits.device))
+        spare = _checked(self.selector.select(given, size, **key), size, self.super_batch_size)
+        if gone & set(spare.tolist()):
+            raise ValueError(
+                f"{type(self.selector).__name__} must not take candidates whose logits are minus "
+                "infinity, but did; they were chosen already"
+            )
+        return spare
+
+    def _check_left(
+        self, index: Tensor, skipped: dict[int, str], size: int, candidates: Batch
+    ) -> None:
+        left = self.super_batch_size - len({*index.tolist(), *skipped})
+        if left < size:
+            raise ValueError(
+                f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
+                f"usable candidates are left: {_named(skipped, candidates)}; mend the data, or use "
+                "a larger super_batch_size"
+            )
+
     def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
-        budget = max(1, int(self.max_skipped_fraction * self.super_batch_size))
+        budget = int(self.max_skipped_fraction * self.super_batch_size)
+        if self.max_skipped_fraction > 0:
+            budget = max(1, budget)
         if len(skipped) > budget:
             raise ValueError(
                 f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
@@ -94,24 +130,21 @@ class Chooser:
             )
 
 
+def _rows_of(error: BadSamplesError, size: int) -> list[int]:
+    """The rows that ``materialize`` called bad, once they are known to be rows."""
+    rows = list(error.reasons)
+    if any(type(row) is not int or not 0 <= row < size for row in rows):
+        raise ValueError(
+            f"materialize must name bad rows by their numbers in the sub-batch, from 0 to "
+            f"{size - 1}, got {rows[:_NUM_SHOWN]}"
+        ) from error
+    return sorted(rows)
+
+
 def _without_score(scores: Scores) -> dict[int, str]:
     """Candidates whose score is not finite, which selectors do not draw."""
     rows = (~torch.isfinite(scores.logits)).nonzero()[:, 0].tolist()
     return dict.fromkeys(rows, "its score is not finite")
-
-
-def _spare(
-    scores: Scores, index: Tensor, skipped: dict[int, str], size: int, *, seed: int, step: int
-) -> Tensor:
-    """The candidates to draw next, in place of ``size`` chosen ones that turned out bad.
-
-    Given what was chosen, the bad ones too: they are few, and so cannot be drawn again.
-    """
-    gone = torch.tensor(sorted({*index.tolist(), *skipped}), device=scores.logits.device)
-    spare = JointSelector(num_chunks=1).select(scores.given(gone), size, seed=seed, step=step)
-    spare = spare.cpu()
-    check_finite(spare)
-    return spare
 
 
 def _named(skipped: Mapping[int, str], candidates: Batch) -> str:
@@ -129,7 +162,7 @@ def _checked(index: object, size: int, num_candidates: int) -> Tensor:
     """The index on the host. Selectors and scores are pluggable: check what they agreed on."""
     if not isinstance(index, Tensor):
         raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
-    host = index.cpu()
+    host = index.cpu().clone()  # Rows that turn out bad are replaced in it.
     if host.shape != (size,) or host.dtype != torch.int64:
         raise ValueError(
             f"a selector must return int64 of shape ({size},), "

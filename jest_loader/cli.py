@@ -51,3 +51,7 @@ def _run() -> None:
             print(describe(train(config)))
         case PackConfig():
             pack_command(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -58,7 +58,7 @@ class JestDataset(IterableDataset[Batch]):
             None waits for ever.
         max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
             less, that may be left out because their scores are not finite or ``materialize`` raised
-            ``BadSamplesError`` for them. Others take their places.
+            ``BadSamplesError`` for them. Others take their places. 0 allows none.
 
     Raises:
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
@@ -96,6 +96,7 @@ class JestDataset(IterableDataset[Batch]):
         self._restored = False  # The next pass goes on from a loaded state.
         self._passes = 0  # The number of the newest pass: older iterators must not go on.
         self._running = False
+        self._began = False  # Something was read.
 
     @property
     def counts(self) -> Counts:
@@ -165,7 +166,7 @@ class JestDataset(IterableDataset[Batch]):
         """
         source = check_stateful(self.source)
         position = self._delivered
-        if self._passes == 0:  # Nothing was read, but the source may have an order of its own.
+        if not self._began:  # Nothing was read, but the source may have an order of its own.
             position = replace(position, source=source.state_dict())
         return position.to_state(self._configuration())
 
@@ -250,6 +251,7 @@ class JestDataset(IterableDataset[Batch]):
         )
 
     def _super_batches(self, start: Position) -> Iterator[SuperBatch]:
+        self._began = True
         # Here and not in the reader's thread: a DataLoader forks its workers now.
         batches = iter(self.source)
         if start.super_batches == 0 and start.source is not None:

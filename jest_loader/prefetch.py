@@ -118,6 +118,7 @@ def _run(
         while True:
             free.acquire()
             if stop.is_set():
+                ready.put(_Made(None, StopIteration()))
                 return
             ready.put(_Made(next(items)))
     except BaseException as error:  # Whatever it is, StopIteration too, it is the consumer's.

@@ -19,12 +19,20 @@ class BadSamplesError(ValueError):
 
     Args:
         reasons: What is wrong with each bad row of the batch it was called with, by row number.
+
+    Raises:
+        ValueError: if it names no row.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         self.reasons = dict(reasons)
+        if not self.reasons:
+            raise ValueError("BadSamplesError must name the rows that are bad, got none")
         row, reason = next(iter(self.reasons.items()))
         super().__init__(f"{len(self.reasons)} bad samples, the first at row {row}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BadSamplesError, (self.reasons,)
 
 
 @runtime_checkable
@@ -75,9 +83,9 @@ class Embeddings:
     Args:
         image: Floating [B, D], rows of unit norm.
         text: Floating [B, D], rows of unit norm, on the same device and of the same dtype.
-        scale: The inverse temperature, positive: ``exp`` of what CLIP and SigLIP train. Float or
-            [] tensor.
-        bias: SigLIP's logit bias, float or [] tensor; None for a softmax model, which has none.
+        scale: The inverse temperature, positive: ``exp`` of what CLIP and SigLIP train. A number,
+            or a tensor of one element.
+        bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
 
     Raises:
         ValueError: if ``image`` and ``text`` do not match.
@@ -89,6 +97,12 @@ class Embeddings:
     bias: float | Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("scale", self.scale), ("bias", self.bias)):
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(
+                    f"{name} must be a number or a tensor of one element, got shape "
+                    f"{tuple(value.shape)}"
+                )
         if self.image.ndim != 2 or self.image.shape != self.text.shape:
             raise ValueError(
                 "image and text embeddings must both have shape [candidates, width], "

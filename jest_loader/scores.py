@@ -281,7 +281,9 @@ def _check_range(name: str, side: Embeddings) -> None:
     )
     off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
     bias = 0.0 if side.bias is None else side.bias
-    scalars = [torch.as_tensor(value).detach().to(norms) for value in (side.scale, bias)]
+    scalars = [
+        torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.scale, bias)
+    ]
     num_off, scale, bias = torch.stack([off.sum().to(norms), *scalars]).tolist()  # The one wait.
     if num_off > 0:
         which, row = off.nonzero()[0].tolist()
@@ -298,8 +300,9 @@ def _check_range(name: str, side: Embeddings) -> None:
     rounding = scale * torch.finfo(side.image.dtype).eps
     if rounding > _MAX_ROUNDING:
         warnings.warn(
-            f"the {name}'s embeddings are {side.image.dtype}: at scale {scale:.4g} its logits may "
-            f"be off by {rounding:.2g}, which changes what is selected; give them a finer dtype",
+            f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
+            f"{_MAX_ROUNDING / torch.finfo(side.image.dtype).eps:g}: its logits may be off by more "
+            f"than {_MAX_ROUNDING}, which changes what is selected; give them a finer dtype",
             stacklevel=4,
         )
 

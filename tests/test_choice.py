@@ -1,6 +1,7 @@
 """Bad samples are left out, counted, named and replaced, up to a limit."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from jest_loader import (
     JointSelector,
     LiveLearner,
     OnlineProxy,
+    TopKSelector,
     UniformSelector,
 )
 from jest_loader.testing import assert_resumes_exactly
@@ -139,8 +141,76 @@ def test_when_nothing_is_left_to_replace_with():
         sub_batch_size=8,
         materialize=refuse(3),
     )
-    with pytest.raises(ValueError, match="needs as many candidates with finite scores"):
+    with pytest.raises(ValueError, match=r"but only 0 usable candidates are left: row 3: no 3"):
         next(iter(dataset))
+
+
+def test_a_candidate_without_a_score_does_not_keep_others_from_being_replaced():
+    class Scorer:
+        def score(self, super_batch):
+            side = random_embeddings(200, 8, seed=0)
+            side.image[5] = math.nan
+            return FactoredScores(side)
+
+    dataset = make(Scorer(), materialize=refuse(*range(0, 200, 40)))
+    found = next(iter(dataset))["number"].tolist()
+    assert len(set(found)) == 40
+    assert not {5, *range(0, 200, 40)} & set(found)
+
+
+def test_replacements_are_what_the_selector_takes_next():
+    """The highest scores for TopKSelector, and anything for UniformSelector."""
+    found = numbers(make(Scores(), TopKSelector(), materialize=refuse(199, 180)))[0]
+    assert sorted(found) == [158, 159, *range(160, 180), *range(181, 199)]
+    spares = set()
+    for seed in range(20):
+        plain = set(numbers(make(Scores(), UniformSelector(), seed=seed))[0])
+        bad = min(plain)
+        after = numbers(make(Scores(), UniformSelector(), seed=seed, materialize=refuse(bad)))[0]
+        spares |= set(after) - plain
+    assert max(spares) - min(spares) > 100, "whatever their scores"
+
+
+def test_a_selectors_own_tensor_is_left_alone():
+    class Fixed:
+        index = torch.arange(40)
+
+        def select(self, scores, size, *, seed, step):
+            if torch.isfinite(scores.logits).all():
+                return self.index
+            return torch.tensor([60])
+
+    dataset = make(Scores(), Fixed(), materialize=refuse(7))
+    assert next(iter(dataset))["number"].tolist() == [*range(7), 60, *range(8, 40)]
+    assert torch.equal(Fixed.index, torch.arange(40))
+
+
+def test_the_error_says_what_is_bad_and_survives_a_pickle():
+    error = pickle.loads(pickle.dumps(BadSamplesError({3: "torn"})))
+    assert error.reasons == {3: "torn"}
+    with pytest.raises(ValueError, match="must name the rows that are bad, got none"):
+        BadSamplesError({})
+
+
+@pytest.mark.parametrize("row", [-1, 40, True, 1.5, "a"])
+def test_rows_that_are_none_are_refused(row):
+    def materialize(batch):
+        raise BadSamplesError({row: "torn"})
+
+    with pytest.raises(ValueError, match="must name bad rows by their numbers in the sub-batch"):
+        numbers(make(Scores(), materialize=materialize))
+
+
+def test_a_forgotten_return_is_refused():
+    with pytest.raises(ValueError, match="materialize must return the sub-batch, got None"):
+        numbers(make(Scores(), materialize=lambda batch: None))
+
+
+def test_none_may_be_skipped_where_none_is_allowed():
+    source = numbered_batches(2, 4)
+    options = {"super_batch_size": 8, "sub_batch_size": 4, "max_skipped_fraction": 0}
+    with pytest.raises(ValueError, match="at most 0 of 8 candidates may be skipped, but 1"):
+        next(iter(JestDataset(source, Scores(bad=(7,)), **options)))
 
 
 def test_a_proxy_trains_on_what_was_emitted():
@@ -182,7 +252,7 @@ class Towers(torch.nn.Module):
         return Embeddings(side.image[found], side.text[found], self.scale, -5.0)
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 7])
+@pytest.mark.parametrize("micro_batch_size", [None, 7, 1])
 def test_rows_that_a_model_cannot_embed_get_no_score(micro_batch_size, caplog):
     learner = LiveLearner(Towers(), micro_batch_size=micro_batch_size)
     found = learner.embed({"number": torch.arange(20)})
@@ -190,7 +260,7 @@ def test_rows_that_a_model_cannot_embed_get_no_score(micro_batch_size, caplog):
     expected = random_embeddings(200, 8, seed=0, dtype=torch.float32)
     good = [row for row in range(20) if row % 10 != 3]
     assert torch.equal(found.text[good], expected.text[good])
-    assert "torn" in caplog.text
+    assert "2 bad samples, the first at row 3: torn" in caplog.text
     scores = FactoredScores(found)
     assert torch.isnan(scores.logits).nonzero().flatten().tolist() == [3, 13]
 

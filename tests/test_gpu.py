@@ -48,13 +48,13 @@ def test_a_selection_never_waits_for_the_device(loss, fused):
 def test_what_is_not_finite_is_marked_and_then_refused_by_the_dataset():
     side = on_gpu(random_embeddings(500, 32, seed=0, dtype=torch.float16))
     side.image[7] = torch.nan
-    index = JointSelector(4).select(FactoredScores(side), 100, seed=0, step=0)
-    assert index.max() >= 2**62
+    index = JointSelector(4).select(FactoredScores(side), 500, seed=0, step=0)
+    assert index.max() >= 2**62, "one of 500 has no score, and all are to be drawn"
 
     class Scorer:
         def score(self, super_batch):
             return FactoredScores(side)
 
-    dataset = JestDataset([torch.arange(500)], Scorer(), super_batch_size=500, sub_batch_size=100)
-    with pytest.raises(ValueError, match="scores must be finite"):
+    dataset = JestDataset([torch.arange(500)], Scorer(), super_batch_size=500, sub_batch_size=500)
+    with pytest.raises(ValueError, match="as many candidates with finite scores, but 1 had none"):
         next(iter(dataset))

@@ -1,6 +1,7 @@
 """Reading ahead: bounded, exact in its state, and never a hang."""
 
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -363,7 +364,8 @@ def test_a_worker_that_is_killed_is_an_error():
     ("options", "message"),
     [
         ({"prefetch": -1}, "prefetch must be a whole number of at least 0, got -1"),
-        ({"stall_timeout_s": 0}, "stall_timeout_s must be positive or None, got 0"),
+        ({"stall_timeout_s": 0}, "stall_timeout_s must be a positive number of seconds, got 0"),
+        ({"stall_timeout_s": math.inf}, "number of seconds, got inf; use None to wait for ever"),
         ({"max_skipped_fraction": 2}, "max_skipped_fraction must be from 0 to 1, got 2"),
     ],
 )
@@ -376,12 +378,16 @@ TRAIN = """
     import itertools, sys, time
     import torch
     from jest_loader import ExampleScores, JestDataset
+    from jest_loader.adapters.threads import map_in_threads
+
+    def read(number):
+        if number > 8:
+            time.sleep(HOW_LONG)
 
     class Endless:
         def __iter__(self):
             for number in itertools.count():
-                if number > 8:
-                    time.sleep(HOW_LONG)
+                map_in_threads(read, [number, number], THREADS)
                 yield {"number": torch.arange(4) + 4 * number}
 
     class Scorer:
@@ -400,8 +406,10 @@ TRAIN = """
 @pytest.mark.parametrize(
     ("end", "code"), [("raise KeyError('a bug')", 1), ("sys.exit(3)", 3)], ids=["raises", "exits"]
 )
-def test_the_process_ends_when_the_training_loop_does(how_long, end, code):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_process_ends_when_the_training_loop_does(how_long, end, code, threads):
     script = textwrap.dedent(TRAIN).replace("HOW_LONG", how_long).replace("END", end)
+    script = script.replace("THREADS", threads)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
@@ -411,6 +419,7 @@ def test_the_process_ends_when_the_training_loop_does(how_long, end, code):
 
 def test_two_processes_of_a_group_can_be_killed_at_once():
     script = textwrap.dedent(TRAIN).replace("HOW_LONG", "0.01").replace("END", "pass")
+    script = script.replace("THREADS", "1")
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
     )

@@ -187,6 +187,10 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
         (lambda: FactoredScores(replace(GOOD, scale=math.inf)), "positive and finite .* got inf"),
         (lambda: FactoredScores(replace(GOOD, bias=torch.tensor(math.nan))), "got 10.0 and nan"),
         (lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 5), 1.0), r"got \(6, 4\) and \(6, 5\)"),
+        (
+            lambda: replace(GOOD, scale=torch.ones(2)),
+            r"scale must be a number or a tensor of one element, got shape \(2,\)",
+        ),
         (lambda: Embeddings(torch.rand(6), torch.rand(6), 1.0), r"got \(6,\) and \(6,\)"),
         (
             lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 4).half(), 1.0),
@@ -221,9 +225,15 @@ def test_bad_input_is_refused_in_a_sentence(make, message):
 )
 def test_a_dtype_too_coarse_for_the_scale_is_warned_of(dtype, scale, warns):
     side = random_embeddings(20, 8, seed=0, scale=scale, dtype=dtype)
-    expected = pytest.warns(UserWarning, match=rf"learner's embeddings are {dtype}: at scale")
+    expected = pytest.warns(UserWarning, match=rf"learner's embeddings are {dtype}, which is too")
     with expected if warns else nullcontext():
         FactoredScores(side)
+
+
+def test_scale_and_bias_may_have_one_element():
+    side = replace(GOOD, scale=torch.tensor([10.0]), bias=torch.tensor([-5.0]))
+    found, expected = (FactoredScores(s).given(torch.tensor([1])) for s in (side, GOOD))
+    torch.testing.assert_close(found.logits, expected.logits)
 
 
 def test_a_row_that_is_not_finite_is_that_candidates_fault_alone():

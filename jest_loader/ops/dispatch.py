@@ -50,8 +50,9 @@ def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
         return form
     if fused:
         raise ValueError(
-            "fused=True needs Triton 3.4 or later and embeddings in fp16, bf16 or fp32 on a CUDA "
-            f"GPU of compute capability 8.0 or later, got {image.dtype} on {image.device}"
+            "fused=True needs Triton 3.4 or later, embeddings in fp16, bf16 or fp32 on a CUDA GPU "
+            "of compute capability 8.0 or later, and no JEST_LOADER_FUSED=0, got "
+            f"{image.dtype} on {image.device}; use fused=None for what can run"
         )
     return reference.Pairs(embeddings)
 

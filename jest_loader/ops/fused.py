@@ -26,8 +26,8 @@ _ROW_BYTES = 16
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
-# Factors 1 + exp(-|z|) are in (1, 2]. Scaled by 2^-1/2, a product of up to 250 neither overflows
-# nor loses bits to underflow, so a tile of a candidate's pairs needs one logarithm.
+# Factors 1 + exp(-|z|) are in (1, 2]. Scaled by 2^-1/2, a product of 128 is within 2^-64 and 2^64,
+# so that many of a candidate's pairs share one logarithm.
 _ROOT_HALF = tl.constexpr(0.7071067811865476)
 
 _GOLDEN = tl.constexpr(noise.GOLDEN)
@@ -63,7 +63,8 @@ class Pairs:
         self._num_candidates, width = given.image.shape
         # Images then texts, so that one launch serves both directions.
         padding = -width % (_ROW_BYTES // given.image.element_size())
-        self._stacked = pad(torch.cat([given.image, given.text]), (0, padding))
+        stacked = torch.cat([given.image, given.text])
+        self._stacked = pad(stacked, (0, padding)) if padding else stacked
         image, text = self._stacked[:, :width].split(self._num_candidates)
         self.embeddings = Embeddings(image, text, given.scale, given.bias)
         self._scale = self._scalar(given.scale)
@@ -189,7 +190,8 @@ def _sum_over_chunk(
     bias = tl.load(bias_pointer) * _LOG2_E
     total = tl.zeros([CANDIDATES], tl.float32)
     highest = tl.full([CANDIDATES], -float("inf"), tl.float32)
-    # Flattened, the loads of the next tile are under way during this one's epilogue.
+    # Flattened, the loads of the next tile are under way during this one's epilogue (on Hopper;
+    # before it the compiler does not load ahead through descriptors).
     for start in tl.range(0, chunk_size, CHUNK, flatten=True):
         products = tl.zeros([CANDIDATES, CHUNK], tl.float32)
         for k in tl.range(0, width, WIDTH):
@@ -207,14 +209,20 @@ def _sum_over_chunk(
         else:
             factors = tl.exp2(-tl.abs(logits)) * _ROOT_HALF + _ROOT_HALF
             total += tl.sum(tl.maximum(logits, 0.0), axis=1)
-            total += tl.log2(tl.reduce(factors, 1, _multiply)) + 0.5 * CHUNK
+            if CHUNK > 128:
+                one, other = tl.split(tl.reshape(factors, [CANDIDATES, CHUNK // 2, 2]))
+                total += tl.log2(tl.reduce(one, 1, _multiply))
+                total += tl.log2(tl.reduce(other, 1, _multiply))
+            else:
+                total += tl.log2(tl.reduce(factors, 1, _multiply))
+            total += 0.5 * CHUNK
     if SOFTMAX:
         total = highest + tl.log2(total)
     rows = row + tl.arange(0, CANDIDATES)
     tl.store(out + direction * num_candidates + rows, total * _LN_2, mask=rows < num_candidates)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["key"])
 def _gumbel(out, key: tl.int64, num_candidates, BLOCK: tl.constexpr):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     bits = (index + 1).to(tl.uint64) * _GOLDEN + key.to(tl.uint64)

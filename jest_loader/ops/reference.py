@@ -81,8 +81,8 @@ def detached(embeddings: Embeddings) -> Embeddings:
     return Embeddings(
         embeddings.image.detach(),
         embeddings.text.detach(),
-        scale.detach() if isinstance(scale, Tensor) else scale,
-        bias.detach() if isinstance(bias, Tensor) else bias,
+        scale.detach().reshape(()) if isinstance(scale, Tensor) else scale,
+        bias.detach().reshape(()) if isinstance(bias, Tensor) else bias,
     )
 
 

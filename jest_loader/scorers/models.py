@@ -57,26 +57,35 @@ class LiveLearner:
         device = _device(self.model)
         parts = [batch] if self._micro_batch_size is None else split(batch, self._micro_batch_size)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), _eval_mode(self.model):
-            return _joined([self._embed_usable(to_device(part, device)) for part in parts])
+            found: list[Embeddings] = []
+            good: list[int] = []
+            reasons: dict[int, str] = {}
+            start = 0
+            for part in parts:
+                size = num_examples(part)
+                embedded, bad = self._embed_usable(to_device(part, device))
+                good += [start + row for row in range(size) if row not in bad]
+                reasons |= {start + row: reason for row, reason in bad.items()}
+                found += [embedded] if embedded is not None else []
+                start += size
+        if not reasons:
+            return _joined(found)
+        error = BadSamplesError(reasons)
+        if not found:
+            raise error
+        logging.getLogger(__name__).warning("candidates without a score: %s", error)
+        return _spread(_joined(found), good, start)
 
-    def _embed_usable(self, batch: Batch) -> Embeddings:
-        """Embeddings of the rows that the function can use, NaN for the others."""
+    def _embed_usable(self, batch: Batch) -> tuple[Embeddings | None, dict[int, str]]:
+        """Embeddings of the rows that the function can use, and what is wrong with the others."""
         try:
-            return _checked(self._embed(self.model, batch))
+            return _checked(self._embed(self.model, batch)), {}
         except BadSamplesError as error:
             good = [row for row in range(num_examples(batch)) if row not in error.reasons]
             if not good:
-                raise
-            logging.getLogger(__name__).warning("candidates without a score: %s", error)
-            index = torch.tensor(good)
-            found = _checked(self._embed(self.model, take(batch, index)))
-        image, text = (
-            rows.new_full((num_examples(batch), rows.shape[1]), torch.nan).index_copy(
-                0, index.to(rows.device), rows
-            )
-            for rows in (found.image, found.text)
-        )
-        return replace(found, image=image, text=text)
+                return None, error.reasons
+            usable = take(batch, torch.tensor(good))
+            return _checked(self._embed(self.model, usable)), error.reasons
 
 
 class FrozenReference(LiveLearner):
@@ -181,6 +190,16 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _spread(embeddings: Embeddings, rows: list[int], size: int) -> Embeddings:
+    """The embeddings as ``rows`` of ``size``, the others NaN."""
+    index = torch.tensor(rows, device=embeddings.image.device)
+    image, text = (
+        side.new_full((size, side.shape[1]), torch.nan).index_copy(0, index, side)
+        for side in (embeddings.image, embeddings.text)
+    )
+    return replace(embeddings, image=image, text=text)
 
 
 def _joined(parts: list[Embeddings]) -> Embeddings:

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import shutil
 import threading
 
 import numpy as np
@@ -150,6 +151,23 @@ def test_a_data_set_that_was_extended_is_noticed(remote, tmp_path):
     assert sorted(numbers(open_source(stream))) == list(range(150))
 
 
+def test_shards_without_hashes_are_fetched_again_when_the_index_has_changed(tmp_path):
+    from streaming import MDSWriter
+
+    def write_numbers(first, shards=1):
+        folder = tmp_path / "remote"
+        shutil.rmtree(folder, ignore_errors=True)
+        with MDSWriter(out=str(folder), columns={"n": "int"}, size_limit=800) as writer:
+            for n in range(first, first + 40 * shards):
+                writer.write({"n": n})
+
+    stream = MdsStream(tmp_path / "remote", local=tmp_path / "local")
+    write_numbers(0)
+    assert sorted(numbers(open_source(stream))) == list(range(40))
+    write_numbers(100, shards=2)  # A first shard of the same name and size.
+    assert sorted(numbers(open_source(stream))) == list(range(100, 180))
+
+
 def test_streams_are_one_data_set(remote, tmp_path):
     more = write(tmp_path / "more", first=1000, num_rows=50)
     source = open_source(remote, MdsStream(more, local=tmp_path / "local"), batch_size=17)
@@ -219,9 +237,14 @@ def test_resume_is_exact_with_proportions(remote, tmp_path):
             lambda p: open_source(MdsStream(p, local=p.parent / "local", limit_bytes=10)),
             "limit_bytes must hold the largest file",
         ),
+        (lambda p: MdsStream(p, local=p), "local must be another folder than path"),
+        (
+            lambda p: open_source(*[MdsStream(p, local=p.parent / "local")] * 2),
+            "each stream must have a local folder of its own",
+        ),
         (lambda p: MdsSource([], batch_size=1), "must hold at least one row, but an empty list"),
     ],
-    ids=["url", "limit", "proportion", "some", "small", "none"],
+    ids=["url", "limit", "proportion", "some", "small", "same", "shared", "none"],
 )
 def test_streams_that_cannot_be_are_refused(make, message, remote):
     with pytest.raises(ValueError, match=message):

@@ -103,6 +103,17 @@ def test_what_was_used_longest_ago_makes_room(folder, tmp_path):
     assert here(tmp_path / "local") == ["index.json", "shard.0", "shard.2"]
 
 
+def test_what_a_killed_download_left_is_removed_when_it_is_old(folder, tmp_path):
+    local = tmp_path / "local"
+    local.mkdir()
+    for age, name in ((10_000, ".shard.0.1.2.part"), (0, ".shard.1.3.4.part")):
+        (local / name).write_bytes(b"half")
+        then = os.stat(local / name).st_mtime - age
+        os.utime(local / name, (then, then))
+    RemoteFolder(str(folder), local).remove_old_parts()
+    assert here(local) == [".shard.1.3.4.part"]
+
+
 def test_a_limit_that_holds_no_shard_is_refused(folder, tmp_path):
     remote = RemoteFolder(str(folder), tmp_path / "local", limit_bytes=999)
     with pytest.raises(ValueError, match=r"must hold the largest file .* 1000 bytes, got 999"):

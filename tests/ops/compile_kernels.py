@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for GPUs that need not be there; print what the compiler made of them.
+"""Compile the sums' kernel for GPUs that need not be there; print what the compiler made of it.
 
 A process of its own, since in the tests' process Triton interprets.
 """
@@ -23,11 +23,11 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Compute capability and the most shared memory a block may have: A100, RTX 4090, H100.
 GPUS = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
 DTYPES = {"fp16": 2, "bf16": 2, "fp32": 4}
-SIZES = ((5120, 64), (163_840, 2048))
+SIZES = ((5120, 64), (20_480, 100), (163_840, 2048))
 
 
 def main() -> None:
-    """Compile every kernel that a launch may ask for."""
+    """Compile it for small and large super-batches, both losses and all dtypes."""
     found = []
     for capability, dtype, size, softmax in product(GPUS, DTYPES, SIZES, (False, True)):
         if dtype == "bf16" and capability != 90:

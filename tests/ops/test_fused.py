@@ -74,6 +74,17 @@ def test_the_largest_tiles_compute_the_same(name, monkeypatch):
     assert fused_error <= 2 * plain_error + 4e-6
 
 
+@pytest.mark.parametrize("bias", [0.0, -16.0, 16.0])
+def test_large_tiles_lose_nothing_where_all_pairs_are_alike(bias, monkeypatch):
+    """All factors of a tile's product at an end of their range."""
+    large = fused.tiles_for(100_000, 2048, element_size=2, shared_bytes=227 << 10)
+    monkeypatch.setattr(fused, "_tiles", lambda *_: large)
+    low = replace(embeddings(130, 16, torch.float16), scale=0.01, bias=bias)
+    chunk = torch.arange(130, device=DEVICE).repeat(2)[:256]
+    fused_error, plain_error = errors(low, chunk, "sigmoid_loss")
+    assert fused_error <= 2 * plain_error + 4e-6
+
+
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 @pytest.mark.parametrize("name", SUMS)
 def test_extreme_logits_neither_overflow_nor_vanish(name, scale):
