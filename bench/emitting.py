@@ -127,7 +127,8 @@ def measure(path: Path, sub_batch: int, seconds: float) -> dict[str, Any]:
 
 def cpu_s() -> float:
     """CPU time of this process and of its workers."""
-    total = time.process_time()
+    ended = os.times()
+    total = time.process_time() + ended.children_user + ended.children_system
     for worker in multiprocessing.active_children():
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -82,7 +82,8 @@ def test_large_tiles_lose_nothing_where_all_pairs_are_alike(bias, monkeypatch):
     low = replace(embeddings(130, 16, torch.float16), scale=0.01, bias=bias)
     chunk = torch.arange(130, device=DEVICE).repeat(2)[:256]
     fused_error, plain_error = errors(low, chunk, "sigmoid_loss")
-    assert fused_error <= 2 * plain_error + 4e-6
+    # A logarithm of 64 has a resolution of 4e-6, and there are two a tile and direction.
+    assert fused_error <= 2 * plain_error + 2e-5
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
