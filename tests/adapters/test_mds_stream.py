@@ -1,9 +1,6 @@
 """Shards that are elsewhere, and several streams mixed."""
 
-import functools
-import http.server
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -33,16 +30,8 @@ def remote(tmp_path):
 
 
 @pytest.fixture
-def url(remote):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=remote)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def url(remote, serve):
+    return serve(remote)
 
 
 @pytest.fixture(autouse=True)

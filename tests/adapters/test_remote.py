@@ -1,9 +1,6 @@
 """Fetching files into a local folder with a limit."""
 
-import functools
-import http.server
 import os
-import threading
 
 import pytest
 
@@ -22,18 +19,9 @@ def folder(tmp_path):
     return path
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def url(folder):
-    handler = functools.partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def url(folder, serve):
+    return serve(folder)
 
 
 @pytest.fixture(autouse=True)
