@@ -166,7 +166,7 @@ class JestDataset(IterableDataset[Batch]):
         """
         source = check_stateful(self.source)
         position = self._delivered
-        if not self._began:  # Nothing was read, but the source may have an order of its own.
+        if not (self._began or self._restored):  # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
         return position.to_state(self._configuration())
 

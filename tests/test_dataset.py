@@ -320,6 +320,19 @@ def test_the_resume_check_catches_a_source_that_forgets():
         assert_resumes_exactly(lambda: dataset(Forgetful(6, 4)))
 
 
+def test_a_state_saved_before_the_first_batch_is_the_one_that_was_loaded():
+    source = Counting(10, 4)
+    before = dataset(source)
+    batches = iter(before)
+    next(batches), next(batches)
+    state = before.state_dict()
+    after = dataset(Counting(10, 4))
+    after.load_state_dict(state)
+    assert after.state_dict() == state
+    after.close()
+    assert after.state_dict() == state
+
+
 def test_a_loaded_state_is_used_once():
     data = dataset(Counting(4, 4), sub_batch_size=1)
     next(iter(data))
