@@ -4,7 +4,7 @@ Data sets are stored in *blocks* (an MDS shard, a Zarr chunk): reading a whole b
 reading single rows of it is not. So the blocks are shuffled first, consecutive blocks are gathered
 into *windows* of at least ``window_rows`` rows, and the rows of a window are shuffled among each
 other. Every batch then mixes rows of several random blocks, a super-batch mixes more of them, and
-no block is read twice in an epoch.
+no block is read twice in an epoch (but where streams are mixed and one is repeated).
 
 The random keys are Philox words addressed by (seed, epoch, window): NumPy promises that they never
 change, while it does not promise so for ``Generator.permutation``. Nothing is carried from one

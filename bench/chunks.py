@@ -16,14 +16,12 @@ The last line of the output is one JSON document.
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from harness import environment
-from torch import Tensor
+from harness import environment, learnability
 
 from jest_loader import (
     Embeddings,
@@ -39,7 +37,6 @@ from jest_loader.clip import checkpoint
 from jest_loader.clip.data import Prepare
 from jest_loader.demo.data import prepare
 from jest_loader.demo.run import DemoConfig, arm_config
-from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Loss
 
 LOSSES: tuple[Loss, ...] = ("sigmoid", "softmax")
@@ -104,15 +101,6 @@ def super_batches(demo: Path, num_candidates: int) -> Iterator[Sides]:
     for batch in MdsSource(data.uncurated, batch_size=num_candidates, shuffle=True, seed=1):
         inputs = prepare_batch(batch)
         yield learner.embed(inputs), reference.embed(inputs)
-
-
-def learnability(sides: Sides, index: Tensor, loss: Loss) -> float:
-    """The sub-batch's, per example: the learner's loss on it less the reference's."""
-    learner, reference = (
-        contrastive_loss(replace(side, image=side.image[index], text=side.text[index]), loss)
-        for side in sides
-    )
-    return float(learner - reference)
 
 
 def spread(values: list[float]) -> float:

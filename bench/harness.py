@@ -1,16 +1,22 @@
-"""What every benchmark needs: where it ran, and times."""
+"""What several benchmarks need: where they ran, times, and what a sub-batch is worth."""
 
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from jest_loader import Embeddings
+from jest_loader.ops.losses import contrastive_loss
+from jest_loader.protocols import Loss
 
 # Threads of NumPy's and PyTorch's libraries spin for a while after their work is done.
 _PAUSE_S = 0.2
@@ -54,6 +60,15 @@ def once_ms(run: Callable[[], object], device: str | torch.device = "cpu") -> fl
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Minimum, median and maximum."""
     return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def learnability(sides: tuple[Embeddings, Embeddings], index: Tensor, loss: Loss) -> float:
+    """The sub-batch's, per example: the learner's loss on it less the reference's."""
+    learner, reference = (
+        contrastive_loss(replace(side, image=side.image[index], text=side.text[index]), loss)
+        for side in sides
+    )
+    return float(learner - reference)
 
 
 def _nothing() -> None:

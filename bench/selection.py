@@ -34,12 +34,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import environment, once_ms, spread
+from harness import environment, learnability, once_ms, spread
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from jest_loader import Embeddings, FactoredScores, JointSelector
-from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Loss
 from jest_loader.selection import chunk_sizes
 from tests.published import choice, jointly_sample, sigmoid_pairwise, sum_of_pairs
@@ -239,15 +238,6 @@ def clustered(
         normalize(pair + noise * unit(size.num_candidates), dim=1).to(dtype) for _ in range(2)
     )
     return Embeddings(image, text, scale=20.0, bias=bias)
-
-
-def learnability(sides: tuple[Embeddings, Embeddings], index: Tensor, loss: Loss) -> float:
-    """The sub-batch's, per example: the learner's loss on it less the reference's."""
-    learner, reference = (
-        contrastive_loss(replace(side, image=side.image[index], text=side.text[index]), loss)
-        for side in sides
-    )
-    return float(learner - reference)
 
 
 def shared(index: Tensor, expected: Tensor) -> float:
