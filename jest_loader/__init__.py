@@ -12,6 +12,7 @@ from jest_loader.protocols import (
     Stateful,
 )
 from jest_loader.ragged import RaggedBytes
+from jest_loader.schedule import Schedule
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
@@ -23,7 +24,7 @@ from jest_loader.selection import (
     TopKSelector,
     UniformSelector,
 )
-from jest_loader.telemetry import Counts
+from jest_loader.telemetry import Counts, SelectionStats
 
 __version__ = "0.1.0"
 
@@ -48,8 +49,10 @@ __all__ = [
     "LiveLearner",
     "OnlineProxy",
     "RaggedBytes",
+    "Schedule",
     "Scorer",
     "Scores",
+    "SelectionStats",
     "Selector",
     "Source",
     "Stateful",

@@ -1,13 +1,144 @@
-"""What a ``JestDataset`` can be made of: the sentences for what does not go together."""
+"""What a ``JestDataset`` is made of, and the sentences for what does not go together."""
 
 import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any
 
-from jest_loader.protocols import Scorer, Selector, Source, Stateful
+from jest_loader.batch import Batch
+from jest_loader.checks import whole
+from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
+from jest_loader.schedule import Schedule, Step
 from jest_loader.selection import UniformSelector
 from jest_loader.super_batch import declared_batch_size, size_error
 
+EMITTED = ("reference",)
 
-def check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arguments of ``JestDataset``, which describes them, once they are known to fit.
+
+    Raises:
+        ValueError: if they do not.
+    """
+
+    source: Source
+    scorer: Scorer | None
+    selector: Selector
+    super_batch_size: int
+    sub_batch_size: int
+    materialize: Callable[[Batch], Any] | None
+    emit: tuple[str, ...]
+    schedule: Schedule | None
+    overlap: bool
+    seed: int
+    prefetch: int
+    stall_timeout_s: float | None
+    max_skipped_fraction: float
+
+    def __post_init__(self) -> None:
+        _check_parts(self.source, self.scorer, self.selector, self.materialize)
+        for name, least, most in (
+            ("super_batch_size", 1, None),
+            ("sub_batch_size", 1, None),
+            ("seed", 0, 2**63 - 1),
+            ("prefetch", 0, None),
+        ):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        _check_sizes(self.source, self.super_batch_size, self.sub_batch_size)
+        _check_limits(self.stall_timeout_s, self.max_skipped_fraction)
+        self._check_emit()
+        self._check_schedule()
+        self._check_overlap()
+
+    def step(self, number: int) -> Step:
+        """How sub-batch ``number`` of the run is chosen."""
+        if self.schedule is None:
+            return Step(self.super_batch_size)
+        if self.schedule.is_uniform(number):
+            return Step(self._uniform_size(), uniform=True)
+        ratio = self.schedule.filter_ratio_at(number)
+        size = self.super_batch_size if ratio is None else self._size_at(ratio)
+        return Step(size, self.schedule.gain_at(number))
+
+    def selector_at(self, step: Step) -> Selector:
+        """The selector with the step's gain; draws uniformly in a uniform step."""
+        if step.uniform:
+            return UniformSelector()
+        if step.gain == 1.0:
+            return self.selector
+        selector: Any = self.selector
+        with_gain: Selector = replace(selector, gain=selector.gain * step.gain)
+        return with_gain
+
+    def configuration(self) -> dict[str, Any]:
+        """What must be equal when a state is loaded, for the run to go on as it would have."""
+        selector: Any = self.selector
+        options = (
+            asdict(selector) if is_dataclass(selector) and not isinstance(selector, type) else {}
+        )
+        return {
+            "super_batch_size": self.super_batch_size,
+            "sub_batch_size": self.sub_batch_size,
+            "source batch size": declared_batch_size(self.source),
+            "seed": self.seed,
+            "scorer": type(self.scorer).__name__,
+            "loss": getattr(self.scorer, "loss", None),
+            "selector": type(self.selector).__name__,
+            **{f"selector.{name}": value for name, value in options.items()},
+            "schedule": None if self.schedule is None else repr(self.schedule),
+            "overlap": self.overlap,
+        }
+
+    def _uniform_size(self) -> int:
+        """The fewest candidates that make a sub-batch and are whole batches of the source."""
+        batch_size = declared_batch_size(self.source) or self.sub_batch_size
+        return -(-self.sub_batch_size // batch_size) * batch_size
+
+    def _size_at(self, filter_ratio: float) -> int:
+        return round(self.sub_batch_size / (1 - filter_ratio))
+
+    def _check_emit(self) -> None:
+        given: object = self.emit
+        if not isinstance(given, tuple) or not set(given) <= set(EMITTED):
+            raise ValueError(f"emit must be a tuple of {', '.join(EMITTED)}, got {self.emit!r}")
+        if self.emit and not hasattr(self.scorer, "reference"):
+            raise ValueError(
+                "emit=('reference',) needs a scorer with a reference, "
+                f"got {type(self.scorer).__name__}"
+            )
+
+    def _check_schedule(self) -> None:
+        if self.schedule is None:
+            return
+        if self.schedule.gain and not hasattr(self.selector, "gain"):
+            raise ValueError(
+                "a schedule of gains needs a selector with a gain, "
+                f"got {type(self.selector).__name__}"
+            )
+        for ratio in self.schedule.filter_ratio.values():
+            size = self._size_at(ratio)
+            if abs(1 - self.sub_batch_size / size - ratio) > 1e-6:
+                raise ValueError(
+                    "a filter ratio must leave whole candidates: sub_batch_size / (1 - ratio) is "
+                    f"{self.sub_batch_size / (1 - ratio):.2f} for {self.sub_batch_size} and {ratio}"
+                )
+            _check_sizes(self.source, size, self.sub_batch_size)
+
+    def _check_overlap(self) -> None:
+        if not self.overlap or self.scorer is None:
+            return
+        for part in (self.scorer, getattr(self.scorer, "learner", self.scorer)):
+            if not isinstance(part, Snapshots):
+                raise ValueError(
+                    "overlap=True scores with a copy of the weights, so it needs a scorer and a "
+                    f"learner with a method snapshot(), but {type(part).__name__} has none; use "
+                    "overlap=False"
+                )
+
+
+def _check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:
     """Raise ``ValueError`` unless each part is what it must be."""
     if materialize is not None and not callable(materialize):
         raise ValueError(f"materialize must be a function or None, got {materialize!r}")
@@ -31,7 +162,7 @@ def check_parts(source: object, scorer: object, selector: object, materialize: o
         )
 
 
-def check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
+def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
     """Raise ``ValueError`` unless source batches make super-batches, and these sub-batches."""
     if sub_batch_size > super_batch_size:
         raise ValueError(
@@ -54,7 +185,7 @@ def check_stateful(source: Source) -> Stateful:
     return source
 
 
-def check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
+def _check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
     """Raise ``ValueError`` unless both limits are in range."""
     if stall_timeout_s is not None and not 0 < stall_timeout_s < threading.TIMEOUT_MAX:
         raise ValueError(

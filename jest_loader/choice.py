@@ -9,18 +9,25 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, take
-from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector, Trainable
-from jest_loader.scores import ExampleScores
-from jest_loader.selection import check_finite
+from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector
+from jest_loader.scores import ExampleScores, rows_of
+from jest_loader.selection import (
+    IndependentSelector,
+    JointSelector,
+    UniformSelector,
+    check_finite,
+)
+from jest_loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
 
 
 class Choice(NamedTuple):
-    """A sub-batch as it is handed out, and how many candidates were left out as bad."""
+    """A sub-batch as it is handed out, the same rows as they were scored, and what was measured."""
 
     sub_batch: Any
-    num_skipped: int
+    chosen: Batch
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -30,46 +37,88 @@ class Chooser:
     scorer: Scorer | None
     selector: Selector
     materialize: Callable[[Batch], Any] | None
+    emit: tuple[str, ...]
     super_batch_size: int
     sub_batch_size: int
     max_skipped_fraction: float
 
     def choose(self, candidates: Batch, *, seed: int, step: int) -> Choice:
-        """The sub-batch of a super-batch; lets a scorer that learns train on it.
+        """The sub-batch of a super-batch.
 
         Raises:
             ValueError: if scorer or selector break their promises, or more candidates are bad than
                 ``max_skipped_fraction`` of the super-batch.
         """
-        with torch.no_grad():
+        times = Stopwatch()
+        with torch.no_grad(), times.time("scoring", on_device=True):
             scores = self._score(candidates)
-            skipped = _without_score(scores)
-            self._check_budget(skipped, candidates)
-            index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
-        index = _checked(index, self.sub_batch_size, self.super_batch_size)
-        while True:
-            chosen = take(candidates, index)
-            try:
-                sub_batch = chosen if self.materialize is None else self.materialize(chosen)
-                break
-            except BadSamplesError as error:
-                bad = _rows_of(error, self.sub_batch_size)
-                skipped |= {int(index[row]): error.reasons[row] for row in bad}
-                self._check_budget(skipped, candidates)
-                self._check_left(index, skipped, len(bad), candidates)
-                index[bad] = self._spare(scores, index, skipped, len(bad), seed=seed, step=step)
-        if sub_batch is None:
-            raise ValueError("materialize must return the sub-batch, got None; add a return")
+        skipped = _without_score(scores)
+        self._check_budget(skipped, candidates)
+        with torch.no_grad(), times.time("selecting", on_device=True):
+            drawn = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
+        index = _checked(drawn, self.sub_batch_size, self.super_batch_size)
+        with times.time("materializing"):
+            chosen, sub_batch = self._materialized(candidates, scores, index, skipped, seed, step)
+        with torch.no_grad():
+            if self.emit and self.scorer is not None:
+                sub_batch = _with_reference(sub_batch, scores, index)
+            worth = self._worth(scores, index, seed, step)
         if skipped:
             logging.getLogger(__name__).warning(
                 "skipped %d of %d candidates: %s",
                 len(skipped),
                 self.super_batch_size,
-                _named(skipped, candidates),
+                _listed(skipped, candidates),
             )
-        if isinstance(self.scorer, Trainable):
-            self.scorer.update(chosen)
-        return Choice(sub_batch, len(skipped))
+        counts = Counts(
+            loaded=self.super_batch_size,
+            scored=0 if self.scorer is None else self.super_batch_size,
+            trained=self.sub_batch_size,
+            skipped=len(skipped),
+        )
+        return Choice(
+            sub_batch, chosen, Measured(counts, _named(skipped, candidates), times, worth)
+        )
+
+    def _materialized(
+        self,
+        candidates: Batch,
+        scores: Scores,
+        index: Tensor,
+        skipped: dict[int, str],
+        seed: int,
+        step: int,
+    ) -> tuple[Batch, Any]:
+        """The chosen rows and what is made of them; replaces bad ones in ``index``."""
+        while True:
+            chosen = take(candidates, index)
+            try:
+                sub_batch = chosen if self.materialize is None else self.materialize(chosen)
+            except BadSamplesError as error:
+                bad = _bad_rows(error, self.sub_batch_size)
+                skipped |= {int(index[row]): error.reasons[row] for row in bad}
+                self._check_budget(skipped, candidates)
+                self._check_left(index, skipped, len(bad), candidates)
+                with torch.no_grad():
+                    index[bad] = self._spare(scores, index, skipped, len(bad), seed=seed, step=step)
+                continue
+            if sub_batch is None:
+                raise ValueError("materialize must return the sub-batch, got None; add a return")
+            return chosen, sub_batch
+
+    def _worth(self, scores: Scores, index: Tensor, seed: int, step: int) -> Worth:
+        """What the sub-batch's score and its overlap with other selections are made of."""
+        chosen = index.to(scores.logits.device)
+        key = {"seed": seed, "step": step}
+        if self.scorer is None or not isinstance(scores, Batchable):
+            return Worth()
+        uniform = UniformSelector().select(scores, self.sub_batch_size, **key)
+        overlap = None
+        if isinstance(self.selector, JointSelector) and not getattr(scores, "needs_context", False):
+            independent = IndependentSelector(self.selector.gain)
+            others = independent.select(scores, self.sub_batch_size, **key)
+            overlap = torch.zeros_like(scores.logits).index_fill(0, others, 1.0)[chosen].mean()
+        return Worth(scores.rows(chosen), scores.rows(uniform), overlap)
 
     def _score(self, candidates: Batch) -> Scores:
         if self.scorer is None:
@@ -114,8 +163,8 @@ class Chooser:
         if left < size:
             raise ValueError(
                 f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
-                f"usable candidates are left: {_named(skipped, candidates)}; mend the data, or use "
-                "a larger super_batch_size"
+                f"usable candidates are left: {_listed(skipped, candidates)}; mend the data, or "
+                "use a larger super_batch_size"
             )
 
     def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
@@ -125,12 +174,12 @@ class Chooser:
         if len(skipped) > budget:
             raise ValueError(
                 f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
-                f"{len(skipped)} must be: {_named(skipped, candidates)}; mend the data or the "
+                f"{len(skipped)} must be: {_listed(skipped, candidates)}; mend the data or the "
                 "models, or raise max_skipped_fraction"
             )
 
 
-def _rows_of(error: BadSamplesError, size: int) -> list[int]:
+def _bad_rows(error: BadSamplesError, size: int) -> list[int]:
     """The rows that ``materialize`` called bad, once they are known to be rows."""
     rows = list(error.reasons)
     if any(type(row) is not int or not 0 <= row < size for row in rows):
@@ -147,15 +196,30 @@ def _without_score(scores: Scores) -> dict[int, str]:
     return dict.fromkeys(rows, "its score is not finite")
 
 
-def _named(skipped: Mapping[int, str], candidates: Batch) -> str:
+def _named(skipped: Mapping[int, str], candidates: Batch) -> tuple[str, ...]:
     """The samples by their ids, where the batch has them, and by their rows otherwise."""
     ids = candidates.get("sample_id") if isinstance(candidates, Mapping) else None
-    shown = [
+    return tuple(
         f"row {row}: {reason}" if ids is None else f"sample {ids[row]}: {reason}"
-        for row, reason in list(skipped.items())[:_NUM_SHOWN]
-    ]
-    more = len(skipped) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+        for row, reason in skipped.items()
+    )
+
+
+def _listed(skipped: Mapping[int, str], candidates: Batch) -> str:
+    names = _named(skipped, candidates)
+    more = len(names) - _NUM_SHOWN
+    return "; ".join(names[:_NUM_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
+    reference = getattr(scores, "reference", None)
+    if not isinstance(sub_batch, dict) or reference is None:
+        raise ValueError(
+            "emit=('reference',) needs sub-batches that are dicts and scores with a reference's "
+            f"embeddings, got {type(sub_batch).__name__} and {type(scores).__name__}"
+        )
+    rows = rows_of(reference, index.to(reference.image.device))
+    return {**sub_batch, "reference": rows}
 
 
 def _checked(index: object, size: int, num_candidates: int) -> Tensor:

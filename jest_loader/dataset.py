@@ -7,29 +7,21 @@ epoch, position) and the models; the state is that of the last sub-batch deliver
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, is_dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from jest_loader.arguments import check_limits, check_parts, check_sizes, check_stateful
+from jest_loader.arguments import Arguments, check_stateful
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
-from jest_loader.choice import Chooser
-from jest_loader.ops.noise import fold
-from jest_loader.prefetch import ReadAhead
+from jest_loader.passes import Pass
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
+from jest_loader.schedule import Schedule
 from jest_loader.selection import JointSelector
 from jest_loader.state import Position
-from jest_loader.super_batch import (
-    SuperBatch,
-    declared_batch_size,
-    num_full_rows,
-    num_promised_rows,
-    super_batches,
-)
-from jest_loader.telemetry import Counts
+from jest_loader.super_batch import num_full_rows
+from jest_loader.telemetry import Counts, Measured, SelectionStats
 
 
 class JestDataset(IterableDataset[Batch]):
@@ -51,6 +43,13 @@ class JestDataset(IterableDataset[Batch]):
         sub_batch_size: Examples emitted; the filter ratio is 1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
+        emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
+            sub-batch, which must be a dict, as an ``Embeddings`` named ``"reference"``: for losses
+            that distil it (ACED, arXiv 2411.18674). Absent from uniform steps of a schedule.
+        schedule: Changes filter ratio and gain over the run, and makes steps uniform.
+        overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
+            does so, on a CUDA stream of its own, with a copy of the weights from before that step.
+            A state saved in between discards the choice, so that a resumed run makes the same.
         seed: From 0 to 2^63 - 1; changes what is drawn.
         prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
             on; 0 reads in the training loop's own thread.
@@ -64,7 +63,7 @@ class JestDataset(IterableDataset[Batch]):
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
     """
 
-    def __init__(  # noqa: PLR0913, the parts and the seven keywords of a loader
+    def __init__(  # noqa: PLR0913, the parts and the keywords of a loader
         self,
         source: Source,
         scorer: Scorer | None,
@@ -73,35 +72,68 @@ class JestDataset(IterableDataset[Batch]):
         super_batch_size: int,
         sub_batch_size: int,
         materialize: Callable[[Batch], Any] | None = None,
+        emit: tuple[str, ...] = (),
+        schedule: Schedule | None = None,
+        overlap: bool = False,
         seed: int = 0,
         prefetch: int = 1,
         stall_timeout_s: float | None = 1800.0,
         max_skipped_fraction: float = 0.01,
     ) -> None:
-        check_parts(source, scorer, selector, materialize)
-        self.super_batch_size = whole("super_batch_size", super_batch_size, 1)
-        self.sub_batch_size = whole("sub_batch_size", sub_batch_size, 1)
-        check_sizes(source, self.super_batch_size, self.sub_batch_size)
-        self.seed = whole("seed", seed, 0, 2**63 - 1)
-        self.source = source
-        self.scorer = scorer
-        self.selector = selector
-        self.materialize = materialize
-        self.prefetch = whole("prefetch", prefetch, 0)
-        check_limits(stall_timeout_s, max_skipped_fraction)
-        self.stall_timeout_s = stall_timeout_s
-        self.max_skipped_fraction = max_skipped_fraction
-        self._reading: ReadAhead[Batch, SuperBatch] | None = None
+        self._arguments = Arguments(
+            source,
+            scorer,
+            selector,
+            super_batch_size,
+            sub_batch_size,
+            materialize,
+            emit,
+            schedule,
+            overlap,
+            seed,
+            prefetch,
+            stall_timeout_s,
+            max_skipped_fraction,
+        )
         self._delivered = Position()
+        self._measured: Measured | None = None
         self._restored = False  # The next pass goes on from a loaded state.
-        self._passes = 0  # The number of the newest pass: older iterators must not go on.
+        self._pass: Pass | None = None  # The newest one: older iterators must not go on.
         self._running = False
         self._began = False  # Something was read.
+
+    @property
+    def source(self) -> Source:
+        """Where the candidates come from."""
+        return self._arguments.source
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What scores them."""
+        return self._arguments.scorer
+
+    @property
+    def super_batch_size(self) -> int:
+        """Candidates scored at once where no schedule says otherwise."""
+        return self._arguments.super_batch_size
+
+    @property
+    def sub_batch_size(self) -> int:
+        """Examples emitted at once."""
+        return self._arguments.sub_batch_size
 
     @property
     def counts(self) -> Counts:
         """Examples loaded, scored, trained and dropped up to the last sub-batch delivered."""
         return self._delivered.counts
+
+    @property
+    def stats(self) -> SelectionStats | None:
+        """What the last sub-batch delivered is worth and took; None before the first.
+
+        Waits for the device, so ask for it when you log, not at each step.
+        """
+        return None if self._measured is None else self._measured.stats()
 
     @property
     def epoch(self) -> int:
@@ -114,12 +146,19 @@ class JestDataset(IterableDataset[Batch]):
         return 1 - self.sub_batch_size / self.super_batch_size
 
     def __len__(self) -> int:
-        """Sub-batches per epoch.
+        """Sub-batches of the epoch that the dataset is in.
 
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
         """
-        return num_full_rows(self.source) // self.super_batch_size
+        rows = num_full_rows(self.source)
+        if self._arguments.schedule is None:
+            return rows // self.super_batch_size
+        first = number = self._delivered.num_steps - self._delivered.super_batches
+        while rows >= (size := self._arguments.step(number).super_batch_size):
+            rows -= size
+            number += 1
+        return number - first
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass; nothing is read before the first ``next``.
@@ -148,7 +187,7 @@ class JestDataset(IterableDataset[Batch]):
         if epoch == self._delivered.epoch and (at_start or self._restored or self._running):
             return
         self._supersede()
-        self._delivered = Position(epoch, counts=self._delivered.counts)
+        self._delivered = _start_of(epoch, self._delivered)
         self._restored = False
 
     def state_dict(
@@ -165,10 +204,12 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if the source cannot save its state.
         """
         source = check_stateful(self.source)
+        if self._pass is not None:
+            self._pass.choose_again()
         position = self._delivered
         if not (self._began or self._restored):  # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
-        return position.to_state(self._configuration())
+        return position.to_state(self._arguments.configuration())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make the next pass go on after the sub-batch at which the state was saved.
@@ -178,7 +219,7 @@ class JestDataset(IterableDataset[Batch]):
                 or the source cannot restore its part.
         """
         check_stateful(self.source)
-        position = Position.from_state(state_dict, self._configuration())
+        position = Position.from_state(state_dict, self._arguments.configuration())
         self._supersede()
         self._delivered = position
         self._restored = True
@@ -195,21 +236,26 @@ class JestDataset(IterableDataset[Batch]):
 
     def _run_pass(self) -> Iterator[Batch]:
         self._supersede()
-        this_pass, self._running = self._passes, True
+        start = self._begin()
+        this_pass = self._pass = Pass(self._arguments, start)
+        self._running = self._began = True
         try:
-            yield from self._sub_batches(self._begin(), this_pass)
+            for delivery in this_pass:
+                self._delivered, self._measured = delivery.position, delivery.measured
+                yield delivery.sub_batch
+                self._check_newest(this_pass)
+            self._delivered = this_pass.end
         finally:
-            if self._passes == this_pass:
+            if self._pass is this_pass:
                 self.close()
 
     def _begin(self) -> Position:
-        """Where this pass starts, with the source brought there."""
-        if self._reading is not None:
-            self._reading.wait()  # Two passes over one source would each get part of the data.
-            self._reading = None
+        """Where the next pass starts, with the source brought there."""
+        if self._pass is not None:
+            self._pass.wait()  # Two passes over one source would each get part of the data.
         start = self._delivered
         if start.super_batches > 0 and not self._restored:  # The pass before was left early.
-            start = Position(start.epoch + 1, counts=start.counts)
+            start = _start_of(start.epoch + 1, start)
         if self._restored and start.source is not None and isinstance(self.source, Stateful):
             self.source.load_state_dict(start.source)
         self._restored = False
@@ -217,129 +263,18 @@ class JestDataset(IterableDataset[Batch]):
             self.source.set_epoch(start.epoch)
         return start
 
-    def _sub_batches(self, position: Position, this_pass: int) -> Iterator[Batch]:
-        left = 0
-        for super_batch in self._super_batches(position):
-            if super_batch.num_examples < self.super_batch_size:
-                left = super_batch.num_examples
-                break
-            choice = self._chooser().choose(
-                super_batch.candidates,
-                seed=fold(self.seed, position.epoch),
-                step=position.super_batches,
-            )
-            position = Position(
-                position.epoch,
-                position.super_batches + 1,
-                position.counts.plus(
-                    loaded=self.super_batch_size,
-                    scored=0 if self.scorer is None else self.super_batch_size,
-                    trained=self.sub_batch_size,
-                    skipped=choice.num_skipped,
-                ),
-                super_batch.source_state,
-            )
-            del super_batch  # Not needed while its sub-batch is trained on.
-            self._delivered = position
-            yield choice.sub_batch
-            self._check_newest(this_pass)
-        self._check_whole(position, left)
-        self._delivered = Position(
-            position.epoch + 1,
-            counts=position.counts.plus(loaded=left, dropped=left),
-            source=self.source.state_dict() if isinstance(self.source, Stateful) else None,
-        )
-
-    def _super_batches(self, start: Position) -> Iterator[SuperBatch]:
-        self._began = True
-        # Here and not in the reader's thread: a DataLoader forks its workers now.
-        batches = iter(self.source)
-        if start.super_batches == 0 and start.source is not None:
-            batches = _or_again(batches, self.source)
-        join = partial(super_batches, source=self.source, size=self.super_batch_size)
-        if self.prefetch == 0:
-            return join(batches)
-        self._reading = ReadAhead(
-            batches, join, depth=self.prefetch, stall_timeout_s=self.stall_timeout_s
-        )
-        return self._reading
-
-    def _chooser(self) -> Chooser:
-        return Chooser(
-            self.scorer,
-            self.selector,
-            self.materialize,
-            self.super_batch_size,
-            self.sub_batch_size,
-            self.max_skipped_fraction,
-        )
-
-    def _check_whole(self, end: Position, left: int) -> None:
-        """Raise ``ValueError`` unless the pass that ended here had all that the source promised."""
-        num_rows = end.super_batches * self.super_batch_size + left
-        if end.super_batches == 0:
-            raise ValueError(_too_few(num_rows, end.epoch, self.super_batch_size))
-        promised = num_promised_rows(self.source)
-        if num_rows < promised:
-            raise ValueError(
-                f"the source must yield the {promised} examples that its length promises, but "
-                f"ended after {num_rows} in epoch {end.epoch}; a shard may be missing or a worker "
-                "may have died"
-            )
-
     def _supersede(self) -> None:
-        self._passes += 1
         self._running = False
-        if self._reading is not None:
-            self._reading.close()
+        if self._pass is not None:
+            self._pass.close()
 
-    def _check_newest(self, this_pass: int) -> None:
-        if this_pass != self._passes:
+    def _check_newest(self, this_pass: Pass) -> None:
+        if this_pass is not self._pass or not self._running:
             raise RuntimeError(
                 "this iterator cannot go on, because the dataset was iterated again, its epoch set "
                 "or a state was loaded since; use the newest iterator"
             )
 
-    def _configuration(self) -> dict[str, Any]:
-        """What must be equal when a state is loaded, for the run to go on as it would have."""
-        return {
-            "super_batch_size": self.super_batch_size,
-            "sub_batch_size": self.sub_batch_size,
-            "source batch size": declared_batch_size(self.source),
-            "seed": self.seed,
-            "scorer": type(self.scorer).__name__,
-            "loss": getattr(self.scorer, "loss", None),
-            "selector": type(self.selector).__name__,
-            **{f"selector.{name}": value for name, value in _options(self.selector).items()},
-        }
 
-
-def _or_again(batches: Iterator[Batch], source: Source) -> Iterator[Batch]:
-    """A pass, or another if it is empty.
-
-    A source whose state was taken at the end of an epoch may first end that: StreamingDataset does.
-    """
-    empty = True
-    for batch in batches:
-        empty = False
-        yield batch
-    if empty:
-        yield from source
-
-
-def _options(selector: Selector) -> dict[str, Any]:
-    if is_dataclass(selector) and not isinstance(selector, type):
-        return asdict(selector)
-    return {}
-
-
-def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:
-    if num_found == 0:
-        return (
-            f"the source is empty: it yielded no batch in epoch {epoch}; a generator can be read "
-            "only once, pass an object that can be iterated again"
-        )
-    return (
-        f"the source must hold at least one super-batch, but ended after {num_found} examples and "
-        f"super_batch_size is {super_batch_size}; use a smaller one, or more data"
-    )
+def _start_of(epoch: int, before: Position) -> Position:
+    return Position(epoch, num_steps=before.num_steps, counts=before.counts)

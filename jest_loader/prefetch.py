@@ -19,6 +19,10 @@ Out = TypeVar("Out")
 _CLOSE_TIMEOUT_S = 1.0
 
 
+def _same(item: Out) -> Out:
+    return item
+
+
 class ReadAhead(Generic[In, Out], Iterator[Out]):
     """Items made by a thread, which stays at most ``depth`` ahead of the one taken last.
 
@@ -30,6 +34,8 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         make: Makes items of inputs; runs in the thread.
         depth: At least 1.
         stall_timeout_s: The longest to wait for an item; None waits for ever.
+        finish: What becomes of an item once it is taken; runs in the consumer's thread, at a depth
+            of 1 while nothing is in the making.
     """
 
     def __init__(
@@ -39,8 +45,10 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         *,
         depth: int,
         stall_timeout_s: float | None,
+        finish: Callable[[Out], Out] = _same,
     ) -> None:
         self._timeout_s = stall_timeout_s
+        self._finish = finish
         self._ready: queue.SimpleQueue[_Made[Out]] = queue.SimpleQueue()
         self._free = threading.Semaphore(depth)
         self._stop = threading.Event()
@@ -73,8 +81,10 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
             self._over = True
             self._thread.join()
             raise made.error
+        self._over = True  # Where it cannot be finished.
+        item = self._finish(made.item)
+        self._over = False
         self._free.release()
-        item: Out = made.item
         return item
 
     def close(self) -> None:

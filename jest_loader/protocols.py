@@ -148,6 +148,18 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
+class Snapshots(Protocol):
+    """A scorer or embedder that can go on scoring with the weights of a moment."""
+
+    def snapshot(self) -> Any:
+        """The same with a copy of the weights as they are now, good until the next call.
+
+        Without weights, or where only ``update`` changes them, that is the object itself.
+        """
+        ...
+
+
+@runtime_checkable
 class Selector(Protocol):
     """Picks the sub-batch."""
 

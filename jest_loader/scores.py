@@ -59,6 +59,14 @@ class ExampleScores:
         """The same scores, minus infinity at ``chosen`` (int64 [n])."""
         return ExampleScores(_excluding(self.logits, chosen))
 
+    def rows(self, chosen: Tensor) -> ExampleScores:
+        """The scores of ``chosen`` (int64 [n]) alone."""
+        return ExampleScores(self.logits[chosen])
+
+    def mean(self) -> Tensor:
+        """[]: the mean score."""
+        return self.logits.mean()
+
 
 class DenseScores:
     """Scores that are sums over pairs, with the matrix: Algorithm 1 of arXiv 2406.17711.
@@ -83,6 +91,14 @@ class DenseScores:
         added = self._pairwise[chosen].sum(dim=0) + self._pairwise[:, chosen].sum(dim=1)
         out.logits = _excluding(self.logits + added, chosen)
         return out
+
+    def rows(self, chosen: Tensor) -> DenseScores:
+        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
+        return DenseScores(self._pairwise[chosen][:, chosen])
+
+    def mean(self) -> Tensor:
+        """[]: the score of all candidates as one batch, per example."""
+        return self._pairwise.sum() / len(self._pairwise)
 
 
 class DenseSoftmaxScores:
@@ -120,6 +136,19 @@ class DenseSoftmaxScores:
         out = copy(self)
         out._chosen = torch.cat([self._chosen, chosen])
         return out
+
+    def rows(self, chosen: Tensor) -> DenseSoftmaxScores:
+        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
+        logits = {sign: logits[chosen][:, chosen] for sign, logits in self._signed}
+        return DenseSoftmaxScores(logits.get(1), logits.get(-1))
+
+    def mean(self) -> Tensor:
+        """[]: the score of all candidates as one batch, per example."""
+        total = sum(
+            sign * ((z.logsumexp(dim=0) + z.logsumexp(dim=1)) / 2 - z.diagonal()).mean()
+            for sign, z in self._signed
+        )
+        return torch.as_tensor(total)
 
     def _loss(self, logits: Tensor) -> Tensor:
         own = logits.diagonal()[:, None]
@@ -161,6 +190,7 @@ class FactoredScores:
         signed = _signed(learner, reference)
         _check_sides(learner, reference, loss)
         start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
+        self._fused = fused
         self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in signed]
         self._taken = torch.zeros(
             len(signed[0][1].image), dtype=torch.bool, device=signed[0][1].image.device
@@ -183,6 +213,29 @@ class FactoredScores:
         out._losses = [(sign, loss.given(chosen)) for sign, loss in self._losses]
         out._taken = self._taken.index_fill(0, chosen, value=True)
         return out
+
+    def rows(self, chosen: Tensor) -> FactoredScores:
+        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
+        out = copy(self)
+        out._losses = [
+            (sign, loss.start(pairs(rows_of(loss.pairs.embeddings, chosen), fused=self._fused)))
+            for sign, loss in self._losses
+        ]
+        out._taken = self._taken.new_zeros(len(chosen))
+        return out
+
+    def mean(self) -> Tensor:
+        """[]: the score of all candidates as one batch, per example; costs O(B^2 D).
+
+        For learnability that is the learner's loss on them less the reference's.
+        """
+        return torch.as_tensor(sum(sign * loss.mean() for sign, loss in self._losses))
+
+    @property
+    def reference(self) -> Embeddings | None:
+        """The reference's embeddings, in fp32 or fp64 where they are; None if it has no part."""
+        found = [loss.pairs.embeddings for sign, loss in self._losses if sign < 0]
+        return found[0] if found else None
 
     def dense(self) -> Scores:
         """The same scores with nothing chosen and with their matrices, for small super-batches."""
@@ -208,6 +261,13 @@ class _SigmoidLoss:
     def given(self, chunk: Tensor) -> _SigmoidLoss:
         return replace(self, value=self.value + self.pairs.sigmoid_loss(chunk))
 
+    def mean(self) -> Tensor:
+        """[]: the loss of all candidates as one batch, per example."""
+        own = self.pairs.own_logits()
+        # Each pair of two candidates comes twice; with itself, each comes twice as a negative.
+        added = self.pairs.sigmoid_loss(torch.arange(len(own), device=own.device))
+        return (softplus(-own) + added / 2 - softplus(own)).mean()
+
 
 @dataclass(frozen=True, eq=False)
 class _SoftmaxLoss:
@@ -229,6 +289,11 @@ class _SoftmaxLoss:
     def given(self, chunk: Tensor) -> _SoftmaxLoss:
         added = self.pairs.softmax_normalisers(chunk)
         return replace(self, normalisers=torch.logaddexp(self.normalisers, added))
+
+    def mean(self) -> Tensor:
+        """[]: the loss of all candidates as one batch, per example."""
+        everyone = torch.arange(len(self.own), device=self.own.device)
+        return (self.pairs.softmax_normalisers(everyone).mean(dim=0) - self.own).mean()
 
 
 def check_loss(loss: Loss) -> None:
@@ -305,6 +370,11 @@ def _check_range(name: str, side: Embeddings) -> None:
             f"than {_MAX_ROUNDING}, which changes what is selected; give them a finer dtype",
             stacklevel=4,
         )
+
+
+def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:
+    """The embeddings of some rows, int64 [n]."""
+    return replace(embeddings, image=embeddings.image[rows], text=embeddings.text[rows])
 
 
 def _check_square(name: str, matrix: Tensor) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from jest_loader.telemetry import Counts
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,14 @@ class Position:
     Args:
         epoch: The epoch, from 0.
         super_batches: Super-batches of this epoch whose sub-batches were delivered.
+        num_steps: Sub-batches delivered over all epochs.
         counts: Examples up to here.
         source: The source's own state here; None before anything was read.
     """
 
     epoch: int = 0
     super_batches: int = 0
+    num_steps: int = 0
     counts: Counts = Counts()
     source: dict[str, Any] | None = None
 
@@ -30,6 +32,7 @@ class Position:
             "version": _VERSION,
             "epoch": self.epoch,
             "super_batches": self.super_batches,
+            "num_steps": self.num_steps,
             "counts": self.counts.to_dict(),
             "configuration": configuration,
             "source": self.source,
@@ -61,5 +64,9 @@ class Position:
         if state["super_batches"] > 0 and state["source"] is None:
             raise ValueError("the state must hold the source's state, but it is empty")
         return cls(
-            state["epoch"], state["super_batches"], Counts(**state["counts"]), state["source"]
+            state["epoch"],
+            state["super_batches"],
+            state["num_steps"],
+            Counts(**state["counts"]),
+            state["source"],
         )

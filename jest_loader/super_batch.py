@@ -26,22 +26,25 @@ class SuperBatch:
     source_state: dict[str, Any] | None
 
 
-def super_batches(batches: Iterator[Batch], *, source: Source, size: int) -> Iterator[SuperBatch]:
-    """A pass's batches joined to ``size`` rows; what is left at the end comes last.
+def super_batches(
+    batches: Iterator[Batch], *, source: Source, sizes: Iterator[int]
+) -> Iterator[SuperBatch]:
+    """A pass's batches joined to super-batches; what is left at the end comes last.
 
     Args:
         batches: What iterating ``source`` yields.
         source: Where the batches come from.
-        size: Rows of a super-batch.
+        sizes: Rows of each super-batch, without end.
 
     Raises:
-        ValueError: if batches differ in structure or size, or ``size`` is not a multiple of theirs.
+        ValueError: if batches differ in structure or size, or a size is not a multiple of theirs.
     """
-    reader = _Reader(source, size)
+    reader = _Reader(source, next(sizes))
     for batch in batches:
         reader.add(batch)
-        if reader.num_rows == size:
+        if reader.is_full:
             yield reader.flush()
+            reader.size = next(sizes)
     if reader.num_rows > 0:
         yield reader.flush()
 
@@ -51,12 +54,16 @@ class _Reader:
 
     def __init__(self, source: Source, size: int) -> None:
         self._source = source
-        self._size = size
+        self.size = size
         self._batch_size: int | None = declared_batch_size(source)
         self._structure: dict[str, str] | None = None
         self._short: int | None = None
         self._batches: list[Batch] = []
         self.num_rows = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_rows == self.size
 
     def add(self, batch: Batch) -> None:
         rows = num_examples(batch)
@@ -64,10 +71,10 @@ class _Reader:
         self._check_structure(structure(batch))
         self._batches.append(batch)
         self.num_rows += rows
-        if self.num_rows > self._size or (
-            self.num_rows == self._size and self._size % (self._batch_size or rows) != 0
+        if self.num_rows > self.size or (
+            self.is_full and self.size % (self._batch_size or rows) != 0
         ):
-            raise ValueError(size_error(self._size, self._batch_size or rows))
+            raise ValueError(size_error(self.size, self._batch_size or rows))
 
     def flush(self) -> SuperBatch:
         state = self._source.state_dict() if isinstance(self._source, Stateful) else None

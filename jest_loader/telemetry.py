@@ -1,11 +1,21 @@
-"""What a run has read, scored and trained on. Never one number for all three."""
+"""What a run has read, scored and trained on, and what each sub-batch was worth and cost.
 
-from dataclasses import asdict, dataclass, replace
+Never one number for examples loaded, scored and trained.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Examples counted since the first epoch began, through saved and restored states.
+    """Examples counted, since the first epoch began and through saved and restored states.
 
     Args:
         loaded: Read from the source into a super-batch.
@@ -21,10 +31,152 @@ class Counts:
     dropped: int = 0
     skipped: int = 0
 
-    def plus(self, **more: int) -> "Counts":
-        """These counts with more examples added, by name."""
-        return replace(self, **{name: getattr(self, name) + more[name] for name in more})
+    def plus(self, more: "Counts") -> "Counts":
+        """These counts and ``more``."""
+        added = more.to_dict()
+        return replace(self, **{name: value + added[name] for name, value in asdict(self).items()})
 
     def to_dict(self) -> dict[str, int]:
         """The counts by name, for a saved state or a log."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SelectionStats:
+    """One sub-batch: what it came from, what it is worth, and the time that it took.
+
+    A batch's score is what the scorer measures, taken on the batch by itself: for learnability the
+    learner's loss on it less the reference's, per example.
+
+    Args:
+        counts: Examples of this super-batch alone.
+        skipped: What is wrong with each bad candidate, by sample id where the batch has one.
+        score: Of the sub-batch; None where nothing was scored.
+        uniform_score: Of as many candidates drawn uniformly from the same super-batch.
+        independent_overlap: The share of the sub-batch that independent selection would have taken
+            too, under the same noise; None but for joint selection under the sigmoid loss.
+        waiting_ms: The training loop's wait for the super-batch, or with ``overlap`` for the choice
+            made of it.
+        scoring_ms: On the GPU's clock where there is one, as ``selecting_ms``.
+        selecting_ms: Conditioning and drawing.
+        materializing_ms: In ``materialize``.
+    """
+
+    counts: Counts
+    skipped: tuple[str, ...]
+    score: float | None
+    uniform_score: float | None
+    independent_overlap: float | None
+    waiting_ms: float
+    scoring_ms: float
+    selecting_ms: float
+    materializing_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values for a log."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Batchable(Protocol):
+    """Scores that know what some candidates are worth as a batch by themselves."""
+
+    def rows(self, chosen: Tensor) -> "Batchable":
+        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
+        ...
+
+    def mean(self) -> Tensor:
+        """[]: the score of all candidates as one batch, per example."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Worth:
+    """Of a sub-batch, as yet unasked: products are made, and devices waited for, when it is.
+
+    Args:
+        chosen: The scores of the sub-batch alone; None where nothing was scored.
+        uniform: Those of a uniform draw.
+        independent_overlap: [], as in ``SelectionStats``.
+    """
+
+    chosen: Batchable | None = None
+    uniform: Batchable | None = None
+    independent_overlap: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What ``SelectionStats`` are made of when they are asked for.
+
+    Args:
+        counts: As in ``SelectionStats``.
+        skipped: As in ``SelectionStats``.
+        times: Of scoring, selecting and materializing.
+        worth: Of the sub-batch.
+        waiting_ms: As in ``SelectionStats``.
+    """
+
+    counts: Counts
+    skipped: tuple[str, ...]
+    times: "Stopwatch"
+    worth: Worth
+    waiting_ms: float = 0.0
+
+    def stats(self) -> SelectionStats:
+        """The statistics; computes the scores and waits for the device."""
+        worth = self.worth
+        return SelectionStats(
+            counts=self.counts,
+            skipped=self.skipped,
+            score=None if worth.chosen is None else worth.chosen.mean().item(),
+            uniform_score=None if worth.uniform is None else worth.uniform.mean().item(),
+            independent_overlap=(
+                None if worth.independent_overlap is None else worth.independent_overlap.item()
+            ),
+            waiting_ms=self.waiting_ms,
+            scoring_ms=self.times.ms("scoring"),
+            selecting_ms=self.times.ms("selecting"),
+            materializing_ms=self.times.ms("materializing"),
+        )
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times of named parts; a GPU is timed by events, so that measuring does not wait for it."""
+
+    _parts: dict[str, "_Span"] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, name: str, *, on_device: bool = False) -> Iterator[None]:
+        """Time the block as ``name``, on the current GPU's clock if asked and if one is in use."""
+        on_device = on_device and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        start = _mark(on_device)
+        yield
+        self._parts[name] = _Span(start, _mark(on_device))
+
+    def ms(self, name: str) -> float:
+        """The time of a part, 0 if it was not run; waits for the device."""
+        return self._parts[name].ms() if name in self._parts else 0.0
+
+
+@dataclass(frozen=True)
+class _Span:
+    start: "float | torch.cuda.Event"
+    end: "float | torch.cuda.Event"
+
+    def ms(self) -> float:
+        if isinstance(self.start, float) or isinstance(self.end, float):
+            assert isinstance(self.start, float)
+            assert isinstance(self.end, float)
+            return 1000 * (self.end - self.start)
+        self.end.synchronize()
+        return float(self.start.elapsed_time(self.end))
+
+
+def _mark(on_device: bool) -> "float | torch.cuda.Event":
+    if not on_device:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event

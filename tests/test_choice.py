@@ -60,8 +60,7 @@ def make(scorer, selector=None, num_batches=20, **options):
         selector or JointSelector(2),
         super_batch_size=200,
         sub_batch_size=40,
-        max_skipped_fraction=0.03,
-        **options,
+        **{"max_skipped_fraction": 0.03, **options},
     )
 
 
@@ -266,8 +265,8 @@ def test_rows_that_a_model_cannot_embed_get_no_score(micro_batch_size, caplog):
 
 
 def test_a_super_batch_with_rows_that_a_model_cannot_embed_is_used_without_them():
-    dataset = make(HardLearner(LiveLearner(Towers())), num_batches=10)
-    dataset.max_skipped_fraction = 0.1
+    learner = HardLearner(LiveLearner(Towers()))
+    dataset = make(learner, num_batches=10, max_skipped_fraction=0.1)
     assert not [number for number in numbers(dataset)[0] if number % 10 == 3]
     assert dataset.counts.skipped == 20
 

@@ -374,7 +374,7 @@ def test_a_state_without_its_sources_is_refused():
     state = {**data.state_dict(), "source": None}
     with pytest.raises(ValueError, match="must hold the source's state, but it is empty"):
         dataset(Counting(4, 4)).load_state_dict(state)
-    with pytest.raises(ValueError, match="must have version 1, got NoneType"):
+    with pytest.raises(ValueError, match="must have version 2, got NoneType"):
         dataset(Counting(4, 4)).load_state_dict(None)
 
 
@@ -412,7 +412,7 @@ def test_rollback_in_the_same_process():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "must have version 1, got 0"),
+        ({"version": 0}, "must have version 2, got 0"),
         ({"configuration": {"super_batch_size": 16}}, "super_batch_size was 16 and is now 8"),
         ({"counts": None}, "it lacks counts"),
     ],

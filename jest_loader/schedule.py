@@ -1,0 +1,96 @@
+"""When to select, and how hard, as a function of the training step."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one sub-batch is chosen.
+
+    Args:
+        super_batch_size: Candidates read for it.
+        gain: Factor on the selector's own gain.
+        uniform: Whether to draw it uniformly and score nothing.
+    """
+
+    super_batch_size: int
+    gain: float = 1.0
+    uniform: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Selection that changes over a run; a step is one sub-batch delivered, over all epochs.
+
+    A uniform step reads no more than it trains on, as far as the source's batch size lets it.
+
+    Args:
+        num_steps: Steps of the run. Fractions below are of it; steps beyond are as the last one.
+        start_fraction: Uniform steps until there.
+        stop_fraction: Uniform steps from there on.
+        uniform_every: Makes each step with a number that this divides a uniform one, step 0 too.
+        filter_ratio: The share of candidates left out, from each fraction of the run on, such as
+            ``{0.0: 0.5, 0.2: 0.8}``; before the first the dataset's ``super_batch_size`` holds.
+        gain: Factors on the selector's gain at fractions of the run, linear between them.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    num_steps: int
+    start_fraction: float = 0.0
+    stop_fraction: float = 1.0
+    uniform_every: int | None = None
+    filter_ratio: Mapping[float, float] = field(default_factory=dict)
+    gain: Mapping[float, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        for name in ("start_fraction", "stop_fraction"):
+            _check_fraction(name, getattr(self, name))
+        every = self.uniform_every
+        _check("uniform_every", every, every is None or every >= 1, "at least 1, or None")
+        for name in ("filter_ratio", "gain"):
+            for fraction in getattr(self, name):
+                _check_fraction(f"each fraction of the run in {name}", fraction)
+        for ratio in self.filter_ratio.values():
+            _check("a filter ratio", ratio, 0 <= ratio < 1, "in [0, 1)")
+        for gain in self.gain.values():
+            _check("a gain", gain, 0 < gain < math.inf, "positive and finite")
+
+    def is_uniform(self, step: int) -> bool:
+        """Whether nothing is scored at ``step``."""
+        run = self.num_steps
+        return (
+            step < self.start_fraction * run
+            or (step >= self.stop_fraction * run and self.stop_fraction < 1)
+            or (self.uniform_every is not None and step % self.uniform_every == 0)
+        )
+
+    def filter_ratio_at(self, step: int) -> float | None:
+        """The filter ratio at ``step``; None while the schedule sets none."""
+        begun = [start for start in self.filter_ratio if start * self.num_steps <= step]
+        return self.filter_ratio[max(begun)] if begun else None
+
+    def gain_at(self, step: int) -> float:
+        """The factor on the selector's gain at ``step``."""
+        if not self.gain:
+            return 1.0
+        at = min(1.0, step / self.num_steps)
+        before = max((f for f in self.gain if f <= at), default=min(self.gain))
+        after = min((f for f in self.gain if f >= at), default=max(self.gain))
+        if before >= after:
+            return self.gain[before]
+        share = (at - before) / (after - before)
+        return (1 - share) * self.gain[before] + share * self.gain[after]
+
+
+def _check_fraction(name: str, value: float) -> None:
+    _check(name, value, 0 <= value <= 1, "from 0 to 1")
+
+
+def _check(name: str, value: object, is_good: bool, rule: str) -> None:
+    if not is_good:
+        raise ValueError(f"{name} of a schedule must be {rule}, got {value}")

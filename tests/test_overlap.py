@@ -1,0 +1,186 @@
+"""overlap=True: the next sub-batch is chosen during training, by the weights from before it."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from jest_loader import ExampleScores, JestDataset, JointSelector, UniformSelector
+from tests.helpers import Counting
+
+SIZES = {"super_batch_size": 40, "sub_batch_size": 8}
+
+
+class Model:
+    """A weight that the training loop moves and that scores turn on."""
+
+    def __init__(self, weight=0.0):
+        self.weight = weight
+
+    def train(self, batch):
+        self.weight += 1 + float(batch["number"].sum()) % 7
+
+    def score(self, super_batch):
+        return ExampleScores(torch.sin(super_batch["number"].double() * (1 + self.weight)) * 3)
+
+    def snapshot(self):
+        return Model(self.weight)
+
+
+def make(model, *, overlap=True, num_batches=30, **options):
+    source = Counting(num_batches, 8)
+    return JestDataset(source, model, JointSelector(2), overlap=overlap, **SIZES, **options)
+
+
+def run(dataset, model, num_epochs=1):
+    found = []
+    for _ in range(num_epochs):
+        for batch in dataset:
+            found.append(batch["number"].tolist())
+            model.train(batch)
+    return found
+
+
+class OneStepStale:
+    """Scores with the weight from before the last step of training; does not overlap."""
+
+    def __init__(self, model):
+        self.model, self.next_weight = model, model.weight
+
+    def score(self, super_batch):
+        weight, self.next_weight = self.next_weight, self.model.weight
+        return Model(weight).score(super_batch)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_selections_are_those_of_weights_one_step_old(prefetch):
+    model = Model()
+    found = run(make(model, prefetch=prefetch), model)
+    model = Model()
+    source = Counting(30, 8)
+    expected = run(JestDataset(source, OneStepStale(model), JointSelector(2), **SIZES), model)
+    assert found == expected
+    assert len(found) == 6
+    fresh = Model()
+    assert found != run(make(fresh, overlap=False), fresh)
+
+
+def test_scoring_runs_while_the_loop_trains():
+    class Slow(Model):
+        def score(self, super_batch):
+            time.sleep(0.1)
+            return super().score(super_batch)
+
+        def snapshot(self):
+            return Slow(self.weight)
+
+    dataset = make(Slow(), num_batches=60)
+    batches = iter(dataset)
+    next(batches)
+    started = time.perf_counter()
+    waiting_ms = []
+    for _ in batches:
+        waiting_ms.append(dataset.stats.waiting_ms)
+        assert dataset.stats.scoring_ms >= 100
+        time.sleep(0.1)  # A step of training.
+    assert len(waiting_ms) == 11
+    assert time.perf_counter() - started < 11 * 0.17, "steps take max(train, score), not the sum"
+    assert sorted(waiting_ms)[5] < 60
+
+
+@pytest.mark.parametrize("save_at", [1, 2, 5])
+def test_a_run_resumed_goes_on_as_the_one_that_saved(save_at):
+    model, expected = Model(), []
+    dataset = make(model)
+    for number, batch in enumerate(dataset, start=1):
+        model.train(batch)
+        expected.append(batch["number"].tolist())
+        if number == save_at:
+            state, weight = dataset.state_dict(), model.weight
+    model = Model(weight)
+    dataset = make(model)
+    dataset.load_state_dict(state)
+    assert run(dataset, model) == expected[save_at:]
+
+
+def test_a_proxy_learns_between_two_choices():
+    events = []
+
+    class Proxy(Model):
+        def score(self, super_batch):
+            time.sleep(0.01)
+            events.append(("score", threading.current_thread().name))
+            return super().score(super_batch)
+
+        def update(self, sub_batch):
+            events.append(("update", threading.current_thread().name))
+            self.weight += 1
+
+        def snapshot(self):
+            return self
+
+    proxy = Proxy()
+    found = run(make(proxy), Model())
+    assert [kind for kind, _ in events] == ["score", "update"] * 6
+    assert {name for kind, name in events if kind == "update"} == {"MainThread"}
+    assert {name for kind, name in events if kind == "score"} == {"jest-loader reader"}
+    in_turn = Proxy()
+    assert found == run(make(in_turn, overlap=False), Model())
+
+
+def test_an_error_of_the_scorer_arrives_in_its_place():
+    class Breaking(Model):
+        calls = 0
+
+        def score(self, super_batch):
+            Breaking.calls += 1
+            if Breaking.calls == 3:
+                raise ValueError("no third score")
+            return super().score(super_batch)
+
+        def snapshot(self):
+            return self
+
+    batches = iter(make(Breaking()))
+    next(batches), next(batches)
+    with pytest.raises(ValueError, match="no third score"):
+        next(batches)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_an_early_break_ends_the_threads():
+    before = threading.active_count()
+    model = Model()
+    dataset = make(model, num_batches=300)
+    for _ in dataset:
+        break
+    assert threading.active_count() == before
+    assert len(run(dataset, model)) == 60
+    assert dataset.epoch == 2
+
+
+def test_a_dataset_that_is_dropped_ends_its_threads():
+    before = threading.active_count()
+    batches = iter(make(Model(), num_batches=300))
+    next(batches)
+    del batches
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_scorers_that_cannot_keep_a_copy_are_refused():
+    class NoCopy:
+        def score(self, super_batch):
+            return ExampleScores(super_batch["number"].float())
+
+    class Around(Model):
+        learner = NoCopy()
+
+    for scorer in (NoCopy(), Around()):
+        with pytest.raises(ValueError, match=r"with a method snapshot\(\), but NoCopy has none"):
+            make(scorer)
+    JestDataset(Counting(30, 8), None, UniformSelector(), overlap=True, **SIZES)
