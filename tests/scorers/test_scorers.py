@@ -100,8 +100,8 @@ def test_a_live_learner_scores_in_eval_mode_and_puts_the_modes_back():
 
 def test_the_modes_are_put_back_after_an_error():
     model = Towers().train()
-    with pytest.raises(KeyError):
-        LiveLearner(model).embed({"image": torch.zeros(2, 4)})
+    with pytest.raises(ValueError, match="lacks 'text'; it has 'image', 'label'; add the column"):
+        LiveLearner(model).embed({"image": torch.zeros(2, 4), "label": [0, 1]})
     assert model.dropout.training
 
 
@@ -223,7 +223,10 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: LiveLearner(Towers(), lambda model, batch: (1, 2)).embed(batch_of(2)),
             "embed must return Embeddings.*, got tuple",
         ),
-        (lambda: LiveLearner(Towers(), micro_batch_size=0), "at least 1 or None, got 0"),
+        (
+            lambda: LiveLearner(Towers(), micro_batch_size=0),
+            "micro_batch_size must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(make, message):
