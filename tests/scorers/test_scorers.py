@@ -40,8 +40,8 @@ class Towers(nn.Module):
         self.text = nn.Linear(4, width)
         self.dropout = nn.Dropout(0.5)
         self.frozen_norm = nn.BatchNorm1d(width).eval()
-        self.log_scale = nn.Parameter(torch.tensor(2.0))
-        self.bias = nn.Parameter(torch.tensor(-3.0))
+        self.log_scale = nn.Parameter(torch.tensor([2.0]))
+        self.bias = nn.Parameter(torch.tensor([-3.0]))
 
     def embed(self, batch):
         def tower(layer, column):
