@@ -39,12 +39,11 @@ class Shrink:
                 f"of less than {self.size}"
             )
         size = [round(side * self.size / shorter) for side in (height, width)]
-        # In fp32, since not every device has the filter for bytes.
-        pixels = images if images.is_floating_point() else images.float()
-        small = interpolate(pixels, size, mode="bilinear", antialias=True)
-        if not images.is_floating_point():
-            small = small.round().to(images.dtype)
-        return {**batch, self.column: small}
+        # In fp32, since not every device has the filter for bytes and halves.
+        small = interpolate(images.float(), size, mode="bilinear", antialias=True)
+        if images.dtype == torch.uint8:
+            small = small.round()
+        return {**batch, self.column: small.to(images.dtype)}
 
     def _images(self, batch: object) -> Tensor:
         if not isinstance(batch, Mapping) or self.column not in batch:

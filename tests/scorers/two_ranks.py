@@ -72,7 +72,9 @@ def check_fsdp2(rank: int) -> None:
     fully_shard(model, mesh=mesh)
     learner = LiveLearner(model, micro_batch_size=3)
     expect(learner, plain)
-    LiveLearner(model).embed(batch_of(4))  # A second one must not gather twice.
+    registered = vars(model)["embed"]
+    LiveLearner(model)
+    assert vars(model)["embed"] is registered, "a second one must not gather twice"
     assert model.text.weight.to_local().shape[0] == plain.text.weight.shape[0] // 2
     for one in (model, plain):
         optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
