@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,38 @@ def once_ms(run: Callable[[], object], device: str | torch.device = "cpu") -> fl
     run()
     synchronize()
     return 1000 * (time.perf_counter() - started)
+
+
+class PeakMemory:
+    """Peak of the memory in use above what was in use at the start."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device == "cuda"
+        self.peak_bytes = 0
+
+    def __enter__(self) -> "PeakMemory":
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Resets the peak (Linux).
+        self._start = self._in_use("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak_bytes = self._in_use("VmHWM") - self._start
+
+    def _in_use(self, line: str) -> int:
+        if self._on_gpu:
+            allocated = torch.cuda.memory_allocated if line == "VmRSS" else _peak_allocated
+            return allocated()
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(rf"{line}:\s+(\d+) kB", status)[1])
+
+
+def _peak_allocated() -> int:
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

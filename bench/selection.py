@@ -26,15 +26,13 @@ of the output is one JSON document.
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import environment, learnability, once_ms, spread
+from harness import PeakMemory, environment, learnability, once_ms, spread
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
@@ -243,38 +241,6 @@ def clustered(
 def shared(index: Tensor, expected: Tensor) -> float:
     """Share of the sub-batch that is in the other one too."""
     return len(set(index.tolist()) & set(expected.tolist())) / len(expected)
-
-
-class PeakMemory:
-    """Peak of the memory in use above what was in use at the start."""
-
-    def __init__(self, device: str) -> None:
-        self._on_gpu = device == "cuda"
-        self.peak_bytes = 0
-
-    def __enter__(self) -> "PeakMemory":
-        if self._on_gpu:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # Resets the peak (Linux).
-        self._start = self._in_use("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.peak_bytes = self._in_use("VmHWM") - self._start
-
-    def _in_use(self, line: str) -> int:
-        if self._on_gpu:
-            allocated = torch.cuda.memory_allocated if line == "VmRSS" else _peak_allocated
-            return allocated()
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(rf"{line}:\s+(\d+) kB", status)[1])
-
-
-def _peak_allocated() -> int:
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
 
 
 def describe(form: dict[str, Any]) -> str:

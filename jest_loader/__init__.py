@@ -5,6 +5,7 @@ from jest_loader.protocols import (
     BadSamplesError,
     Embedder,
     Embeddings,
+    ExampleValues,
     Scorer,
     Scores,
     Selector,
@@ -16,6 +17,8 @@ from jest_loader.schedule import Schedule
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.scorers.per_example import PerExample
+from jest_loader.scorers.shrink import Shrink
 from jest_loader.scores import DenseScores, DenseSoftmaxScores, ExampleScores, FactoredScores
 from jest_loader.selection import (
     GibbsSelector,
@@ -38,6 +41,7 @@ __all__ = [
     "Embedder",
     "Embeddings",
     "ExampleScores",
+    "ExampleValues",
     "FactoredScores",
     "FrozenReference",
     "GibbsSelector",
@@ -48,12 +52,14 @@ __all__ = [
     "Learnability",
     "LiveLearner",
     "OnlineProxy",
+    "PerExample",
     "RaggedBytes",
     "Schedule",
     "Scorer",
     "Scores",
     "SelectionStats",
     "Selector",
+    "Shrink",
     "Source",
     "Stateful",
     "TopKSelector",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -88,7 +89,7 @@ class Embeddings:
         bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
 
     Raises:
-        ValueError: if ``image`` and ``text`` do not match.
+        ValueError: if ``image`` and ``text`` are no tensors or do not match.
     """
 
     image: Tensor
@@ -97,7 +98,19 @@ class Embeddings:
     bias: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("scale", self.scale), ("bias", self.bias)):
+        given: tuple[tuple[str, object], ...] = (("image", self.image), ("text", self.text))
+        for name, side in given:
+            if not isinstance(side, Tensor):
+                raise ValueError(
+                    f"{name} embeddings must be a tensor, got {type(side).__name__}; "
+                    "use torch.as_tensor(rows)"
+                )
+        numbers: tuple[tuple[str, object], ...] = (("scale", self.scale), ("bias", self.bias))
+        for name, value in numbers:
+            if not isinstance(value, Tensor | Real) and not (name == "bias" and value is None):
+                raise ValueError(
+                    f"{name} must be a number or a tensor of one element, got {value!r}"
+                )
             if isinstance(value, Tensor) and value.numel() != 1:
                 raise ValueError(
                     f"{name} must be a number or a tensor of one element, got shape "
@@ -126,6 +139,15 @@ class Embedder(Protocol):
 
     def embed(self, batch: Batch) -> Embeddings:
         """The model's view of the batch's examples."""
+        ...
+
+
+@runtime_checkable
+class ExampleValues(Protocol):
+    """One number per example, such as the loss of a reference, run or looked up."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """Floating [B], NaN where an example has none."""
         ...
 
 

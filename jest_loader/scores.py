@@ -362,14 +362,20 @@ def _check_range(name: str, side: Embeddings) -> None:
             "an embedder's scale must be positive and finite and its bias finite, "
             f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains"
         )
-    rounding = scale * torch.finfo(side.image.dtype).eps
-    if rounding > _MAX_ROUNDING:
-        warnings.warn(
-            f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
-            f"{_MAX_ROUNDING / torch.finfo(side.image.dtype).eps:g}: its logits may be off by more "
-            f"than {_MAX_ROUNDING}, which changes what is selected; give them a finer dtype",
-            stacklevel=4,
-        )
+    warn_if_coarse(name, replace(side, scale=scale))
+
+
+def warn_if_coarse(name: str, side: Embeddings) -> None:
+    """Warn where rounding to the embeddings' dtype may change what is selected."""
+    eps = torch.finfo(side.image.dtype).eps
+    if not float(side.scale) * eps > _MAX_ROUNDING:
+        return
+    warnings.warn(
+        f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
+        f"{_MAX_ROUNDING / eps:g}: its logits may be off by more than {_MAX_ROUNDING}, which "
+        "changes what is selected; give them a finer dtype",
+        stacklevel=5,
+    )
 
 
 def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:

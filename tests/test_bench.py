@@ -15,6 +15,7 @@ SHORT = {
     "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
     "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
     "emitting": ["--smoke"],
+    "scoring": ["--smoke"],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
     "reading": ["--smoke"],

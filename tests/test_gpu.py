@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from jest_loader import Embeddings, FactoredScores, JestDataset, JointSelector
+from jest_loader import (
+    Embeddings,
+    FactoredScores,
+    JestDataset,
+    JointSelector,
+    LiveLearner,
+    PerExample,
+    Shrink,
+)
 from jest_loader.ops.noise import fold, gumbel
 from tests.helpers import random_embeddings
 
@@ -58,3 +66,54 @@ def test_what_is_not_finite_is_marked_and_then_refused_by_the_dataset():
     dataset = JestDataset([torch.arange(500)], Scorer(), super_batch_size=500, sub_batch_size=500)
     with pytest.raises(ValueError, match="as many candidates with finite scores, but 1 had none"):
         next(iter(dataset))
+
+
+def test_a_memory_budget_bounds_what_scoring_takes_and_is_measured_once():
+    """Each row takes 8 MiB of activations beside its own 4 KiB."""
+    model = torch.nn.Linear(1024, 8).cuda()
+    seen = []
+
+    def loss(model, batch):
+        seen.append(len(batch["x"]))
+        wide = batch["x"].repeat(1, 2048)
+        return model(wide.view(len(batch["x"]), 2048, 1024)).mean(dim=(1, 2))
+
+    scorer = PerExample(model, loss, max_memory_bytes=200 * 2**20)
+    batch = {"x": torch.randn(100, 1024)}
+    expected = PerExample(model, loss, micro_batch_size=1).values(batch)
+    seen.clear()
+    torch.testing.assert_close(scorer.values(batch), expected)
+    assert seen[-7:] == [16] * 6 + [4], "32 rows would take 258 MiB"
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    seen.clear()
+    on_device = {"x": batch["x"].cuda()}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scorer.values(on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == [16] * 6 + [4], "nothing is measured again"
+    assert torch.cuda.max_memory_allocated() - before <= 201 * 2**20
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_images_shrink_as_on_the_cpu(dtype):
+    image = torch.randint(256, (4, 3, 64, 48)).to(dtype)
+    host, device = (Shrink("image", 16)({"image": i})["image"] for i in (image, image.cuda()))
+    torch.testing.assert_close(device.cpu().float(), host.float(), atol=1.0, rtol=0)
+
+
+def test_a_live_learner_follows_its_model_to_the_gpu():
+    model = torch.nn.Linear(4, 6)
+
+    def embed(model, batch):
+        rows = torch.nn.functional.normalize(model(batch["x"]), dim=1)
+        return Embeddings(rows, rows, 10.0, -5.0)
+
+    learner = LiveLearner(model, embed, micro_batch_size=3)
+    expected = learner.embed({"x": torch.ones(7, 4)})
+    model.cuda()
+    found = learner.embed({"x": torch.ones(7, 4)})
+    assert found.image.is_cuda
+    torch.testing.assert_close(found.image.cpu(), expected.image)

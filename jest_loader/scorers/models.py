@@ -1,18 +1,18 @@
 """Embedders that run a model: the learner itself, an online proxy, or a frozen reference."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from jest_loader.batch import Batch, num_examples, split, take, to_device
+from jest_loader.batch import Batch
 from jest_loader.ops.losses import contrastive_loss
-from jest_loader.protocols import BadSamplesError, Embeddings, Loss
-from jest_loader.scores import check_loss
+from jest_loader.protocols import Embeddings, Loss
+from jest_loader.scorers.runner import ModelRunner
+from jest_loader.scorers.wrappers import device_of, prepare_method, unwrapped, without_compiler
+from jest_loader.scores import check_loss, warn_if_coarse
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 """Runs a model on a batch, whose tensors are on the model's device."""
@@ -21,17 +21,23 @@ EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 class LiveLearner:
     """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
 
-    The modes of all submodules are put back afterwards. Where ``embed`` raises
+    The modes of all submodules are put back afterwards. Where ``embed`` or ``prepare`` raises
     ``BadSamplesError``, it is called again with the other rows, and the bad ones have no score.
 
     Args:
-        model: The model being trained.
-        embed: ``embed(model, batch) -> Embeddings``; None calls ``model.embed(batch)``.
+        model: The model being trained, also in DDP, FSDP or compiled. ``embed`` is given the module
+            within DDP, and everything else as it is here.
+        embed: ``embed(model, batch) -> Embeddings``; None calls ``model.embed(batch)``, which is
+            not compiled where only the module is.
+        prepare: ``prepare(batch) -> batch``, called on each micro-batch before ``embed``, its
+            tensors on the model's device: to decode or shrink images, say.
         micro_batch_size: Candidates embedded at once; None embeds the whole super-batch at once.
+        max_memory_bytes: Instead of ``micro_batch_size``, on a CUDA device: what embedding a
+            micro-batch may take beside the weights. Measured on the first super-batch.
 
     Raises:
-        ValueError: if the model has no ``embed`` and none is given, or ``micro_batch_size`` is not
-            positive.
+        ValueError: if the model has no ``embed`` and none is given, it is wrapped in FSDP1 and no
+            ``embed`` is given, or the sizes are not positive or do not go together.
     """
 
     def __init__(
@@ -39,53 +45,41 @@ class LiveLearner:
         model: nn.Module,
         embed: EmbedFunction | None = None,
         *,
+        prepare: Callable[[Batch], Batch] | None = None,
         micro_batch_size: int | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
-        if embed is None and not callable(getattr(model, "embed", None)):
-            raise ValueError(
-                f"{type(model).__name__} has no embed(batch) method; pass embed=function, where "
-                "function(model, batch) returns Embeddings(image, text, scale, bias)"
-            )
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size must be at least 1 or None, got {micro_batch_size}")
         self.model = model
-        self._embed = embed if embed is not None else _call_embed
-        self._micro_batch_size = micro_batch_size
+        if embed is None:
+            prepare_method(unwrapped(model), "embed")
+        self._runner = ModelRunner(
+            model,
+            _call_embed if embed is None else embed,
+            _checked,
+            prepare=prepare,
+            micro_batch_size=micro_batch_size,
+            max_memory_bytes=max_memory_bytes,
+        )
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Embeddings of the batch, on the model's device."""
-        device = _device(self.model)
-        parts = [batch] if self._micro_batch_size is None else split(batch, self._micro_batch_size)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), _eval_mode(self.model):
-            found: list[Embeddings] = []
-            good: list[int] = []
-            reasons: dict[int, str] = {}
-            start = 0
-            for part in parts:
-                size = num_examples(part)
-                embedded, bad = self._embed_usable(to_device(part, device))
-                good += [start + row for row in range(size) if row not in bad]
-                reasons |= {start + row: reason for row, reason in bad.items()}
-                found += [embedded] if embedded is not None else []
-                start += size
-        if not reasons:
-            return _joined(found)
-        error = BadSamplesError(reasons)
-        if not found:
-            raise error
-        logging.getLogger(__name__).warning("candidates without a score: %s", error)
-        return _spread(_joined(found), good, start)
+        """Embeddings of the batch, on the model's device, in fp32 (fp64 of a model in fp64).
 
-    def _embed_usable(self, batch: Batch) -> tuple[Embeddings | None, dict[int, str]]:
-        """Embeddings of the rows that the function can use, and what is wrong with the others."""
-        try:
-            return _checked(self._embed(self.model, batch)), {}
-        except BadSamplesError as error:
-            good = [row for row in range(num_examples(batch)) if row not in error.reasons]
-            if not good:
-                return None, error.reasons
-            usable = take(batch, torch.tensor(good))
-            return _checked(self._embed(self.model, usable)), error.reasons
+        Raises:
+            ValueError: if the batch lacks a column that the model reads, or ``embed`` returns
+                anything but Embeddings with a row per example.
+            BadSamplesError: if no row can be used.
+        """
+        found = self._runner.run(batch)
+        first = found.parts[0]
+        if first.image.dtype.itemsize < torch.float32.itemsize:
+            # Scores will see the fp32 that we make of them, and could not tell.
+            warn_if_coarse("model", first)
+        return Embeddings(
+            found.column(lambda part: part.image),
+            found.column(lambda part: part.text),
+            first.scale,
+            first.bias,
+        )
 
 
 class FrozenReference(LiveLearner):
@@ -94,7 +88,9 @@ class FrozenReference(LiveLearner):
     Args:
         model: A model trained on well-curated data.
         embed: As for ``LiveLearner``.
+        prepare: As for ``LiveLearner``.
         micro_batch_size: As for ``LiveLearner``.
+        max_memory_bytes: As for ``LiveLearner``.
 
     Raises:
         ValueError: as ``LiveLearner``.
@@ -105,9 +101,17 @@ class FrozenReference(LiveLearner):
         model: nn.Module,
         embed: EmbedFunction | None = None,
         *,
+        prepare: Callable[[Batch], Batch] | None = None,
         micro_batch_size: int | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
-        super().__init__(model, embed, micro_batch_size=micro_batch_size)
+        super().__init__(
+            model,
+            embed,
+            prepare=prepare,
+            micro_batch_size=micro_batch_size,
+            max_memory_bytes=max_memory_bytes,
+        )
         model.requires_grad_(requires_grad=False).eval()
 
 
@@ -115,14 +119,17 @@ class OnlineProxy(LiveLearner):
     """Embeds with a small model in the learner's place, which trains on each sub-batch.
 
     The learner is then never run on candidates. The weights are not part of the dataset's state:
-    save ``model`` and ``optimizer`` beside it.
+    save ``state_dict()`` beside it.
 
     Args:
-        model: The small model; its ``embed`` must be differentiable.
+        model: The small model; its ``embed`` must be differentiable. In DDP it is trained through
+            ``forward``, which must then return what ``embed`` does.
         optimizer: Over the model's parameters.
-        embed: As for ``LiveLearner``.
+        embed: As for ``LiveLearner``; while training it is given ``model`` itself.
         loss: The contrastive loss that it is trained with.
+        prepare: As for ``LiveLearner``; also in training.
         micro_batch_size: As for ``LiveLearner``, when scoring.
+        max_memory_bytes: As for ``LiveLearner``, when scoring.
 
     Raises:
         ValueError: as ``LiveLearner``, or if ``loss`` is not known.
@@ -135,23 +142,29 @@ class OnlineProxy(LiveLearner):
         embed: EmbedFunction | None = None,
         *,
         loss: Loss = "sigmoid",
+        prepare: Callable[[Batch], Batch] | None = None,
         micro_batch_size: int | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
-        super().__init__(model, embed, micro_batch_size=micro_batch_size)
+        super().__init__(
+            model,
+            embed,
+            prepare=prepare,
+            micro_batch_size=micro_batch_size,
+            max_memory_bytes=max_memory_bytes,
+        )
         check_loss(loss)
         self.optimizer = optimizer
         self.loss = loss
 
     def update(self, sub_batch: Batch) -> None:
-        """One optimizer step on the sub-batch's contrastive loss.
+        """One optimizer step on the sub-batch's contrastive loss, outside autocast.
 
         Raises:
             ValueError: if the loss is not finite; the weights are left as they were.
         """
-        device = _device(self.model)
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            embeddings = _checked(self._embed(self.model, to_device(sub_batch, device)))
-            loss = contrastive_loss(embeddings, self.loss)
+        with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
+            loss = contrastive_loss(self._runner.call(self.model, sub_batch), self.loss)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the online proxy's loss must be finite, got {loss.item()}; "
@@ -161,54 +174,34 @@ class OnlineProxy(LiveLearner):
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the model, without DDP's and the compiler's prefixes, and the optimizer."""
+        return {
+            "model": without_compiler(unwrapped(self.model)).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        without_compiler(unwrapped(self.model)).load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
 
 def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:
-    embeddings: Embeddings = model.embed(batch)  # type: ignore[operator]
+    # DDP has no embed: while it trains, gradients are averaged only behind its forward.
+    embeddings: Embeddings = getattr(model, "embed", model)(batch)
     return embeddings
 
 
-def _checked(embeddings: object) -> Embeddings:
+def _checked(embeddings: object, num_rows: int) -> Embeddings:
     if not isinstance(embeddings, Embeddings):
         raise ValueError(
             "embed must return Embeddings(image, text, scale, bias), "
             f"got {type(embeddings).__name__}"
         )
+    if len(embeddings.image) != num_rows:
+        raise ValueError(
+            "embed must return one row per example of the batch, "
+            f"got {len(embeddings.image)} for {num_rows}"
+        )
     return embeddings
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _spread(embeddings: Embeddings, rows: list[int], size: int) -> Embeddings:
-    """The embeddings as ``rows`` of ``size``, the others NaN."""
-    index = torch.tensor(rows, device=embeddings.image.device)
-    image, text = (
-        side.new_full((size, side.shape[1]), torch.nan).index_copy(0, index, side)
-        for side in (embeddings.image, embeddings.text)
-    )
-    return replace(embeddings, image=image, text=text)
-
-
-def _joined(parts: list[Embeddings]) -> Embeddings:
-    def cat(tensors: list[Tensor]) -> Tensor:
-        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-    return Embeddings(
-        cat([part.image for part in parts]),
-        cat([part.text for part in parts]),
-        parts[0].scale,
-        parts[0].bias,
-    )

@@ -1,5 +1,8 @@
 """Scorers and embedders: the right losses, the right mode, and what they refuse."""
 
+import io
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -40,8 +43,8 @@ class Towers(nn.Module):
         self.text = nn.Linear(4, width)
         self.dropout = nn.Dropout(0.5)
         self.frozen_norm = nn.BatchNorm1d(width).eval()
-        self.log_scale = nn.Parameter(torch.tensor(2.0))
-        self.bias = nn.Parameter(torch.tensor(-3.0))
+        self.log_scale = nn.Parameter(torch.tensor([2.0]))
+        self.bias = nn.Parameter(torch.tensor([-3.0]))
 
     def embed(self, batch):
         def tower(layer, column):
@@ -59,6 +62,15 @@ def batch_of(size: int, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(size, 4, generator=generator)
     return {"image": image, "text": image.flip(1), "sample_id": np.arange(size)}
+
+
+def score(learner: Embeddings) -> None:
+    Learnability(Fixed(learner), Fixed(REFERENCE)).score({})
+
+
+def on_meta(side: Embeddings):
+    """Columns on another device than the reference's, on any machine."""
+    return {"image": side.image.to("meta"), "text": side.text.to("meta")}
 
 
 LEARNER, REFERENCE = random_embeddings(9, 4, seed=0), random_embeddings(9, 6, seed=1)
@@ -100,8 +112,8 @@ def test_a_live_learner_scores_in_eval_mode_and_puts_the_modes_back():
 
 def test_the_modes_are_put_back_after_an_error():
     model = Towers().train()
-    with pytest.raises(KeyError):
-        LiveLearner(model).embed({"image": torch.zeros(2, 4)})
+    with pytest.raises(ValueError, match="lacks 'text'; it has 'image', 'label'; add the column"):
+        LiveLearner(model).embed({"image": torch.zeros(2, 4), "label": [0, 1]})
     assert model.dropout.training
 
 
@@ -181,6 +193,94 @@ def test_an_online_proxy_stops_on_a_loss_that_is_not_finite():
     assert torch.equal(model.image.weight, weights)
 
 
+def test_a_proxy_goes_on_from_its_state():
+    def new():
+        torch.manual_seed(0)
+        model = Towers().eval()
+        return OnlineProxy(model, torch.optim.Adam(model.parameters(), lr=1e-2))
+
+    def train(proxy, seeds):
+        for seed in seeds:
+            proxy.update(batch_of(8, seed))
+
+    whole = new()
+    train(whole, range(6))
+    stopped = new()
+    train(stopped, range(3))
+    buffer = io.BytesIO()
+    torch.save(stopped.state_dict(), buffer)
+    resumed = new()
+    buffer.seek(0)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    train(resumed, range(3, 6))
+    assert torch.equal(resumed.embed(batch_of(5)).image, whole.embed(batch_of(5)).image)
+
+
+def test_a_proxys_gradients_are_clipped_by_a_hook_of_its_optimizer():
+    model = Towers().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    clip = torch.nn.utils.clip_grad_norm_
+    optimizer.register_step_pre_hook(lambda *_: clip(model.parameters(), 1e-3) and None)
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    OnlineProxy(model, optimizer).update(batch_of(8))
+    moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
+    assert 0.9e-3 < moved.norm() < 1.1e-3
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_scoring_leaves_no_trace(raises):
+    """Modes, statistics of norms, gradients and the random state are as they were."""
+    model = Towers().train()
+    model.frozen_norm.eval()
+    model.text = nn.Sequential(model.text, nn.BatchNorm1d(6))
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+
+    def embed(model, batch):
+        found = model.embed(batch)
+        if raises:
+            raise RuntimeError("torn")
+        return found
+
+    expected = pytest.raises(RuntimeError, match="torn") if raises else nullcontext()
+    with expected:
+        LiveLearner(model, embed, micro_batch_size=3).embed(batch_of(7))
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_embeddings_come_out_in_fp32_at_least(dtype, expected):
+    model = Towers().to(dtype)
+    columns = batch_of(5)
+    batch = {**columns, **{name: columns[name].to(dtype) for name in ("image", "text")}}
+    found = LiveLearner(model).embed(batch)
+    assert found.image.dtype == found.text.dtype == expected
+    assert torch.equal(found.image, model.eval().embed(batch).image.to(expected))
+    FactoredScores(found)  # Of unit norm still.
+
+
+def test_embeddings_that_are_too_coarse_are_warned_of_although_they_come_out_in_fp32():
+    model = Towers().to(torch.bfloat16)
+    batch = {name: batch_of(5)[name].bfloat16() for name in ("image", "text")}
+    model.log_scale.data.fill_(5.0)
+    with pytest.warns(UserWarning, match="model's embeddings are torch.bfloat16, which is too"):
+        LiveLearner(model).embed(batch)
+
+
 def test_a_cached_reference_finds_rows_by_sample_id():
     image, text = np.random.default_rng(0).normal(size=(2, 20, 3)).astype(np.float16)
     cached = CachedReference(image, text, 5.0, -1.0)
@@ -223,7 +323,10 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: LiveLearner(Towers(), lambda model, batch: (1, 2)).embed(batch_of(2)),
             "embed must return Embeddings.*, got tuple",
         ),
-        (lambda: LiveLearner(Towers(), micro_batch_size=0), "at least 1 or None, got 0"),
+        (
+            lambda: LiveLearner(Towers(), micro_batch_size=0),
+            "micro_batch_size must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(make, message):
