@@ -1,12 +1,26 @@
 """overlap=True: the next sub-batch is chosen during training, by the weights from before it."""
 
+import copy
 import threading
 import time
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
-from jest_loader import ExampleScores, JestDataset, JointSelector, UniformSelector
+from jest_loader import (
+    Embeddings,
+    ExampleScores,
+    FrozenReference,
+    HardLearner,
+    JestDataset,
+    JointSelector,
+    Learnability,
+    LiveLearner,
+    PerExample,
+    UniformSelector,
+)
+from jest_loader.ops.losses import contrastive_loss
 from tests.helpers import Counting
 
 SIZES = {"super_batch_size": 40, "sub_batch_size": 8}
@@ -170,6 +184,68 @@ def test_a_dataset_that_is_dropped_ends_its_threads():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+class Towers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
+        self.norm = torch.nn.BatchNorm1d(6)
+
+    def embed(self, batch):
+        rows = torch.sin(batch["number"][:, None] * torch.arange(1.0, 9.0))
+        image, text = self.norm(self.image(rows)), self.text(rows)
+        return Embeddings(normalize(image, dim=1), normalize(text, dim=1), 15.0, -3.0)
+
+
+class StaleTowers:
+    """Embeds with the weights from before the last step of training, copied by hand."""
+
+    def __init__(self, model):
+        self.model, self.next_model = model, copy.deepcopy(model)
+
+    def embed(self, batch):
+        model, self.next_model = self.next_model, copy.deepcopy(self.model)
+        return LiveLearner(model).embed(batch)
+
+
+@pytest.mark.parametrize("scored_by", [HardLearner, Learnability])
+def test_a_live_learner_scores_with_a_copy_of_its_weights(scored_by):
+    def train(learner, model, **options):
+        reference = [] if scored_by is HardLearner else [FrozenReference(Towers())]
+        source = Counting(30, 8)
+        dataset = JestDataset(source, scored_by(learner, *reference), **SIZES, **options)
+        optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
+        found = []
+        for batch in dataset:
+            found.append(batch["number"].tolist())
+            assert model.training
+            loss = contrastive_loss(model.embed(batch), "sigmoid")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return found
+
+    model = Towers()
+    found = train(LiveLearner(model, micro_batch_size=20), model, overlap=True)
+    model = Towers()
+    assert found == train(StaleTowers(model), model)
+    model = Towers()
+    assert found != train(LiveLearner(model), model)
+
+
+def test_rho_loss_scores_with_a_copy_of_the_weights():
+    model = torch.nn.Linear(1, 1)
+    scorer = PerExample(model, lambda model, batch: model(batch["x"])[:, 0])
+    batch = {"x": torch.ones(3, 1)}
+    kept = scorer.snapshot()
+    before = kept.values(batch)
+    with torch.no_grad():
+        model.bias += 1
+    assert torch.equal(kept.values(batch), before)
+    assert torch.equal(scorer.values(batch), before + 1)
+    assert torch.equal(scorer.snapshot().values(batch), before + 1)
 
 
 def test_scorers_that_cannot_keep_a_copy_are_refused():

@@ -1,11 +1,11 @@
 """The scores of arXiv 2406.17711, from a learner's and a reference's embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from jest_loader.batch import Batch
-from jest_loader.protocols import Embedder, Loss, Trainable
+from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable
 from jest_loader.scores import FactoredScores, check_loss
 
 
@@ -43,6 +43,10 @@ class Learnability:
         if isinstance(self.learner, Trainable):
             self.learner.update(sub_batch)
 
+    def snapshot(self) -> "Learnability":
+        """The same with a copy of the learner's weights, good until the next call."""
+        return replace(self, learner=_snapshot(self.learner))
+
 
 @dataclass(frozen=True)
 class EasyReference:
@@ -66,6 +70,10 @@ class EasyReference:
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
         return FactoredScores(reference=self.reference.embed(super_batch), loss=self.loss)
+
+    def snapshot(self) -> "EasyReference":
+        """Itself: the reference's weights stay as they are."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,16 @@ class HardLearner:
         """Let a learner that is an online proxy train on the sub-batch."""
         if isinstance(self.learner, Trainable):
             self.learner.update(sub_batch)
+
+    def snapshot(self) -> "HardLearner":
+        """The same with a copy of the learner's weights, good until the next call."""
+        return replace(self, learner=_snapshot(self.learner))
+
+
+def _snapshot(learner: Embedder) -> Embedder:
+    assert isinstance(learner, Snapshots), "JestDataset refuses overlap without it"
+    copied: Embedder = learner.snapshot()
+    return copied
 
 
 def _check_proxy(learner: Embedder, loss: Loss) -> None:

@@ -1,6 +1,7 @@
 """Embedders that run a model: the learner itself, an online proxy, or a frozen reference."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -81,6 +82,16 @@ class LiveLearner:
             first.bias,
         )
 
+    def snapshot(self) -> "LiveLearner":
+        """The same with a copy of the weights as they are now, good until the next call.
+
+        Raises:
+            ValueError: if the model is sharded by FSDP.
+        """
+        learner = copy(self)
+        learner._runner = self._runner.snapshot()
+        return learner
+
 
 class FrozenReference(LiveLearner):
     """Embeds with a reference model, whose parameters it freezes.
@@ -113,6 +124,10 @@ class FrozenReference(LiveLearner):
             max_memory_bytes=max_memory_bytes,
         )
         model.requires_grad_(requires_grad=False).eval()
+
+    def snapshot(self) -> "FrozenReference":
+        """Itself: its weights stay as they are."""
+        return self
 
 
 class OnlineProxy(LiveLearner):
@@ -173,6 +188,10 @@ class OnlineProxy(LiveLearner):
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+    def snapshot(self) -> "OnlineProxy":
+        """Itself: its weights change in ``update`` only, never while it scores."""
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the model, without DDP's and the compiler's prefixes, and the optimizer."""

@@ -1,6 +1,7 @@
 """RHO-LOSS (arXiv 2206.07137): per-example losses of any model, less what cannot be reduced."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import TypeGuard
 
 from torch import Tensor, nn
@@ -89,6 +90,12 @@ class PerExample:
         irreducible = self.reference.values(super_batch)
         _check_values(irreducible, len(losses))
         return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True))
+
+    def snapshot(self) -> "PerExample":
+        """The same with a copy of the weights as they are now, good until the next call."""
+        scorer = copy(self)
+        scorer._runner = self._runner.snapshot()
+        return scorer
 
 
 def _checked(losses: object, num_rows: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Running a model on a super-batch to score it: as it is now, by parts, without the bad rows."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class ModelRunner(Generic[Output]):
         max_memory_bytes: int | None = None,
     ) -> None:
         self._model = unwrapped(model)
+        self._copy: nn.Module | None = None
         self._function = function
         self._check = check
         self._prepare = prepare
@@ -92,6 +94,26 @@ class ModelRunner(Generic[Output]):
                 raise error
             logging.getLogger(__name__).warning("candidates without a score: %s", error)
         return Outputs(outputs, good, start)
+
+    def snapshot(self) -> "ModelRunner[Output]":
+        """The same with a copy of the weights as they are now, good until the next call.
+
+        Raises:
+            ValueError: if the model is sharded by FSDP, whose weights no rank has whole.
+        """
+        if is_sharded(self._model):
+            raise ValueError(
+                "overlap=True scores with a copy of the weights, which a model in FSDP does not "
+                "have in one place; use overlap=False, or an OnlineProxy"
+            )
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._model).requires_grad_(requires_grad=False)
+        with torch.no_grad():
+            for mine, theirs in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+                mine.copy_(theirs)
+        runner = copy.copy(self)
+        runner._model = self._copy
+        return runner
 
     def call(self, model: nn.Module, batch: Batch) -> Output:
         """The function's checked output for a batch, in the model's mode and with gradients.
@@ -166,6 +188,11 @@ class Outputs(Generic[Output]):
         index = torch.tensor(self.rows, device=joined.device)
         whole_column = joined.new_full((self.num_rows, *joined.shape[1:]), torch.nan)
         return whole_column.index_copy(0, index, joined)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _missing_column(error: KeyError, batch: Batch) -> str | None:
