@@ -24,11 +24,15 @@ Forms:
 precision: where training is in bf16 and scoring in fp32 the device's rates differ, and so do the
 shares. "Ratio" is measured over predicted. Looking rows up has no flops: it is predicted free.
 
+Last come whole steps through ``JestDataset``, training and choosing in turn and with
+``overlap=True``, by the wall clock: overlapped, a step should take what the longer part takes.
+
 Memory is the peak above what is in use before; on a CPU that of the process, which keeps what
 earlier forms have freed. The last line of the output is one JSON document.
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -49,6 +53,7 @@ from jest_loader import (
     Embeddings,
     FrozenReference,
     HardLearner,
+    JestDataset,
     JointSelector,
     Learnability,
     LiveLearner,
@@ -133,8 +138,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(setting, torch.device(arguments.device), Path(folder))
         found = measure(bench.forms(), arguments.device, repeats)
+        steps = measure_steps(bench, num_steps=2 if arguments.smoke else 20)
     for name, form in found.items():
         print(f"{name:40s} {describe(form)}", flush=True)
+    for name, ms in steps.items():
+        print(f"{name:40s} {ms:9.2f} ms")
     document = {
         "environment": environment(arguments.device),
         "super_batch": setting.super_batch,
@@ -146,6 +154,7 @@ def main() -> None:
         "training_precision": bench.training_precision,
         "repeats": repeats,
         "forms": found,
+        "steps": steps,
     }
     print(json.dumps(document))
 
@@ -281,6 +290,55 @@ class Bench:
             self.select(scorer)
         if isinstance(scorer, Trainable):
             scorer.update(self.sub_batch)
+
+
+class Endless:
+    """The same candidates again and again."""
+
+    def __init__(self, candidates: Batch) -> None:
+        self.candidates = candidates
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Super-batches without end."""
+        return itertools.repeat(self.candidates)
+
+
+def measure_steps(bench: "Bench", num_steps: int) -> dict[str, float]:
+    """Wall time of training alone and of whole steps, in turn and overlapped, in ms."""
+    setting = bench.setting
+
+    def steps(overlap: bool) -> Iterator[None]:
+        dataset = JestDataset(
+            Endless(bench.candidates),
+            Learnability(bench.live, bench.cached),
+            SELECTOR,
+            super_batch_size=setting.super_batch,
+            sub_batch_size=setting.sub_batch,
+            overlap=overlap,
+        )
+        with dataset:
+            for batch in dataset:
+                bench.sub_batch = batch
+                yield bench.train()
+
+    loops = {
+        "a step of training alone": iter(bench.train, False),
+        "a step, choosing and training in turn": steps(overlap=False),
+        "a step, choosing overlapped": steps(overlap=True),
+    }
+    return {name: _per_step_ms(loop, num_steps, bench.device) for name, loop in loops.items()}
+
+
+def _per_step_ms(loop: Iterator[object], num_steps: int, device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for _ in range(2):
+        next(loop)
+    wait()
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        next(loop)
+    wait()
+    return 1000 * (time.perf_counter() - started) / num_steps
 
 
 class Stored:

@@ -1,11 +1,14 @@
 """What must be the same on a GPU: the noise, and with it the candidates that are drawn."""
 
+import copy
+
 import pytest
 import torch
 
 from jest_loader import (
     Embeddings,
     FactoredScores,
+    HardLearner,
     JestDataset,
     JointSelector,
     LiveLearner,
@@ -117,3 +120,45 @@ def test_a_live_learner_follows_its_model_to_the_gpu():
     found = learner.embed({"x": torch.ones(7, 4)})
     assert found.image.is_cuda
     torch.testing.assert_close(found.image.cpu(), expected.image)
+
+
+def test_a_sub_batch_chosen_during_training_is_that_of_weights_one_step_old():
+    def run(overlap):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(16, 16).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+        rows = torch.nn.functional.normalize(torch.randn(2048, 16), dim=1)
+        source = [{"x": part, "row": torch.arange(256)} for part in rows.split(256)]
+
+        def embed(model, batch):
+            image = torch.nn.functional.normalize(model(batch["x"]), dim=1)
+            return Embeddings(image, batch["x"], 15.0, -3.0)
+
+        learner = LiveLearner(model, embed) if overlap else Stale(model, embed)
+        dataset = JestDataset(
+            source,
+            HardLearner(learner),
+            super_batch_size=256,
+            sub_batch_size=32,
+            overlap=overlap,
+            materialize=lambda batch: {name: rows.cuda() for name, rows in batch.items()},
+        )
+        found = []
+        for batch in dataset:
+            found.append(batch["row"].tolist())
+            for _ in range(50):  # Long enough that the next choice is made meanwhile.
+                loss = (embed(model, batch).image * batch["x"]).sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return found
+
+    class Stale:
+        def __init__(self, model, embed):
+            self.model, self.function, self.next_model = model, embed, copy.deepcopy(model)
+
+        def embed(self, batch):
+            model, self.next_model = self.next_model, copy.deepcopy(self.model)
+            return LiveLearner(model, self.function).embed(batch)
+
+    assert run(overlap=True) == run(overlap=False)
