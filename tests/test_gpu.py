@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from jest_loader import Embeddings, FactoredScores, JestDataset, JointSelector
+from jest_loader import Embeddings, FactoredScores, JestDataset, JointSelector, UniformSelector
 from jest_loader.ops.noise import fold, gumbel
 from tests.helpers import random_embeddings
 
@@ -58,3 +59,16 @@ def test_what_is_not_finite_is_marked_and_then_refused_by_the_dataset():
     dataset = JestDataset([torch.arange(500)], Scorer(), super_batch_size=500, sub_batch_size=500)
     with pytest.raises(ValueError, match="as many candidates with finite scores, but 1 had none"):
         next(iter(dataset))
+
+
+def test_sub_batches_are_pinned_by_a_dataloader_but_not_once_they_are_on_the_gpu():
+    def loader(device):
+        source = [{"image": torch.zeros(8, 3, device=device), "caption": ["a"] * 8}]
+        data = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=4)
+        return DataLoader(data, batch_size=None, pin_memory=True)
+
+    batch = next(iter(loader("cpu")))
+    assert batch["image"].is_pinned()
+    assert batch["caption"] == ["a"] * 4
+    with pytest.raises(RuntimeError, match="only dense CPU tensors can be pinned"):
+        next(iter(loader("cuda")))
