@@ -8,7 +8,8 @@ from jest_loader.adapters.images import DecodeImages
 from jest_loader.pack.records import SkipError
 from jest_loader.protocols import BadSamplesError
 
-QUALITY = 90
+_QUALITY = 90
+_ALL_CHROMA = 0  # Half of the colours of so small an image would be missed: twice the error.
 
 
 class Thumbnails:
@@ -35,5 +36,6 @@ class Thumbnails:
         except BadSamplesError as error:
             raise SkipError("no readable JPEG, PNG or WebP image") from error
         file = BytesIO()
-        Image.fromarray(square.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=QUALITY)
+        thumbnail = Image.fromarray(square.permute(1, 2, 0).numpy())
+        thumbnail.save(file, "JPEG", quality=_QUALITY, subsampling=_ALL_CHROMA)
         return file.getvalue()
