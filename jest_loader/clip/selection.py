@@ -15,6 +15,7 @@ from jest_loader.clip.data import (
     PrepareCandidates,
     PreparedSource,
     Tokenize,
+    named_samples,
     open_shards,
     refuse_unreadable,
 )
@@ -118,7 +119,9 @@ def _readable(batch: Batch) -> Batch:
         size = len(batch["unreadable"])
         if len(error.reasons) > max(1, size // 100) or len(error.reasons) == size:
             raise
-        _LOG.warning("left out of a batch of %d: %s", size, error)
+        _LOG.warning(
+            "left out of a batch of %d: %s", size, named_samples(error, batch["sample_id"])
+        )
         return take(batch, torch.tensor([row for row in range(size) if row not in error.reasons]))
     return batch
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
+from jest_loader.clip.data import Prepare, PreparedSource, augment, named_samples, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
 from jest_loader.clip.selection import build_loader, step_cost
 from jest_loader.clip.towers import TwoTower
@@ -22,8 +22,6 @@ from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import BadSamplesError
 from jest_loader.telemetry import Counts
-
-_NUM_SHOWN = 10  # Bad samples that a message names.
 
 
 @dataclass(frozen=True)
@@ -242,15 +240,8 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
     except BadSamplesError as error:
         raise ValueError(
             f"all images of {config.data.test} must be readable to evaluate on them, but not "
-            f"{_named(error)}; mend them, or leave them out of it"
+            f"{named_samples(error)}; mend them, or leave them out of it"
         ) from error
-
-
-def _named(error: BadSamplesError) -> str:
-    """Samples that are bad, and why."""
-    some = [f"sample {row}: {reason}" for row, reason in list(error.reasons.items())[:_NUM_SHOWN]]
-    more = len(error.reasons) - len(some)
-    return "; ".join(some) + (f"; and {more} more" if more else "")
 
 
 def _endless(loader: JestDataset) -> Iterator[Batch]:

@@ -110,6 +110,7 @@ def test_a_run_survives_a_picture_that_cannot_be_decoded(name, tmp_path, cache, 
     assert run.counts.skipped == 1
     assert run.counts.trained == (95 if name == "uniform" else 48)
     assert "the image cannot be decoded" in caplog.text
+    assert name == "live" or f"sample {BAD_ROW}: " in caplog.text
     assert run.summary()["counts"]["skipped"] == 1
 
 
