@@ -15,10 +15,19 @@ Forms:
 - cached: the scorer reads embeddings; only the chosen are decoded.
 - low resolution: the scorer sees all candidates, decoded at a quarter of the 256 pixels by the
   JPEG's own scaling; the chosen are decoded in full.
+- thumbnails: the same from a column of 64-pixel JPEGs, stored beside the images.
 - usual: StreamingDataset reads all candidates, and all are decoded by Pillow and transformed as
   open_clip does; then most are dropped. Usual, fast: with our decoder.
 - DataLoader, StreamingDataLoader: plain batches of 512, read and decoded by our decoder a row at a
   time in two worker processes, whose CPU time counts too, and stacked by ``default_collate``.
+
+Forms take turns; rates are medians of the rounds, with the least and the most, and ratios to the
+floor are taken within a round.
+
+First is the time from the start of iteration to the first sub-batch, of 512 from 2,560 of 30,000
+rows of 256 x 256, in a new source whose shards are hashed: until the super-batch is read, then for
+scoring, and for decoding what was chosen. The most of each is that of the process's first pass,
+with imports.
 
 Waiting is the share of its time that a training loop waits for sub-batches when it takes 100 ms a
 step and the source 90 ms a super-batch, both asleep: with reading ahead and without.
@@ -35,12 +44,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from decoding import jpeg
-from harness import environment
+from harness import environment, spread
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -48,8 +58,10 @@ from jest_loader import ExampleScores, IndependentSelector, JestDataset
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.pack import write_mds
+from jest_loader.pack.thumbnails import Thumbnails
 
-SIZE, SUB_BATCH, NUM_PHOTOS, WORKERS = 224, 512, 100, 2
+SIZE, THUMBNAIL_SIZE, SUB_BATCH, NUM_PHOTOS, WORKERS = 224, 64, 512, 100, 2
+WITH_WORKERS = ("DataLoader", "StreamingDataLoader")
 COLUMNS = {
     "jpg": "bytes",  # What "jpeg" columns hold, StreamingDataset would open with Pillow at once.
     "caption": "str",
@@ -66,63 +78,145 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_240)
     parser.add_argument("--sub-batch", type=int, default=SUB_BATCH)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each form")
+    parser.add_argument("--first-rows", type=int, default=30_000)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each form in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="few rows, for a moment")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rows, arguments.sub_batch, arguments.seconds = 320, 16, 0.1
+        arguments.first_rows, arguments.rounds = 320, 1
     torch.set_num_threads(1)
     results = []
     with tempfile.TemporaryDirectory() as folder:
+        first = first_sub_batch(Path(folder) / "first", arguments.first_rows, arguments.sub_batch)
         for width, height in ((256, 256), (640, 480)):
             path = Path(folder) / f"{width}"
-            mean_bytes = write(path, width, height, arguments.rows)
-            print(f"{width} x {height}, {mean_bytes} bytes")
-            found = measure(path, arguments.sub_batch, arguments.seconds)
+            sizes = write(path, width, height, arguments.rows)
+            print(f"{width} x {height}, {sizes}")
+            found = measure(path, arguments.sub_batch, arguments.seconds, arguments.rounds)
             for name, form in found.items():
-                print(f"  {name:22s} {describe(form, found)}", flush=True)
-            results.append({"width": width, "height": height, "bytes": mean_bytes, "forms": found})
+                print(f"  {name:22s} {describe(form)}", flush=True)
+            results.append({"width": width, "height": height, "bytes": sizes, "forms": found})
     waiting = {prefetch: waiting_fraction(prefetch, arguments.smoke) for prefetch in (0, 1)}
     for prefetch, fraction in waiting.items():
         print(f"waiting, prefetch={prefetch}: {fraction:.2%} of a training loop's time")
-    document = {"results": results, "waiting_fraction": waiting}
+    document = {"first_sub_batch": first, "results": results, "waiting_fraction": waiting}
     print(json.dumps({"environment": environment(), **vars(arguments), **document}))
 
 
-def write(path: Path, width: int, height: int, num_rows: int) -> int:
-    """Pack the rows; the mean size of a JPEG."""
+def write(path: Path, width: int, height: int, num_rows: int) -> dict[str, int]:
+    """Pack the rows, without and with thumbnails; the mean sizes of both JPEGs."""
     photos = [jpeg(width, height, seed) for seed in range(NUM_PHOTOS)]
+    small = [*map(Thumbnails(THUMBNAIL_SIZE), photos)]
     random = np.random.default_rng(0)
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows(with_thumbnails: bool) -> Iterator[dict[str, Any]]:
         for row in range(num_rows):
             image, text = random.standard_normal((2, 512)).astype(np.float16)
             caption = f"a picture of something, number {row}"
-            yield {
-                "jpg": photos[row % NUM_PHOTOS],
-                "caption": caption,
-                "image": image,
-                "text": text,
-            }
+            columns = {"caption": caption, "image": image, "text": text}
+            if with_thumbnails:
+                columns["thumbnail"] = small[row % NUM_PHOTOS]
+            yield {"jpg": photos[row % NUM_PHOTOS], **columns}
 
-    write_mds(path, COLUMNS, rows())
-    return sum(map(len, photos)) // NUM_PHOTOS
+    write_mds(path, COLUMNS, rows(with_thumbnails=False))
+    write_mds(with_thumbnails(path), {**COLUMNS, "thumbnail": "bytes"}, rows(with_thumbnails=True))
+    means = (sum(map(len, files)) // NUM_PHOTOS for files in (photos, small))
+    return dict(zip(("image", "thumbnail"), means, strict=True))
 
 
-def measure(path: Path, sub_batch: int, seconds: float) -> dict[str, Any]:
+def with_thumbnails(path: Path) -> Path:
+    """The data set that has them: the other forms need not read past them."""
+    return path.with_name(f"{path.name}_with_thumbnails")
+
+
+def measure(path: Path, sub_batch: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Examples emitted per second of CPU time, and of a clock, by each form."""
-    found = {}
-    for name, form in forms_of(path, sub_batch).items():
-        batches = iter(form())
-        next(batches)  # What happens once is not counted: imports, threads, the first super-batch.
-        emitted, cpu, clock = 0, cpu_s(), time.perf_counter()
-        while time.perf_counter() - clock < seconds:
-            emitted += len(next(batches)["jpg"])
-        cpu, clock = cpu_s() - cpu, time.perf_counter() - clock
-        found[name] = {"per_cpu_s": emitted / cpu, "per_s": emitted / clock, "emitted": emitted}
-        if hasattr(batches, "close"):
-            batches.close()
+    rates: dict[str, list[tuple[float, float]]] = {}
+    running: dict[str, Iterator[Any]] = {}
+    for _ in range(rounds):
+        for name, form in forms_of(path, sub_batch).items():
+            if name not in running:
+                running[name] = iter(form())
+                # What happens once is not counted: imports, threads, the first super-batch. To
+                # Pillow on one thread that is next to nothing.
+                if not name.startswith("usual, ") or "fast" in name:
+                    next(running[name])
+            emitted, cpu, clock = 0, cpu_s(), time.perf_counter()
+            while time.perf_counter() - clock < seconds:
+                emitted += len(next(running[name])["jpg"])
+            cpu, clock = cpu_s() - cpu, time.perf_counter() - clock
+            rates.setdefault(name, []).append((emitted / cpu, emitted / clock))
+            if name in WITH_WORKERS:  # They would go on in the background.
+                running.pop(name).close()  # type: ignore[attr-defined]
+    return {
+        name: {
+            "per_cpu_s": spread([per_cpu_s for per_cpu_s, _ in found]),
+            "per_s": spread([per_s for _, per_s in found]),
+            "times_floor": spread(
+                [own / other for (own, _), (other, _) in zip(found, rates["floor"], strict=True)]
+            ),
+        }
+        for name, found in rates.items()
+    }
+
+
+def first_sub_batch(path: Path, num_rows: int, size: int) -> dict[str, Any]:
+    """Seconds until the first sub-batch, and of its parts, by each way of scoring."""
+    write(path, 256, 256, num_rows)
+    found: dict[str, Any] = {}
+    print(f"first sub-batch of {size} from {5 * size} of {num_rows} rows, s (from, to)")
+    for name in ("cached", "low resolution", "thumbnails"):
+        passes = [one_first(path, name, size) for _ in range(5)]
+        found[name] = {part: spread([one[part] for one in passes]) for part in passes[0]}
+        parts = (
+            f"{part} {s['median']:.3f} ({s['min']:.3f}, {s['max']:.3f})"
+            for part, s in found[name].items()
+        )
+        print(f"  {name:22s} {'  '.join(parts)}", flush=True)
     return found
+
+
+def one_first(path: Path, name: str, size: int) -> dict[str, float]:
+    """One pass to its first sub-batch."""
+    seconds: dict[str, float] = {}
+
+    def timed(part: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(batch: Any) -> Any:
+            begun = time.perf_counter()
+            result = function(batch)
+            seconds[part] = time.perf_counter() - begun
+            return result
+
+        return call
+
+    def source() -> Iterator[Any]:
+        for batch in MdsSource(with_thumbnails(path), batch_size=5 * size):
+            seconds.setdefault("reading", time.perf_counter() - started)
+            yield batch
+
+    scorer = scorers()[name]
+    dataset = JestDataset(
+        source(),
+        SimpleNamespace(score=timed("scoring", scorer.score)),
+        IndependentSelector(),
+        super_batch_size=5 * size,
+        sub_batch_size=size,
+        materialize=timed("decoding", DecodeImages("jpg", SIZE)),
+    )
+    started = time.perf_counter()
+    with dataset:
+        next(iter(dataset))
+        total = time.perf_counter() - started
+    return {"total": total, **seconds, "after_reading": total - seconds["reading"]}
+
+
+def scorers() -> dict[str, Any]:
+    """Each cheap scorer by what it looks at."""
+    scaled = DecodeImages("jpg", THUMBNAIL_SIZE, out_column="small", fast_scaling=True)
+    stored = DecodeImages("thumbnail", THUMBNAIL_SIZE, out_column="small")
+    return {"cached": Cached(), "low resolution": Seen(scaled), "thumbnails": Seen(stored)}
 
 
 def cpu_s() -> float:
@@ -138,20 +232,18 @@ def cpu_s() -> float:
 def forms_of(path: Path, size: int) -> dict[str, Form]:
     """Each form as endless batches, without a thread that reads ahead: CPU time is what counts."""
     full = DecodeImages("jpg", SIZE)
-    small = DecodeImages("jpg", 64, out_column="small", fast_scaling=True)
 
-    def source(num_rows: int = size) -> MdsSource:
-        return MdsSource(path, batch_size=num_rows)
-
-    def selected(scorer: Any, ratio: int, **options: Any) -> Form:
+    def selected(name: str, ratio: int) -> Form:
+        rows = with_thumbnails(path) if name == "thumbnails" else path
         return lambda: over_and_over(
             JestDataset(
-                source(size * ratio),
-                scorer,
+                MdsSource(rows, batch_size=size * ratio),
+                scorers()[name],
                 IndependentSelector(),
                 super_batch_size=size * ratio,
                 sub_batch_size=size,
-                **options,
+                materialize=full,
+                prefetch=0,
             )
         )
 
@@ -160,14 +252,13 @@ def forms_of(path: Path, size: int) -> dict[str, Form]:
         return lambda: (decode(b, slice(size)) for b in over_and_over(batches))
 
     forms: dict[str, Form] = {
-        "floor": lambda: (full(batch) for batch in over_and_over(source())),
+        "floor": lambda: (full(batch) for batch in over_and_over(MdsSource(path, batch_size=size))),
         "DataLoader": lambda: over_and_over(map_loader(path, size)),
         "StreamingDataLoader": lambda: over_and_over(decoding_loader(path, size)),
     }
     for ratio in (5, 10):
         forms |= {
-            f"cached, {ratio} x": selected(Cached(), ratio, materialize=full),
-            f"low resolution, {ratio} x": selected(Seen(small), ratio, materialize=full),
+            **{f"{name}, {ratio} x": selected(name, ratio) for name in scorers()},
             f"usual, fast, {ratio} x": usual(ratio, lambda b, rows: {"jpg": full(b)["jpg"][rows]}),
             f"usual, {ratio} x": usual(ratio, pillow_all),
         }
@@ -301,11 +392,12 @@ def waiting_fraction(prefetch: int, smoke: bool) -> float:
     return waited / (time.perf_counter() - started)
 
 
-def describe(form: dict[str, Any], forms: dict[str, Any]) -> str:
+def describe(form: dict[str, Any]) -> str:
     """One line of the table."""
     rate = form["per_cpu_s"]
-    parts = [f"{rate:8.0f} /CPU-s  {form['per_s']:8.0f} /s"]
-    parts.append(f"{rate / forms['floor']['per_cpu_s']:5.2f} x floor")
+    spread_of = f"({rate['min']:.0f}, {rate['max']:.0f})"
+    parts = [f"{rate['median']:8.0f} {spread_of:14s} /CPU-s  {form['per_s']['median']:8.0f} /s"]
+    parts.append(f"{form['times_floor']['median']:5.2f} x floor")
     return "  ".join(parts)
 
 

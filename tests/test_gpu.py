@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from jest_loader import (
     Embeddings,
@@ -14,6 +15,7 @@ from jest_loader import (
     LiveLearner,
     PerExample,
     Shrink,
+    UniformSelector,
 )
 from jest_loader.ops.noise import fold, gumbel
 from tests.helpers import random_embeddings
@@ -162,3 +164,16 @@ def test_a_sub_batch_chosen_during_training_is_that_of_weights_one_step_old():
             return LiveLearner(model, self.function).embed(batch)
 
     assert run(overlap=True) == run(overlap=False)
+
+
+def test_sub_batches_are_pinned_by_a_dataloader_but_not_once_they_are_on_the_gpu():
+    def loader(device):
+        source = [{"image": torch.zeros(8, 3, device=device), "caption": ["a"] * 8}]
+        data = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=4)
+        return DataLoader(data, batch_size=None, pin_memory=True)
+
+    batch = next(iter(loader("cpu")))
+    assert batch["image"].is_pinned()
+    assert batch["caption"] == ["a"] * 4
+    with pytest.raises(RuntimeError, match="only dense CPU tensors can be pinned"):
+        next(iter(loader("cuda")))

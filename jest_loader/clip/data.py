@@ -1,7 +1,6 @@
 """From shards to the columns that the towers take."""
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.adapters.decoders import flat
+from jest_loader.adapters.decoders import Mode
+from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.batch import Batch
+from jest_loader.batch import Batch, take
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.tokenizer import HashTokenizer
 from jest_loader.clip.towers import ModelConfig
+from jest_loader.protocols import BadSamplesError
 from jest_loader.ragged import RaggedBytes
 
 ShardSource = MdsSource | ZarrSource
+
+_NUM_SHOWN = 10  # Bad samples that a message names.
 
 
 def open_shards(
@@ -43,15 +46,17 @@ def open_shards(
     )
 
 
-class Prepare:
+class Tokenize:
     """Turns a batch of stored columns into ``image``, ``text``, ``caption`` and ``sample_id``.
+
+    Images that are encoded stay so: ``Decode`` makes pixels of them.
 
     Args:
         data: Names of the columns.
         model: The image and token sizes that the towers take.
 
     Raises:
-        ValueError: when called, if a column is missing or an image cannot be used.
+        ValueError: when called, if a column is missing or of the wrong kind.
     """
 
     def __init__(self, data: DataConfig, model: ModelConfig) -> None:
@@ -60,7 +65,7 @@ class Prepare:
         self._tokenize = HashTokenizer(model.vocab_size, model.context_length)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Columns: image, uint8 [B, C, H, W]; text, int64 [B, context]; caption; sample_id."""
+        """Columns: image, encoded or uint8 [B, C, H, W]; text, int64 [B, context]; and two more."""
         for column in (self._data.image_column, self._data.caption_column):
             if column not in batch:
                 raise ValueError(
@@ -80,37 +85,130 @@ class Prepare:
             "sample_id": batch["sample_id"],
         }
 
-    def _images(self, column: Sequence[bytes] | np.ndarray[Any, Any]) -> Tensor:
+    def _images(self, column: Any) -> Any:
         if isinstance(column, np.ndarray):
-            stored = column
-        elif isinstance(column, RaggedBytes) or all(isinstance(v, bytes) for v in column):
-            stored = np.stack([*map(self._decode, column)])
-        else:
-            raise ValueError(
-                "images must be encoded bytes or arrays of pixels, but column "
-                f"{self._data.image_column!r} is text; set data.image_column"
-            )
-        pixels = torch.from_numpy(stored)
-        image = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
-        expected = (self._model.channels, self._model.image_size, self._model.image_size)
-        if tuple(image.shape[1:]) != expected or image.dtype != torch.uint8:
-            raise ValueError(
-                f"images must be uint8 of [channels, height, width] {expected} to suit the model, "
-                f"got {image.dtype} of {tuple(image.shape[1:])}; set model.image_size and "
-                "model.channels"
-            )
-        return image
+            pixels = torch.from_numpy(column)
+            image = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1)
+            expected = (self._model.channels, self._model.image_size, self._model.image_size)
+            if tuple(image.shape[1:]) != expected or image.dtype != torch.uint8:
+                raise ValueError(
+                    "images must be uint8 of [channels, height, width] "
+                    f"{expected} to suit the model, got {image.dtype} of "
+                    f"{tuple(image.shape[1:])}; set model.image_size and model.channels"
+                )
+            return image
+        if isinstance(column, RaggedBytes) or all(isinstance(value, bytes) for value in column):
+            return column
+        raise ValueError(
+            "images must be encoded bytes or arrays of pixels, but column "
+            f"{self._data.image_column!r} is text; set data.image_column"
+        )
 
-    def _decode(self, encoded: bytes) -> np.ndarray[Any, Any]:
-        """The image with its shorter side resized to the model's, cut to the centre square."""
-        from PIL import Image, ImageOps
 
-        mode = "L" if self._model.channels == 1 else "RGB"
-        size = (self._model.image_size, self._model.image_size)
-        with Image.open(io.BytesIO(encoded)) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            image = ImageOps.fit(flat(upright).convert(mode), size, Image.Resampling.BICUBIC)
-        return np.asarray(image)
+class Decode:
+    """Makes pixels of the encoded images of a tokenized batch; stored pixels it leaves alone.
+
+    Args:
+        model: The image size and channels that the towers take.
+
+    Raises:
+        BadSamplesError: when called, for images that cannot be decoded, by row.
+        ValueError: when called, if images are encoded and the towers take neither grey nor colour.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._channels = model.channels
+        mode: Mode = "L" if model.channels == 1 else "RGB"
+        self._decode = DecodeImages("image", model.image_size, mode=mode)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with image as uint8 [B, C, H, W]."""
+        if isinstance(batch["image"], Tensor):
+            return batch
+        if self._channels not in (1, 3):
+            raise ValueError(
+                f"model.channels must be 1 or 3 for encoded images, got {self._channels}"
+            )
+        return self._decode(batch)
+
+
+class Prepare:
+    """``Tokenize`` and then ``Decode``, for data of which no example can be left out.
+
+    Args:
+        data: Names of the columns.
+        model: The image and token sizes that the towers take.
+
+    Raises:
+        BadSamplesError: when called, for images that cannot be decoded, by place in the data set.
+        ValueError: when called, as ``Tokenize``.
+    """
+
+    def __init__(self, data: DataConfig, model: ModelConfig) -> None:
+        self._tokenize = Tokenize(data, model)
+        self._decode = Decode(model)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Columns: image, uint8 [B, C, H, W]; text, int64 [B, context]; caption; sample_id."""
+        tokenized = self._tokenize(batch)
+        try:
+            return self._decode(tokenized)
+        except BadSamplesError as error:
+            ids = tokenized["sample_id"]
+            reasons = {int(ids[row]): reason for row, reason in error.reasons.items()}
+            raise BadSamplesError(reasons) from error
+
+
+class PrepareCandidates:
+    """``Prepare`` where bad images are left to others: ``unreadable`` says what is wrong with each.
+
+    That column is empty text for an image that was decoded; the pixels of others are zeros. For
+    data that are decoded before anyone can leave out a row: in the thread that reads ahead.
+
+    Args:
+        data: Names of the columns.
+        model: The image and token sizes that the towers take.
+
+    Raises:
+        ValueError: when called, as ``Tokenize``.
+    """
+
+    def __init__(self, data: DataConfig, model: ModelConfig) -> None:
+        self._tokenize = Tokenize(data, model)
+        self._decode = Decode(model)
+        self._row = (model.channels, model.image_size, model.image_size)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The columns of ``Prepare``, and ``unreadable``."""
+        tokenized = self._tokenize(batch)
+        reasons = [""] * len(tokenized["caption"])
+        try:
+            return {**self._decode(tokenized), "unreadable": reasons}
+        except BadSamplesError as error:
+            image = torch.zeros(len(reasons), *self._row, dtype=torch.uint8)
+            good = torch.tensor([row for row in range(len(reasons)) if row not in error.reasons])
+            if len(good):
+                image[good] = self._decode(take(tokenized, good))["image"]
+            for row, reason in error.reasons.items():
+                reasons[row] = reason
+            return {**tokenized, "image": image, "unreadable": reasons}
+
+
+def refuse_unreadable(batch: dict[str, Any]) -> None:
+    """Raise ``BadSamplesError`` for the rows that ``PrepareCandidates`` could not decode."""
+    bad = {row: reason for row, reason in enumerate(batch.get("unreadable", [])) if reason}
+    if bad:
+        raise BadSamplesError(bad)
+
+
+def named_samples(error: BadSamplesError, sample_ids: Any = None) -> str:
+    """What is wrong with each, by its id; without ``sample_ids`` its rows are ids already."""
+    some = [
+        f"sample {row if sample_ids is None else sample_ids[row]}: {reason}"
+        for row, reason in list(error.reasons.items())[:_NUM_SHOWN]
+    ]
+    more = len(error.reasons) - len(some)
+    return "; ".join(some) + (f"; and {more} more" if more else "")
 
 
 class PreparedSource:
@@ -121,7 +219,9 @@ class PreparedSource:
         prepare: Called on each batch.
     """
 
-    def __init__(self, source: ShardSource, prepare: Prepare) -> None:
+    def __init__(
+        self, source: ShardSource, prepare: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self._source = source
         self._prepare = prepare
         self.batch_size = source.batch_size

@@ -1,14 +1,28 @@
 """From the configuration to the ``JestDataset`` that the trainer reads, and what its steps cost."""
 
-import torch
+import logging
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from torch import nn
+
+from jest_loader.batch import Batch, take
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import SelectionConfig, TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, open_shards
+from jest_loader.clip.data import (
+    Decode,
+    PrepareCandidates,
+    PreparedSource,
+    Tokenize,
+    named_samples,
+    open_shards,
+    refuse_unreadable,
+)
 from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import StepCost, selection_flops
 from jest_loader.dataset import JestDataset
-from jest_loader.protocols import Embedder, Scorer, Selector
+from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner
@@ -18,6 +32,8 @@ from jest_loader.selection import (
     TopKSelector,
     UniformSelector,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -> JestDataset:
@@ -29,12 +45,14 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
     """
     batch_size = config.data.batch_size
     shards = open_shards(config.data.train, batch_size=batch_size, shuffle=True, seed=config.seed)
+    prepare, materialize = _decoding(config)
     loader = JestDataset(
-        PreparedSource(shards, Prepare(config.data, config.model)),
+        PreparedSource(shards, prepare),
         _scorer(config, learner, device),
         _selector(config.selection),
         super_batch_size=super_batch_size(config),
         sub_batch_size=batch_size,
+        materialize=materialize,
         seed=config.seed,
     )
     if len(loader) == 0:
@@ -67,6 +85,52 @@ def super_batch_size(config: TrainConfig) -> int:
             f"(0.5, 0.75, 0.8, 0.9), got {ratio}"
         )
     return round(1 / (1 - ratio)) * config.data.batch_size
+
+
+def _decoding(
+    config: TrainConfig,
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[Batch], Batch] | None]:
+    """What is done to batches as they are read, and to sub-batches once they are chosen.
+
+    Where all candidates are needed as pixels they are decoded once, while reading ahead.
+    Otherwise, only those chosen are decoded.
+    """
+    if config.selection.selector == "uniform":
+        return PrepareCandidates(config.data, config.model), _readable
+    if _scores_pixels(config.selection):
+        return PrepareCandidates(config.data, config.model), None
+    return Tokenize(config.data, config.model), Decode(config.model)
+
+
+def _scores_pixels(selection: SelectionConfig) -> bool:
+    """Whether a model looks at the candidates' images."""
+    return selection.score != "easy_reference" or selection.reference_cache is None
+
+
+def _readable(batch: Batch) -> Batch:
+    """The batch without rows that could not be decoded.
+
+    Uniform selection has no other candidates to put in their places. More than 1 % of the batch, or
+    one row where that is less, are left to ``JestDataset`` to refuse.
+    """
+    try:
+        refuse_unreadable(batch)
+    except BadSamplesError as error:
+        size = len(batch["unreadable"])
+        if len(error.reasons) > max(1, size // 100) or len(error.reasons) == size:
+            raise
+        _LOG.warning(
+            "left out of a batch of %d: %s", size, named_samples(error, batch["sample_id"])
+        )
+        return take(batch, torch.tensor([row for row in range(size) if row not in error.reasons]))
+    return batch
+
+
+def _embed_readable(model: nn.Module, batch: Batch) -> Embeddings:
+    """What the model makes of the batch, unless it holds images that could not be decoded."""
+    refuse_unreadable(batch)
+    embeddings: Embeddings = model.embed(batch)  # type: ignore[operator]
+    return embeddings
 
 
 def step_cost(config: TrainConfig, model: TwoTower) -> StepCost:
@@ -107,7 +171,7 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
     if selection.selector == "uniform":
         return None
     # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
-    live = LiveLearner(learner, micro_batch_size=config.data.batch_size)
+    live = LiveLearner(learner, _embed_readable, micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
             return Learnability(live, _reference(config, device), config.loss)
@@ -123,7 +187,9 @@ def _reference(config: TrainConfig, device: torch.device) -> Embedder:
         return CachedReference.open(selection.reference_cache, device=device)
     if selection.reference_checkpoint is not None:
         model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
-        return FrozenReference(model.to(device), micro_batch_size=config.data.batch_size)
+        return FrozenReference(
+            model.to(device), _embed_readable, micro_batch_size=config.data.batch_size
+        )
     raise ValueError(
         f"the score {selection.score} needs a reference; set selection.reference_cache or "
         "selection.reference_checkpoint, or use the score hard_learner"

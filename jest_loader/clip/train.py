@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
+from jest_loader.clip.data import Prepare, PreparedSource, augment, named_samples, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
 from jest_loader.clip.selection import build_loader, step_cost
 from jest_loader.clip.towers import TwoTower
 from jest_loader.dataset import JestDataset
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
+from jest_loader.protocols import BadSamplesError
+from jest_loader.telemetry import Counts
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ class Run:
     step_flops: int
     step: int = 0
     seconds: float = 0.0
+    left_out: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counts:
+        """The loader's, less what was left out of batches that had nothing to put in its place."""
+        return self.loader.counts.plus(trained=-self.left_out, skipped=self.left_out)
 
     @property
     def flops(self) -> int:
@@ -64,7 +72,7 @@ class Run:
             "steps": self.step,
             "seconds": self.seconds,
             "flops": self.flops,
-            "counts": self.loader.counts.to_dict(),
+            "counts": self.counts.to_dict(),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
             "config": checkpoint.plain(self.config),
         }
@@ -146,6 +154,7 @@ def _restore(run: Run, contents: dict[str, Any]) -> None:
     run.optimizer.load_state_dict(contents["optimizer"])
     run.loader.load_state_dict(contents["loader"])
     run.step, run.seconds = contents["step"], contents["seconds"]
+    run.left_out = contents.get("left_out", 0)
     run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
 
 
@@ -171,6 +180,7 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optimizer.clip_norm)
     run.optimizer.step()
     run.step += 1
+    run.left_out += run.config.data.batch_size - len(batch["caption"])
     return loss.detach()
 
 
@@ -184,6 +194,7 @@ def _evaluate_and_save(run: Run) -> None:
         contents = {
             "step": run.step,
             "seconds": run.seconds,
+            "left_out": run.left_out,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "loader": run.loader.state_dict(),
@@ -224,7 +235,13 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
     if config.data.test is None:
         return None
     shards = open_shards(config.data.test, batch_size=1024, shuffle=False, drop_last=False)
-    return HeldOut.read(PreparedSource(shards, Prepare(config.data, config.model)))
+    try:
+        return HeldOut.read(PreparedSource(shards, Prepare(config.data, config.model)))
+    except BadSamplesError as error:
+        raise ValueError(
+            f"all images of {config.data.test} must be readable to evaluate on them, but not "
+            f"{named_samples(error)}; mend them, or leave them out of it"
+        ) from error
 
 
 def _endless(loader: JestDataset) -> Iterator[Batch]:

@@ -11,9 +11,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from jest_loader.pack.folder import CaptionFile
 from jest_loader.pack.records import Record, SkipError, Tally, check_image
 from jest_loader.pack.tars import tar_records
+from jest_loader.pack.thumbnails import Thumbnails
 from jest_loader.pack.writers import write_mds, write_zarr
 
 _COLUMNS = {"key": "str", "image": "bytes", "caption": "str"}
+_THUMBNAIL = "thumbnail"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class PackConfig:
     keep_columns: tuple[str, ...] = ()
     """Further columns or fields to keep, as text."""
 
+    thumbnail: int | None = None
+    """Height and width in pixels of a thumbnail to store beside each picture, for scorers that look
+    at all candidates; None for none.
+    """
+
     max_skipped_fraction: float = 0.01
     """Fail if more than this share of the records is unusable (from 0 to 1)."""
 
@@ -52,7 +59,8 @@ def pack(config: PackConfig, *, progress: bool = False) -> Tally:
     """Write the pictures that can be decoded, as the bytes they are, with their captions.
 
     The data set has the columns ``key`` (where the picture came from), ``image`` (encoded bytes),
-    ``caption`` and those of ``keep_columns``. Records that cannot be used are logged by name and
+    ``caption``, ``thumbnail`` (a JPEG of the centre square) if asked for, and those of
+    ``keep_columns``. Records that cannot be used are logged by name and
     counted.
 
     Args:
@@ -69,9 +77,10 @@ def pack(config: PackConfig, *, progress: bool = False) -> Tally:
     _check(config)
     tally = Tally(config.max_skipped_fraction)
     records, total = _open(config, tally)
-    columns = _COLUMNS | dict.fromkeys(config.keep_columns, "str")
+    make = None if config.thumbnail is None else Thumbnails(config.thumbnail)
+    columns = _columns(config) | dict.fromkeys(config.keep_columns, "str")
     with tqdm(total=total, unit=" records", desc="pack", disable=not progress) as bar:
-        rows = (_row(record) for record in _usable(records, tally, bar))
+        rows = _rows(records, make, tally, bar)
         write = write_mds if config.format == "mds" else write_zarr
         write(config.output, columns, rows, overwrite=config.overwrite)
     return tally
@@ -90,16 +99,19 @@ def pack_command(config: PackConfig) -> None:
 
 def _check(config: PackConfig) -> None:
     # MdsSource and ZarrSource give sample_id to each row.
-    clash = [name for name in config.keep_columns if name in _COLUMNS or name == "sample_id"]
+    taken = [*_columns(config), "sample_id"]
+    clash = [name for name in config.keep_columns if name in taken]
     if clash or len(set(config.keep_columns)) < len(config.keep_columns):
         raise ValueError(
-            f"keep_columns must differ from {[*_COLUMNS, 'sample_id']} and from each other, got "
+            f"keep_columns must differ from {taken} and from each other, got "
             f"{list(config.keep_columns)}; rename them in the input"
         )
     if not 0 <= config.max_skipped_fraction <= 1:
         raise ValueError(
             f"max_skipped_fraction must be from 0 to 1, got {config.max_skipped_fraction:g}"
         )
+    if config.thumbnail is not None and config.thumbnail < 1:
+        raise ValueError(f"thumbnail must be at least 1 pixel or None, got {config.thumbnail}")
     output = config.output.resolve()
     sources = [*config.input, *([config.captions] if config.captions else [])]
     inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]
@@ -135,28 +147,33 @@ def _open(config: PackConfig, tally: Tally) -> tuple[Iterator[Record], int | Non
     return records, None
 
 
-def _usable(records: Iterator[Record], tally: Tally, bar: "tqdm[None]") -> Iterator[Record]:
-    """The records with readable pictures; fails at the end if too many were skipped."""
+def _rows(
+    records: Iterator[Record], make: Thumbnails | None, tally: Tally, bar: "tqdm[None]"
+) -> Iterator[dict[str, object]]:
+    """Rows of the records with readable pictures; fails at the end if too many were skipped."""
     for record in records:
         try:
-            check_image(record.image)
+            row = _row(record, make)
         except SkipError as skip:
             tally.skip(record.key, str(skip))
         else:
             tally.write()
-            yield record
+            yield row
         bar.update(tally.num_records - bar.n)
     bar.update(tally.num_records - bar.n)  # the reader may have skipped the last ones
     tally.check()
 
 
-def _row(record: Record) -> dict[str, object]:
-    return {
-        "key": record.key,
-        "image": record.image,
-        "caption": record.caption,
-        **record.extra,
-    }
+def _row(record: Record, make: Thumbnails | None) -> dict[str, object]:
+    check_image(record.image)
+    small = {} if make is None else {_THUMBNAIL: make(record.image)}
+    columns = {"key": record.key, "image": record.image, "caption": record.caption}
+    return {**columns, **small, **record.extra}
+
+
+def _columns(config: PackConfig) -> dict[str, str]:
+    """The columns of every data set, with their types."""
+    return _COLUMNS if config.thumbnail is None else {**_COLUMNS, _THUMBNAIL: "bytes"}
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
