@@ -122,7 +122,7 @@ def _start(config: TrainConfig) -> Run:
     saved = checkpoint.load(path) if path.is_file() else None
     if saved is not None:
         checkpoint.check_same_run(path, saved["config"], config)
-    device = _device(config.device)
+    device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
@@ -232,7 +232,12 @@ def _endless(loader: JestDataset) -> Iterator[Batch]:
         yield from loader
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is a GPU where there is one.
+
+    Raises:
+        ValueError: if it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

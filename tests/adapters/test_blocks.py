@@ -26,6 +26,9 @@ class Memory:
         self._ends = sizes.cumsum()
         self.blocks_read: list[int] = []
 
+    def first_rows(self, num_rows: int) -> str:
+        return f"{self.fingerprint} to {num_rows}"
+
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         self.blocks_read += blocks.tolist()
         sizes = self.block_rows
