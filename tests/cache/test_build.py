@@ -133,9 +133,7 @@ def test_losses_are_kept_too(tmp_path):
 @pytest.mark.parametrize("bad", [[3], [4, 5, 6, 7], [0, 17]])
 def test_samples_that_cannot_be_used_are_missing_and_not_zero(tmp_path, caplog, bad):
     with caplog.at_level(logging.WARNING):
-        manifest = build(
-            tmp_path / "cache", batches(range(18)), Reference(bad=bad), chunk_rows=18
-        )
+        manifest = build(tmp_path / "cache", batches(range(18)), Reference(bad=bad), chunk_rows=18)
     assert manifest.num_missing == len(bad)
     assert f"{len(bad)} samples are missing: {', '.join(map(str, bad))}" in caplog.text
     stored = zarr.open_group(tmp_path / "cache", mode="r")
@@ -200,7 +198,7 @@ class Drifting(Reference):
 def test_what_cannot_be_kept_is_refused(tmp_path, ids, reference, message):
     with pytest.raises(ValueError, match=message):
         build(tmp_path / "cache", batches(list(ids)), reference, chunk_rows=7)
-    with pytest.raises(ValueError, match="must be whole, but its building|no reference cache"):
+    with pytest.raises(ValueError, match=r"must be whole, but its building|no reference cache"):
         CachedReference.open(tmp_path / "cache")
 
 
@@ -256,7 +254,7 @@ def test_a_model_that_was_trained_on_is_another(tmp_path):
     build(tmp_path / "cache", batches(range(8)), FrozenReference(model))
     with torch.no_grad():
         model.weight[0, 0] += 1e-3
-    with pytest.raises(ValueError, match="model 'Model .*', which cannot go on with 'Model "):
+    with pytest.raises(ValueError, match=r"model 'Model .*', which cannot go on with 'Model "):
         build(tmp_path / "cache", batches(range(8)), FrozenReference(model))
 
 
@@ -275,7 +273,7 @@ def test_only_a_cache_is_replaced(tmp_path):
             build(tmp_path, batches(range(4)), Reference(), overwrite=overwrite)
     zarr.open_group(tmp_path / "group", mode="w")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="is another Zarr group"):
+        with pytest.raises(ValueError, match=r"is another Zarr group"):
             build(tmp_path / "group", batches(range(4)), Reference(), overwrite=overwrite)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -316,7 +314,7 @@ def test_a_source_that_seeks_is_not_read_again(stored, tmp_path, shuffle, monkey
 
 
 def test_rows_that_drop_last_leaves_out_are_missed(stored, tmp_path):
-    with pytest.raises(ValueError, match="yield the 50 examples .* yielded 48; use drop_last=Fal"):
+    with pytest.raises(ValueError, match=r"yield the 50 examples .* yielded 48; use drop_last=Fal"):
         build(tmp_path / "cache", stored(drop_last=True), Reference(), chunk_rows=20)
 
 

@@ -1,0 +1,165 @@
+"""What a reference cache costs: to build, and to read.
+
+Building: batches in memory, a small model on the CPU; examples per second of
+``jest_loader.cache.build`` next to a bare loop that embeds the same batches and drops the result.
+Rounds of both alternate. Reading: rows gathered at random, as a super-batch needs them, with the
+page cache warm, in one thread: per CPU-second, next to ``numpy.memmap`` over one file and to Zarr's
+own ``oindex`` over the same cache.
+
+    PYTHONPATH=. OMP_NUM_THREADS=1 python bench/caching.py > bench/results/caching_cpu.txt
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import nn
+from torch.nn.functional import normalize
+
+from bench.harness import environment, spread
+from jest_loader import CachedReference, Embeddings, FrozenReference
+from jest_loader.cache import build
+
+WIDTH = 512
+
+
+class Towers(nn.Module):
+    """Some megaflops an example, which is little: what building adds weighs more than usual."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(256, hidden), nn.GELU(), nn.Linear(hidden, WIDTH))
+        self.text = nn.Sequential(nn.Linear(256, hidden), nn.GELU(), nn.Linear(hidden, WIDTH))
+
+    def embed(self, batch: dict[str, Any]) -> Embeddings:
+        """Unit-norm embeddings."""
+        image, text = self.image(batch["image"]), self.text(batch["text"])
+        return Embeddings(normalize(image, dim=1), normalize(text, dim=1), 10.0, -5.0)
+
+
+class Known:
+    """Embeddings that cost nothing, to fill a cache for reading."""
+
+    def embed(self, batch: dict[str, Any]) -> Embeddings:
+        """Unit-norm random rows."""
+        generator = torch.Generator().manual_seed(int(batch["sample_id"][0]))
+        image = normalize(torch.randn(len(batch["sample_id"]), WIDTH, generator=generator), dim=1)
+        return Embeddings(image, image, 10.0, -5.0)
+
+
+def main() -> None:
+    """Print figures, and then all of them as one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="sizes that say nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {
+            "environment": {**environment(), "zarr": zarr.__version__},
+            "building": building(Path(folder), smoke=arguments.smoke),
+            "reading": reading(Path(folder), smoke=arguments.smoke),
+        }
+    print(json.dumps(figures))
+
+
+def building(folder: Path, *, smoke: bool) -> dict[str, Any]:
+    """Examples per second of building and of the bare loop."""
+    num_rows, hidden, rounds = (512, 64, 2) if smoke else (16_384, 1024, 5)
+    source = [
+        {
+            "image": torch.randn(256, 256),
+            "text": torch.randn(256, 256),
+            "sample_id": np.arange(first, first + 256),
+        }
+        for first in range(0, num_rows, 256)
+    ]
+    reference = FrozenReference(Towers(hidden))
+
+    def bare() -> None:
+        for batch in source:
+            reference.embed(batch)
+
+    def cache() -> None:
+        build(folder / "built", source, reference, chunk_rows=num_rows // 4, overwrite=True)
+
+    rates: dict[str, list[float]] = {"bare": [], "cache": []}
+    cpu: dict[str, list[float]] = {"bare": [], "cache": []}
+    for run in (bare, cache):
+        run()
+    for _ in range(rounds):
+        for name, run in (("bare", bare), ("cache", cache)):
+            wall, own = time.perf_counter(), time.process_time()
+            run()
+            rates[name].append(num_rows / (time.perf_counter() - wall))
+            cpu[name].append(num_rows / (time.process_time() - own))
+    found = {
+        "rows": num_rows,
+        "per_s": {name: spread(values) for name, values in rates.items()},
+        "per_cpu_s": {name: spread(values) for name, values in cpu.items()},
+        "ratio": spread([c / b for c, b in zip(rates["cache"], rates["bare"], strict=True)]),
+        "cpu_ratio": spread([c / b for c, b in zip(cpu["cache"], cpu["bare"], strict=True)]),
+    }
+    print(f"Building, {num_rows} examples of width {WIDTH}: examples per s (per CPU-s), medians")
+    for name in rates:
+        per_s, per_cpu_s = found["per_s"][name]["median"], found["per_cpu_s"][name]["median"]
+        print(f"  {name:10}{per_s:12,.0f}{per_cpu_s:14,.0f}")
+    shown = {name: found[name]["median"] for name in ("ratio", "cpu_ratio")}
+    print(
+        f"  cache / bare: {shown['ratio']:.3f} of the wall clock, {shown['cpu_ratio']:.3f} of CPU"
+    )
+    return found
+
+
+def reading(folder: Path, *, smoke: bool) -> dict[str, Any]:
+    """Rows of image embeddings per CPU-second, gathered at random."""
+    num_rows, chunk_rows, size, rounds = (2048, 128, 64, 2) if smoke else (1 << 18, 4096, 5120, 7)
+    source = ({"sample_id": np.arange(first, first + 128)} for first in range(0, num_rows, 128))
+    build(folder / "cache", source, Known(), chunk_rows=chunk_rows)
+    cached = CachedReference.open(folder / "cache")
+    group = zarr.open_group(folder / "cache", mode="r")
+    for side in ("image", "text"):
+        group[side][:].tofile(folder / side)
+    maps = [
+        np.memmap(folder / side, np.float16, "r", shape=(num_rows, WIDTH))
+        for side in ("image", "text")
+    ]
+    generator = np.random.default_rng(0)
+    batches = [generator.integers(0, num_rows, size) for _ in range(16)]
+    readers: dict[str, tuple[Callable[[Any], Any], int]] = {
+        "numpy.memmap": (lambda ids: [one[ids] for one in maps], len(batches)),
+        "CachedReference": (lambda ids: cached.embed({"sample_id": ids}), len(batches)),
+        "zarr oindex": (
+            lambda ids: [group[side].oindex[ids] for side in ("image", "text")],
+            1,
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for name, (read, _) in readers.items():
+        if name != "zarr oindex":
+            for ids in batches:
+                read(ids)
+    for _ in range(rounds):
+        for name, (read, num_batches) in readers.items():
+            own = time.process_time()
+            for ids in batches[:num_batches]:
+                read(ids)
+            rates[name].append(num_batches * size / (time.process_time() - own))
+    base = rates["numpy.memmap"]
+    print(f"Reading {size} of {num_rows} rows, {num_rows // chunk_rows} chunks: rows per CPU-s")
+    found = {}
+    for name, values in rates.items():
+        ratio = spread([one / other for one, other in zip(values, base, strict=True)])
+        found[name] = {"per_cpu_s": spread(values), "ratio": ratio}
+        print(f"  {name:18}{found[name]['per_cpu_s']['median']:14,.0f}{ratio['median']:9.3f} x")
+    return {"rows": num_rows, "chunks": num_rows // chunk_rows, "readers": found}
+
+
+if __name__ == "__main__":
+    main()
