@@ -111,9 +111,9 @@ class _EmbedStored:
 def _inputs(data: DataConfig, model: ModelConfig, loss: Loss) -> dict[str, str]:
     """What a cache and a run must have in common, but for the data."""
     return {
-        "preprocessing": f"column {data.image_column!r} to {model.channels} x {model.image_size} x "
+        "preprocessing": f"column {data.image_column} to {model.channels} x {model.image_size} x "
         f"{model.image_size}",
-        "tokenizer": f"column {data.caption_column!r} to HashTokenizer of {model.vocab_size} ids",
+        "tokenizer": f"column {data.caption_column} to HashTokenizer of {model.vocab_size} ids",
         "context_length": str(model.context_length),
         "loss": loss,
     }
