@@ -67,7 +67,7 @@ def main() -> None:
 
 def building(folder: Path, *, smoke: bool) -> dict[str, Any]:
     """Examples per second of building and of the bare loop."""
-    num_rows, rounds = (512, 2) if smoke else (8192, 5)
+    num_rows, rounds = (512, 2) if smoke else (4096, 5)
     model = TwoTower(MODEL)
     source = [
         {
@@ -117,7 +117,7 @@ def building(folder: Path, *, smoke: bool) -> dict[str, Any]:
 
 def reading(folder: Path, *, smoke: bool) -> dict[str, Any]:
     """Rows of image embeddings per CPU-second, gathered at random."""
-    num_rows, chunk_rows, size, rounds = (2048, 128, 64, 2) if smoke else (1 << 18, 4096, 5120, 7)
+    num_rows, chunk_rows, size, rounds = (2048, 128, 64, 2) if smoke else (1 << 17, 2048, 5120, 7)
     source = ({"sample_id": np.arange(first, first + 128)} for first in range(0, num_rows, 128))
     build(folder / "cache", source, Known(), chunk_rows=chunk_rows)
     cached = CachedReference.open(folder / "cache")

@@ -130,7 +130,17 @@ class _Builder:
             else:
                 number, ended = self._build_from(number, chunks.stop)
             if ended:
+                self._check_end(number, chunks)
                 return
+
+    def _check_end(self, number: int, chunks: range) -> None:
+        """Raise ``ValueError`` if the source ended before this process's chunks did."""
+        settings = self._folder.settings
+        if settings.num_rows is not None and number < chunks.stop:
+            raise ValueError(
+                f"the source must yield the {settings.num_rows} examples that it promises, but "
+                f"ended before row {number * self._chunk_rows + 1}; use drop_last=False"
+            )
 
     def _build_from(self, number: int, stop: int) -> tuple[int, bool]:
         """Build up to a chunk that is there, or ``stop``: which, and whether the source ended."""
@@ -149,8 +159,9 @@ class _Builder:
                 number += 1
                 if number == stop or self._folder.record(number) is not None:
                     return number, False
-        if num_held:
-            self._add(number, _joined(held), None)
+        if num_held == 0:
+            return number, True
+        self._add(number, _joined(held), None)
         return number + 1, True
 
     def _add(self, number: int, columns: Columns, state: dict[str, Any] | None) -> None:

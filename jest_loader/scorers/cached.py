@@ -239,7 +239,7 @@ def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
 
 def _no_rows(found: Found, live: str) -> str:
     return (
-        "every sample must have a row in the reference cache, but of this batch "
+        "every sample must have a row in the reference cache, but this batch has "
         f"{found.reason}; build the cache from this data set, or pass missing='skip' to leave "
         f"them out, or {live} to score them"
     )

@@ -169,8 +169,8 @@ def _reason(ids: Int64Array, unknown: NDArray[np.bool_], missing: NDArray[np.boo
         f"{which.sum()} {what} (sample {', '.join(map(str, ids[which][:_NUM_SHOWN].tolist()))}"
         f"{', ...' if which.sum() > _NUM_SHOWN else ''})"
         for which, what in (
-            (unknown, "are not in it"),
-            (recorded, "could not be used when it was built"),
+            (unknown, "not in it"),
+            (recorded, "that could not be used when it was built"),
         )
         if which.any()
     ]

@@ -313,9 +313,14 @@ def test_a_source_that_seeks_is_not_read_again(stored, tmp_path, shuffle, monkey
     assert verify(tmp_path / "cache", expect={"data": source.fingerprint()}).num_rows == 50
 
 
-def test_rows_that_drop_last_leaves_out_are_missed(stored, tmp_path):
-    with pytest.raises(ValueError, match=r"yield the 50 examples .* yielded 48; use drop_last=Fal"):
-        build(tmp_path / "cache", stored(drop_last=True), Reference(), chunk_rows=20)
+@pytest.mark.parametrize(
+    ("chunk_rows", "message"),
+    [(20, "yielded 48; use drop_last=False"), (16, "ended before row 49; use drop_last=False")],
+)
+def test_rows_that_drop_last_leaves_out_are_missed(stored, tmp_path, chunk_rows, message):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="yield the 50 examples that .* but " + message):
+            build(tmp_path / "cache", stored(drop_last=True), Reference(), chunk_rows=chunk_rows)
 
 
 class Rows(torch.utils.data.Dataset):
