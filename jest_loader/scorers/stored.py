@@ -119,8 +119,10 @@ class StoredRows:
         ids = sample_ids(batch, self.id_column)
         rows = self.index.find(ids)
         unknown = rows < 0
-        columns = {name: stored[rows.clip(min=0)] for name, stored in self.columns.items()}
-        if unknown.any():
+        some_unknown = bool(unknown.any())
+        there = rows.clip(min=0) if some_unknown else rows
+        columns = {name: stored[there] for name, stored in self.columns.items()}
+        if some_unknown:
             for values in columns.values():
                 values[unknown] = np.nan
         missing = is_missing(next(iter(columns.values())))
