@@ -3,9 +3,9 @@
 Building: batches in memory, the demo's model with embeddings of width 512, on the CPU; examples per
 second of ``jest_loader.cache.build`` next to a bare loop that embeds the same batches and drops the
 result, and to building from embeddings that are there, which is what building adds. Rounds of all
-alternate. Other models take longer per example; what is added is the same. Reading: rows gathered at random, as a super-batch needs them, with the page cache warm, in
-one thread: per CPU-second, next to ``numpy.memmap`` over one file and to Zarr's own ``oindex`` over
-the same cache.
+alternate. Other models take longer per example; what is added is the same. Reading: rows gathered
+at random, as a super-batch needs them, with the page cache warm, in one thread: per CPU-second,
+next to ``numpy.memmap`` over one file and to Zarr's own ``oindex`` over the same cache.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python bench/caching.py > bench/results/caching_cpu.txt
 """
@@ -123,6 +123,7 @@ def building(folder: Path, *, smoke: bool) -> dict[str, Any]:
     print(
         f"  cache / bare: {shown['ratio']:.3f} of the wall clock, {shown['cpu_ratio']:.3f} of CPU"
     )
+    print(f"  added per example: {found['added_cpu_us']:.1f} us of CPU, {found['added_share']:.1%}")
     return found
 
 

@@ -106,17 +106,16 @@ class EmbeddingMeasure:
             empty = np.full((size, self.logit.width), np.nan, np.float16)
             return {"image": empty, "text": empty}
         self._check_same(found)
-        values = {"image": found.image, "text": found.text}
-        checked = {
-            side: _unit_rows(side, tensor.float().cpu().numpy(), ids[good])
-            for side, tensor in values.items()
-        }
-        missing = np.isnan(checked["image"][:, 0]) | np.isnan(checked["text"][:, 0])
-        for rows in checked.values():
-            rows[missing] = np.nan
-        return {
-            side: _spread(rows.astype(np.float16), good, size) for side, rows in checked.items()
-        }
+        sides = {"image": found.image, "text": found.text}
+        absent = [_not_there(side, values, ids[good]) for side, values in sides.items()]
+        missing = torch.from_numpy(absent[0] | absent[1])
+        columns = {}
+        for side, values in sides.items():
+            rows = values.half().cpu()
+            if missing.any():
+                rows = rows.masked_fill(missing[:, None], torch.nan)
+            columns[side] = _spread(rows.numpy(), good, size)
+        return columns
 
     def _check_same(self, found: Embeddings) -> None:
         bias = None if found.bias is None else float(found.bias)
@@ -202,25 +201,25 @@ def _usable(function: Callable[[Batch], Any], batch: Batch) -> tuple[Any, list[i
         return function(take(batch, torch.tensor(good))), good
 
 
-def _unit_rows(
-    side: str, values: NDArray[np.float32], ids: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """The rows, once those that are there are known to be of unit norm."""
+def _not_there(side: str, values: Tensor, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Bool [rows]: which rows are NaN, once the others are known to be of unit norm."""
     if len(values) != len(ids):
         raise ValueError(
             f"the reference must give one {side} embedding per example, got {len(values)} for "
             f"{len(ids)}"
         )
-    absent = np.isnan(values).all(axis=1)
-    norms = np.sqrt(np.einsum("nd,nd->n", values, values, dtype=np.float64))
-    wrong = ~absent & ~(np.abs(norms - 1) <= _NORM_TOLERANCE)
+    norms = torch.linalg.vector_norm(values.float(), dim=1)
+    wrong = ~((norms - 1).abs() <= _NORM_TOLERANCE)
+    absent = torch.isnan(values).all(dim=1) if wrong.any() else torch.zeros_like(wrong)
+    wrong &= ~absent
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row = int(wrong.nonzero()[0])
         raise ValueError(
             f"{side} embeddings must be finite and of unit norm, but that of sample {ids[row]} has "
-            f"norm {norms[row]:.4g}; normalize them in the reference's embed"
+            f"norm {float(norms[row]):.4g}; normalize them in the reference's embed"
         )
-    return values.copy()
+    found: NDArray[np.bool_] = absent.cpu().numpy()
+    return found
 
 
 def _spread(values: NDArray[Any], rows: list[int], size: int) -> NDArray[Any]:

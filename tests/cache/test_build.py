@@ -154,6 +154,17 @@ def test_rows_that_a_live_model_leaves_out_are_missing(tmp_path):
     assert manifest.identity["model"].startswith("Half ")
 
 
+def test_a_row_that_lacks_one_side_is_missing(tmp_path):
+    class NoText(Reference):
+        def embed(self, batch):
+            found = super().embed(batch)
+            found.text[batch["sample_id"] == 5] = torch.nan
+            return found
+
+    assert build(tmp_path / "cache", batches(range(8)), NoText()).num_missing == 1
+    assert np.isnan(zarr.open_group(tmp_path / "cache", mode="r")["image"][5]).all()
+
+
 class Far(Reference):
     def embed(self, batch):
         found = super().embed(batch)
