@@ -32,6 +32,13 @@ class BlockReader(Protocol):
         """Changes when the data set does."""
         ...
 
+    def first_rows(self, num_rows: int) -> str:
+        """A digest of the first rows, which is the same where others were put after them.
+
+        Where a format does not tell, it changes when anything does.
+        """
+        ...
+
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         """All rows of the given blocks (int64 [n], distinct), end to end, each in stored order.
 
@@ -117,6 +124,25 @@ class BlockSource:
         epoch, batches = self._position()
         position = {"_epoch": epoch, "_first_batch": batches, "_newest": None}
         return {**self.__dict__, **position, "_scratch": Scratch()}
+
+    def fingerprint(self, num_examples: int | None = None) -> str:
+        """Names the data, or the first of their rows: what is made for each row belongs to it.
+
+        Of MDS it is a digest of what the index says of the shards, their hashes among it. Rows that
+        are added later leave the fingerprint of the first ones as it is. Of Zarr it is a digest of
+        shapes and dtypes and, where ``jest_loader.pack`` wrote the data, of their content; that of
+        some rows is that of all.
+        """
+        num_rows = int(self._reader.block_rows.sum())
+        return self._reader.first_rows(num_rows if num_examples is None else num_examples)
+
+    def seek(self, batch: int) -> None:
+        """Let the next iterator start at a batch of the current epoch, counted from 0.
+
+        Raises:
+            ValueError: if the epoch has no such batch.
+        """
+        self._move_to(self._position()[0], whole("batch", batch, 0, len(self)))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator start ``epoch``; a loaded position in that epoch is kept."""

@@ -120,7 +120,7 @@ class MdsShards:
                 f"each stream must have a local folder of its own, got {locals_}; shards of the "
                 "same name would be taken for each other"
             )
-        folders = [ShardFolder(stream) for stream in streams]
+        self._folders = folders = [ShardFolder(stream) for stream in streams]
         self._shards = [_Shard(reader, folder) for folder in folders for reader in folder.shards]
         where = ", ".join(str(folder.path) for folder in folders)
         if not self._shards:
@@ -141,6 +141,14 @@ class MdsShards:
         self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         fetched = [folder.num_threads for folder in folders if folder.stream.local is not None]
         self._num_threads = min(fetched, default=1)
+
+    def first_rows(self, num_rows: int) -> str:
+        """See ``BlockReader``: a digest of what the indices say of the shards that hold them."""
+        listed = [shard for folder in self._folders for shard in folder.index["shards"]]
+        described = [shard for shard in listed if shard["samples"]]
+        num_shards = int(np.searchsorted(self.block_rows.cumsum(), num_rows)) + 1
+        text = json.dumps(described[:num_shards], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         """All rows of some shards, end to end."""

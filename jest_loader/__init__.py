@@ -14,7 +14,8 @@ from jest_loader.protocols import (
 )
 from jest_loader.ragged import RaggedBytes
 from jest_loader.schedule import Schedule
-from jest_loader.scorers.cached import CachedReference
+from jest_loader.scorers.cached import CachedReference, CachedScores
+from jest_loader.scorers.columns import ColumnReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.scorers.per_example import PerExample
@@ -34,6 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BadSamplesError",
     "CachedReference",
+    "CachedScores",
+    "ColumnReference",
     "Counts",
     "DenseScores",
     "DenseSoftmaxScores",

@@ -1,4 +1,4 @@
-"""``jest-loader demo | train | pack``."""
+"""``jest-loader demo | train | pack | cache | verify-cache``."""
 
 import logging
 import sys
@@ -26,7 +26,8 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(
-            "\njest-loader: stopped; the same command goes on (train, demo) or starts over (pack)\n"
+            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts "
+            "over (pack, verify-cache)\n"
         )
         sys.exit(130)
 
@@ -34,13 +35,25 @@ def main() -> None:
 def _run() -> None:
     import tyro
 
+    from jest_loader.clip.cache_command import (
+        CacheConfig,
+        VerifyConfig,
+        cache_command,
+        verify_command,
+    )
     from jest_loader.clip.config import TrainConfig
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.pack import PackConfig, pack_command
 
     config = tyro.extras.subcommand_cli_from_dict(
-        {"demo": DemoConfig, "train": TrainConfig, "pack": PackConfig},
+        {
+            "demo": DemoConfig,
+            "train": TrainConfig,
+            "pack": PackConfig,
+            "cache": CacheConfig,
+            "verify-cache": VerifyConfig,
+        },
         prog="jest-loader",
         description="Joint example selection: train on the sub-batches most worth learning.",
     )
@@ -51,6 +64,10 @@ def _run() -> None:
             print(describe(train(config)))
         case PackConfig():
             pack_command(config)
+        case CacheConfig():
+            print(cache_command(config))
+        case VerifyConfig():
+            print(verify_command(config))
 
 
 if __name__ == "__main__":

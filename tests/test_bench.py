@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 SHORT = {
     "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
     "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
+    "caching": ["--smoke"],
     "emitting": ["--smoke"],
     "scoring": ["--smoke"],
     "selection": ["--smoke"],

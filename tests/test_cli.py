@@ -25,6 +25,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         ("demo", ["--out", "--steps", "--noise-fraction", "--seed"]),
         ("train", ["--data.train", "--model.patch-size", "--selection.filter-ratio", "--loss"]),
         ("pack", ["--input", "--output", "--captions", "--format"]),
+        ("cache", ["--data", "--checkpoint", "--out", "--chunk-rows", "--overwrite"]),
+        ("verify-cache", ["--cache", "--data", "--checkpoint"]),
     ],
 )
 def test_help_explains_every_option(command, options):
@@ -40,6 +42,13 @@ def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
     result = run("train", "--data.train", str(tmp_path), "--out", str(tmp_path / "run"))
     assert result.returncode == 2
     assert result.stderr.startswith(f"jest-loader: {tmp_path} must be a folder of MDS shards")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_cache_that_is_none_ends_with_one_line_and_status_2(tmp_path):
+    result = run("verify-cache", "--cache", str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"jest-loader: no reference cache at {tmp_path}: zarr.json is")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -1,5 +1,8 @@
-"""Build a cache of the reference's embeddings; ``CachedReference`` reads it."""
+"""Run a reference once and keep what it says; ``CachedReference`` and ``CachedScores`` read it."""
 
-from jest_loader.cache.build import build_cache
+from jest_loader.cache.build import build
+from jest_loader.cache.identity import model_fingerprint
+from jest_loader.cache.verify import verify
+from jest_loader.scorers.cache_format import Manifest
 
-__all__ = ["build_cache"]
+__all__ = ["Manifest", "build", "model_fingerprint", "verify"]

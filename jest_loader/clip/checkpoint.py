@@ -64,19 +64,20 @@ def load(path: Path) -> dict[str, Any]:
     return dict(contents)
 
 
-def load_model(path: Path, *, for_inputs_of: TrainConfig) -> TwoTower:
+def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> TwoTower:
     """The model of a checkpoint, on the CPU.
 
     Args:
         path: The checkpoint.
-        for_inputs_of: A run whose images and tokens the model is to take.
+        for_inputs_of: A run whose images and tokens the model is to take; None takes any model.
 
     Raises:
         ValueError: as ``load``, or if the model takes other inputs or has another loss.
     """
     contents = load(path)
-    check_inputs(path, contents["config"], for_inputs_of)
     saved = contents["config"]
+    if for_inputs_of is not None:
+        check_inputs(path, saved, for_inputs_of)
     model = new_model(ModelConfig(**saved["model"]), saved["loss"])
     model.load_state_dict(contents["model"])
     return model

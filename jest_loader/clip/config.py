@@ -57,10 +57,12 @@ class SelectionConfig:
     """Factor on the logits from which candidates are drawn."""
 
     reference_cache: Path | None = None
-    """Embeddings of the training data by the reference model, as the demo writes them."""
+    """The reference model's embeddings of the training data, as `jest-loader cache` writes them."""
 
     reference_checkpoint: Path | None = None
-    """A checkpoint of this trainer, run on every super-batch; used where there is no cache."""
+    """A checkpoint of this trainer, run on every super-batch; with a cache, only on candidates that
+    the cache lacks.
+    """
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ from jest_loader.clip.data import (
     Decode,
     PrepareCandidates,
     PreparedSource,
+    ShardSource,
     Tokenize,
     named_samples,
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import StepCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
-from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import FrozenReference, LiveLearner
 from jest_loader.selection import (
@@ -48,7 +49,7 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         PreparedSource(shards, prepare),
-        _scorer(config, learner, device),
+        _scorer(config, learner, shards, device),
         _selector(config.selection),
         super_batch_size=super_batch_size(config),
         sub_batch_size=batch_size,
@@ -60,12 +61,6 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
             f"{config.data.train} must hold at least one super-batch of {loader.super_batch_size} "
             f"examples, but has {shards.num_examples}; lower data.batch_size or "
             "selection.filter_ratio"
-        )
-    cached = getattr(loader.scorer, "reference", None)
-    if isinstance(cached, CachedReference) and len(cached) != shards.num_examples:
-        raise ValueError(
-            f"{config.selection.reference_cache} must be the cache of {config.data.train}, but "
-            f"holds {len(cached)} samples where that has {shards.num_examples}"
         )
     return loader
 
@@ -166,7 +161,9 @@ def _selector(selection: SelectionConfig) -> Selector:
             return UniformSelector()
 
 
-def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Scorer | None:
+def _scorer(
+    config: TrainConfig, learner: TwoTower, shards: ShardSource, device: torch.device
+) -> Scorer | None:
     selection = config.selection
     if selection.selector == "uniform":
         return None
@@ -174,22 +171,25 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
     live = LiveLearner(learner, _embed_readable, micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
-            return Learnability(live, _reference(config, device), config.loss)
+            return Learnability(live, _reference(config, shards, device), config.loss)
         case "easy_reference":
-            return EasyReference(_reference(config, device), config.loss)
+            return EasyReference(_reference(config, shards, device), config.loss)
         case "hard_learner":
             return HardLearner(live, config.loss)
 
 
-def _reference(config: TrainConfig, device: torch.device) -> Embedder:
+def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
     selection = config.selection
-    if selection.reference_cache is not None:
-        return CachedReference.open(selection.reference_cache, device=device)
+    live = None
     if selection.reference_checkpoint is not None:
         model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
-        return FrozenReference(
+        live = FrozenReference(
             model.to(device), _embed_readable, micro_batch_size=config.data.batch_size
         )
+    if selection.reference_cache is not None:
+        return open_reference_cache(selection.reference_cache, config, shards, live, device)
+    if live is not None:
+        return live
     raise ValueError(
         f"the score {selection.score} needs a reference; set selection.reference_cache or "
         "selection.reference_checkpoint, or use the score hard_learner"

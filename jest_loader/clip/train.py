@@ -58,7 +58,7 @@ class Run:
     @property
     def counts(self) -> Counts:
         """The loader's, less what was left out of batches that had nothing to put in its place."""
-        return self.loader.counts.plus(trained=-self.left_out, skipped=self.left_out)
+        return self.loader.counts.plus(Counts(trained=-self.left_out, skipped=self.left_out))
 
     @property
     def flops(self) -> int:
@@ -130,7 +130,7 @@ def _start(config: TrainConfig) -> Run:
     saved = checkpoint.load(path) if path.is_file() else None
     if saved is not None:
         checkpoint.check_same_run(path, saved["config"], config)
-    device = _device(config.device)
+    device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
@@ -249,7 +249,12 @@ def _endless(loader: JestDataset) -> Iterator[Batch]:
         yield from loader
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is a GPU where there is one.
+
+    Raises:
+        ValueError: if it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from jest_loader.adapters.mds import MdsSource
-from jest_loader.cache import build_cache
 from jest_loader.checks import whole
 from jest_loader.clip.config import (
     DataConfig,
@@ -14,13 +12,12 @@ from jest_loader.clip.config import (
     SelectionConfig,
     TrainConfig,
 )
-from jest_loader.clip.data import Prepare, PreparedSource
+from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import Run, train
 from jest_loader.demo import plots, table
 from jest_loader.demo.data import DemoData, prepare
 from jest_loader.demo.icons import ICON_SIZE
-from jest_loader.scorers.models import FrozenReference
 
 Arm = Literal["uniform", "independent", "joint"]
 
@@ -154,13 +151,6 @@ def arm_config(
 def _cache(config: DemoConfig, data: DemoData, reference: Run) -> Path:
     """The reference's embeddings of the uncurated set, made unless they are there."""
     path = config.out / "reference" / "cache"  # Goes when the reference goes.
-    if not path.exists():
-        shards = MdsSource(data.uncurated, batch_size=1024, shuffle=False, drop_last=False)
-        prepare_batch = Prepare(reference.config.data, reference.config.model)
-        build_cache(
-            path,
-            PreparedSource(shards, prepare_batch),
-            FrozenReference(reference.model),
-            num_samples=shards.num_examples,
-        )
+    inputs = replace(reference.config.data, train=data.uncurated)
+    build_reference_cache(path, inputs, reference.model, reference.config.loss, batch_size=1024)
     return path

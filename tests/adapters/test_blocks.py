@@ -26,6 +26,9 @@ class Memory:
         self._ends = sizes.cumsum()
         self.blocks_read: list[int] = []
 
+    def first_rows(self, num_rows: int) -> str:
+        return f"{self.fingerprint} to {num_rows}"
+
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         self.blocks_read += blocks.tolist()
         sizes = self.block_rows
@@ -362,3 +365,16 @@ def test_options_that_need_no_value() -> None:
     plain = source(id_column=None, window_rows=None, batch_size=np.int64(5))
     assert list(next(iter(plain))) == ["number", "text"]
     assert json.loads(json.dumps(plain.state_dict()))["fingerprint"]["window_rows"] == 20
+
+
+def test_a_source_starts_at_any_batch() -> None:
+    for shuffle in (False, True):
+        expected = list(source(shuffle=shuffle))
+        for batch in (0, 3, len(expected)):
+            again = source(shuffle=shuffle)
+            next(iter(again))
+            again.seek(batch)
+            found = [columns["number"].tolist() for columns in again]
+            assert found == [columns["number"].tolist() for columns in expected[batch:]]
+    with pytest.raises(ValueError, match="batch must be a whole number from 0 to"):
+        source().seek(len(source()) + 1)

@@ -307,7 +307,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed(
                 {"sample_id": [0, 3]}
             ),
-            r"sample ids must be in \[0, 3\).* got 3; build it from this data set",
+            r"but this batch has 1 not in it \(sample 3\); build the cache from this data set",
         ),
         (lambda: CachedReference.open("nowhere"), "no reference cache at nowhere"),
         (lambda: Learnability(Towers(), Fixed(REFERENCE)), "learner must be an embedder, got Tow"),

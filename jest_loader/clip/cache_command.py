@@ -1,0 +1,121 @@
+"""``jest-loader cache`` and ``jest-loader verify-cache``."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jest_loader.cache import Manifest, model_fingerprint, verify
+from jest_loader.checks import whole
+from jest_loader.clip import checkpoint
+from jest_loader.clip.config import DataConfig
+from jest_loader.clip.data import open_shards
+from jest_loader.clip.reference_cache import build_reference_cache
+from jest_loader.clip.train import choose_device
+from jest_loader.scorers.cache_format import read_manifest
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Embed a data set once with a reference model, so that selection need not run it."""
+
+    data: Path
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
+
+    checkpoint: Path
+    """A checkpoint of `jest-loader train`, whose model is the reference."""
+
+    out: Path
+    """Folder of the cache. The same command goes on from what it holds."""
+
+    image_column: str = "image"
+    """Column of images."""
+
+    caption_column: str = "caption"
+    """Column of captions."""
+
+    batch_size: int = 256
+    """Examples embedded at once."""
+
+    chunk_rows: int = 1 << 15
+    """Examples of a chunk: after a stop, at most so many are embedded again."""
+
+    device: str = "auto"
+    """A torch device; auto takes a GPU where there is one, each process of torchrun its own."""
+
+    overwrite: bool = False
+    """Delete the cache that the folder holds first."""
+
+    def __post_init__(self) -> None:
+        whole("batch_size", self.batch_size, 1)
+        whole("chunk_rows", self.chunk_rows, 1)
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Compare a reference cache with its checksums, and with what it should belong to."""
+
+    cache: Path
+    """Folder of the cache."""
+
+    data: Path | None = None
+    """Data that it must have been built from, or from the first shards of; None checks none."""
+
+    checkpoint: Path | None = None
+    """A checkpoint whose model it must have been built with; None checks none."""
+
+
+def cache_command(config: CacheConfig) -> str:
+    """Build a cache with a progress bar; one line on what it holds.
+
+    Raises:
+        ValueError: as ``build``, or if there is no such checkpoint or data.
+    """
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    saved = checkpoint.load(config.checkpoint)["config"]
+    model = checkpoint.load_model(config.checkpoint).to(_device(config.device))
+    data = DataConfig(
+        config.data, image_column=config.image_column, caption_column=config.caption_column
+    )
+    with logging_redirect_tqdm():
+        manifest = build_reference_cache(
+            config.out,
+            data,
+            model,
+            saved["loss"],
+            batch_size=config.batch_size,
+            chunk_rows=config.chunk_rows,
+            overwrite=config.overwrite,
+            progress=True,
+        )
+    return f"{config.out}: {_described(manifest)}"
+
+
+def verify_command(config: VerifyConfig) -> str:
+    """Check a cache; one line on what it holds.
+
+    Raises:
+        ValueError: if it is damaged, or does not belong to the data or the model.
+    """
+    expect = {}
+    if config.data is not None:
+        shards = open_shards(config.data, batch_size=1, shuffle=False)
+        expect["data"] = shards.fingerprint(read_manifest(config.cache).num_rows)
+    if config.checkpoint is not None:
+        expect["model"] = model_fingerprint(checkpoint.load_model(config.checkpoint))
+    return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    return choose_device(name)
+
+
+def _described(manifest: Manifest) -> str:
+    return (
+        f"{manifest.num_rows} examples, {manifest.num_missing} of them missing, "
+        f"{manifest.kind} of width {manifest.width}"
+    )

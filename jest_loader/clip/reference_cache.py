@@ -1,0 +1,90 @@
+"""The bundled trainer's reference cache: what it is made from, building and opening it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from jest_loader.batch import Batch
+from jest_loader.cache import Manifest, build
+from jest_loader.clip.config import DataConfig, TrainConfig
+from jest_loader.clip.data import Decode, ShardSource, Tokenize, open_shards
+from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.protocols import Embedder, Loss
+from jest_loader.scorers.cache_format import read_manifest
+from jest_loader.scorers.cached import CachedReference
+from jest_loader.scorers.models import FrozenReference
+
+
+def build_reference_cache(
+    path: Path,
+    data: DataConfig,
+    model: TwoTower,
+    loss: Loss,
+    *,
+    batch_size: int = 256,
+    chunk_rows: int = 1 << 15,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Manifest:
+    """Embed ``data.train`` with ``model``, which was trained with ``loss``, into ``path``.
+
+    Raises:
+        ValueError: as ``jest_loader.cache.build``.
+    """
+    shards = open_shards(data.train, batch_size=batch_size, shuffle=False, drop_last=False)
+    return build(
+        path,
+        shards,
+        FrozenReference(model, prepare=_prepare(data, model.config)),
+        identity=_inputs(data, model.config, loss),
+        chunk_rows=chunk_rows,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def open_reference_cache(
+    path: Path,
+    config: TrainConfig,
+    shards: ShardSource,
+    live: Embedder | None,
+    device: torch.device,
+) -> CachedReference:
+    """The cache at ``path``, once it is known to be that of a run's data and inputs.
+
+    Candidates that the reference could not use are left out, or embedded by ``live``.
+
+    Raises:
+        ValueError: if it is another's, or lacks some of the data and there is no ``live``.
+    """
+    num_rows = read_manifest(path).num_rows
+    expect = {
+        "data": shards.fingerprint(num_rows),
+        **_inputs(config.data, config.model, config.loss),
+    }
+    cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
+    if num_rows < shards.num_examples and live is None:
+        raise ValueError(
+            f"{path} must hold all of {config.data.train}, but holds {num_rows} samples where "
+            f"that has {shards.num_examples}; build it again, or set "
+            "selection.reference_checkpoint too, whose model is then run on the others"
+        )
+    return cached
+
+
+def _prepare(data: DataConfig, model: ModelConfig) -> Callable[[Batch], Batch]:
+    """Makes columns that the towers take; ``BadSamplesError`` names rows that cannot be decoded."""
+    tokenize, decode = Tokenize(data, model), Decode(model)
+    return lambda batch: decode(tokenize(batch))
+
+
+def _inputs(data: DataConfig, model: ModelConfig, loss: Loss) -> dict[str, str]:
+    """What a cache and a run must have in common, but for the data."""
+    return {
+        "preprocessing": f"column {data.image_column} to {model.channels} x {model.image_size} x "
+        f"{model.image_size}",
+        "tokenizer": f"column {data.caption_column} to HashTokenizer of {model.vocab_size} ids",
+        "context_length": str(model.context_length),
+        "loss": loss,
+    }
