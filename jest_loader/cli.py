@@ -1,4 +1,4 @@
-"""``jest-loader demo | train | pack``."""
+"""``jest-loader demo | train | pack | cost``."""
 
 import logging
 import sys
@@ -37,10 +37,12 @@ def _run() -> None:
     from jest_loader.clip.config import TrainConfig
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
+    from jest_loader.estimate import CostConfig
+    from jest_loader.estimate import describe as describe_cost
     from jest_loader.pack import PackConfig, pack_command
 
     config = tyro.extras.subcommand_cli_from_dict(
-        {"demo": DemoConfig, "train": TrainConfig, "pack": PackConfig},
+        {"demo": DemoConfig, "train": TrainConfig, "pack": PackConfig, "cost": CostConfig},
         prog="jest-loader",
         description="Joint example selection: train on the sub-batches most worth learning.",
     )
@@ -51,6 +53,8 @@ def _run() -> None:
             print(describe(train(config)))
         case PackConfig():
             pack_command(config)
+        case CostConfig():
+            print(describe_cost(config))
 
 
 if __name__ == "__main__":

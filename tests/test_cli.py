@@ -25,6 +25,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         ("demo", ["--out", "--steps", "--noise-fraction", "--seed"]),
         ("train", ["--data.train", "--model.patch-size", "--selection.filter-ratio", "--loss"]),
         ("pack", ["--input", "--output", "--captions", "--format"]),
+        ("cost", ["--model", "--filter-ratio", "--score-patch", "--reference", "--json"]),
     ],
 )
 def test_help_explains_every_option(command, options):

@@ -6,7 +6,7 @@ from jest_loader.clip import checkpoint
 from jest_loader.clip.config import SelectionConfig, TrainConfig
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.towers import TwoTower
-from jest_loader.cost import StepCost, selection_flops
+from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import Embedder, Scorer, Selector
 from jest_loader.scorers.cached import CachedReference
@@ -69,24 +69,21 @@ def super_batch_size(config: TrainConfig) -> int:
     return round(1 / (1 - ratio)) * config.data.batch_size
 
 
-def step_cost(config: TrainConfig, model: TwoTower) -> StepCost:
-    """Flops of one step of this run, by the cost model."""
-    selection, candidates = config.selection, super_batch_size(config)
-    forward, batch_size = model.forward_flops, config.data.batch_size
+def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
+    """Flops per example of this run, by the cost model."""
+    selection, forward = config.selection, model.forward_flops
     if selection.selector == "uniform":
-        return StepCost(3 * forward * batch_size)
+        return ExampleCost(3 * forward)
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
-    per_model = selection_flops(
-        candidates, batch_size, config.model.embed_dim, selection.num_chunks
-    )
-    is_joint = selection.selector == "joint"
-    return StepCost(
-        training=3 * forward * batch_size,
-        scoring=forward * candidates * uses_learner,
-        reference=_reference_flops(config) * candidates if runs_reference else 0,
-        selection=per_model * (uses_learner + uses_reference) * is_joint,
+    widths = config.model.embed_dim * (uses_learner + uses_reference)
+    products = selection_flops(1, config.data.batch_size, widths, selection.num_chunks)
+    return ExampleCost(
+        training=3 * forward,
+        scoring=forward * uses_learner,
+        reference=_reference_flops(config) if runs_reference else 0,
+        selection=products if selection.selector == "joint" else 0,
     )
 
 

@@ -15,8 +15,9 @@ from jest_loader.clip import checkpoint
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
 from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
-from jest_loader.clip.selection import build_loader, step_cost
+from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.towers import TwoTower
+from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
@@ -47,15 +48,15 @@ class Run:
     loader: JestDataset
     held_out: HeldOut | None
     device: torch.device
-    step_flops: int
+    cost: ExampleCost
     step: int = 0
     seconds: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
-    def flops(self) -> int:
+    def flops(self) -> float:
         """Flops of the steps done, by the cost model."""
-        return self.step * self.step_flops
+        return self.cost.flops(self.loader.counts).total
 
     def summary(self) -> dict[str, Any]:
         """The run so far, as JSON values."""
@@ -134,7 +135,7 @@ def _start(config: TrainConfig) -> Run:
         build_loader(config, model, device),
         _held_out(config),
         device,
-        step_cost(config, model).total,
+        example_cost(config, model),
     )
     if saved is not None:
         _restore(run, saved)

@@ -20,7 +20,7 @@ from jest_loader.clip.config import (
     TrainConfig,
 )
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
-from jest_loader.clip.selection import step_cost
+from jest_loader.clip.selection import example_cost
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds, write_zarr
@@ -174,9 +174,9 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
         one = replace(config, out=tmp_path / name, selection=selection, steps=1)
         run = train(one)
         runs[name] = run.loader
-        cost = step_cost(one, run.model)
-        assert cost.reference == (16 * run.model.forward_flops if name == "live" else 0)
-        assert cost.scoring == 16 * run.model.forward_flops
+        cost = example_cost(one, run.model)
+        assert cost.reference == (run.model.forward_flops if name == "live" else 0)
+        assert cost.scoring == run.model.forward_flops
     assert runs["live"].counts == runs["cached"].counts
     batch = next(iter(source))
     sides = [runs[name].scorer.reference.embed(batch) for name in runs]
