@@ -11,7 +11,7 @@ from jest_loader.dataset import JestDataset
 from jest_loader.protocols import Embedder, Scorer, Selector
 from jest_loader.scorers.cached import CachedReference
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scorers.models import FrozenReference, LiveLearner
+from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.selection import (
     IndependentSelector,
     JointSelector,
@@ -71,20 +71,29 @@ def super_batch_size(config: TrainConfig) -> int:
 
 def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
     """Flops per example of this run, by the cost model."""
-    selection, forward = config.selection, model.forward_flops
+    selection, forward = config.selection, model.forward_flops()
+    low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
+    num_low, batch_size = num_at_low_resolution(config), config.data.batch_size
+    training = 3 * (forward + (low - forward) * num_low / batch_size)
     if selection.selector == "uniform":
-        return ExampleCost(3 * forward)
+        return ExampleCost(training, uniform=3 * forward)
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
     widths = config.model.embed_dim * (uses_learner + uses_reference)
-    products = selection_flops(1, config.data.batch_size, widths, selection.num_chunks)
+    products = selection_flops(1, batch_size, widths, selection.num_chunks)
     return ExampleCost(
-        training=3 * forward,
-        scoring=forward * uses_learner,
+        training=training,
+        scoring=low * uses_learner,
         reference=_reference_flops(config) if runs_reference else 0,
         selection=products if selection.selector == "joint" else 0,
+        uniform=3 * forward,
     )
+
+
+def num_at_low_resolution(config: TrainConfig) -> int:
+    """Examples of a sub-batch that are trained on at the resolution of scoring."""
+    return round(config.selection.low_resolution_fraction * config.data.batch_size)
 
 
 def _selector(selection: SelectionConfig) -> Selector:
@@ -104,7 +113,8 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
     if selection.selector == "uniform":
         return None
     # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
-    live = LiveLearner(learner, micro_batch_size=config.data.batch_size)
+    embed = _embed(learner, selection)
+    live = LiveLearner(learner, embed, micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
             return Learnability(live, _reference(config, device), config.loss)
@@ -112,6 +122,12 @@ def _scorer(config: TrainConfig, learner: TwoTower, device: torch.device) -> Sco
             return EasyReference(_reference(config, device), config.loss)
         case "hard_learner":
             return HardLearner(live, config.loss)
+
+
+def _embed(learner: TwoTower, selection: SelectionConfig) -> EmbedFunction:
+    """How the learner scores: at its own resolution, or at a lower one."""
+    low = (selection.score_patch_size, selection.score_image_size)
+    return lambda _, batch: learner.embed(batch, *low)
 
 
 def _reference(config: TrainConfig, device: torch.device) -> Embedder:
@@ -130,4 +146,4 @@ def _reference(config: TrainConfig, device: torch.device) -> Embedder:
 def _reference_flops(config: TrainConfig) -> int:
     assert config.selection.reference_checkpoint is not None
     path = config.selection.reference_checkpoint
-    return checkpoint.load_model(path, for_inputs_of=config).forward_flops
+    return checkpoint.load_model(path, for_inputs_of=config).forward_flops()
