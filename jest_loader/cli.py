@@ -1,4 +1,4 @@
-"""``jest-loader demo | train | pack | cache | verify-cache``."""
+"""``jest-loader demo | train | pack | cache | verify-cache | cost``."""
 
 import logging
 import sys
@@ -44,6 +44,8 @@ def _run() -> None:
     from jest_loader.clip.config import TrainConfig
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
+    from jest_loader.estimate import CostConfig
+    from jest_loader.estimate import describe as describe_cost
     from jest_loader.pack import PackConfig, pack_command
 
     config = tyro.extras.subcommand_cli_from_dict(
@@ -53,6 +55,7 @@ def _run() -> None:
             "pack": PackConfig,
             "cache": CacheConfig,
             "verify-cache": VerifyConfig,
+            "cost": CostConfig,
         },
         prog="jest-loader",
         description="Joint example selection: train on the sub-batches most worth learning.",
@@ -68,6 +71,8 @@ def _run() -> None:
             print(cache_command(config))
         case VerifyConfig():
             print(verify_command(config))
+        case CostConfig():
+            print(describe_cost(config))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The cost model: floating-point operations, a multiply-add counted as two."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 
-def transformer_flops(tokens: int, width: int, depth: int) -> int:
-    """Forward of ``depth`` blocks on one sequence: 24 n d^2 + 4 n^2 d each (MLP of 4 d)."""
-    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
+def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float = 4.0) -> int:
+    """Forward of ``depth`` blocks on one sequence: 24 n d^2 + 4 n^2 d each, with an MLP of 4 d."""
+    hidden = int(mlp_ratio * width)
+    return depth * (8 * tokens * width**2 + 4 * tokens * width * hidden + 4 * tokens**2 * width)
 
 
 def patch_embedding_flops(tokens: int, patch_size: int, channels: int, width: int) -> int:
@@ -19,28 +21,79 @@ def selection_flops(super_batch_size: int, sub_batch_size: int, width: int, num_
     return 2 * 2 * super_batch_size * conditioned * width
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Flops of one training step with selection, by part.
-
-    Args:
-        training: Forward and backward of the sub-batch; a backward costs two forwards.
-        scoring: Forward of the learner, or of its proxy, on the super-batch.
-        reference: Forward of the reference on the super-batch; 0 where its embeddings are cached.
-        selection: Products of chunks with all candidates.
-    """
-
-    training: int
-    scoring: int = 0
-    reference: int = 0
-    selection: int = 0
+class Counted(Protocol):
+    """Numbers of examples, as ``jest_loader.Counts`` has them."""
 
     @property
-    def total(self) -> int:
-        """Flops of the step."""
+    def scored(self) -> int:
+        """Examples seen by a scorer."""
+        ...
+
+    @property
+    def trained(self) -> int:
+        """Examples emitted in a sub-batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Flops by part, of a step or of a run.
+
+    Args:
+        training: Forward and backward of the sub-batches; a backward costs two forwards.
+        scoring: Forward of the learner on the candidates; or forward of an online proxy on the
+            candidates, and forward and backward on the sub-batches.
+        reference: Forward of the reference on the candidates; 0 where its embeddings are cached.
+        selection: Products of chunks with all candidates.
+        uniform: Training on as many examples without selection, at full resolution.
+    """
+
+    training: float
+    scoring: float
+    reference: float
+    selection: float
+    uniform: float
+
+    @property
+    def total(self) -> float:
+        """Flops of all parts."""
         return self.training + self.scoring + self.reference + self.selection
 
     @property
     def overhead(self) -> float:
-        """Cost over that of training alone: the iteration speed-up at which selection pays."""
-        return self.total / self.training
+        """Cost over that of uniform training: the iteration speed-up at which selection pays."""
+        return self.total / self.uniform
+
+
+@dataclass(frozen=True)
+class ExampleCost:
+    """Flops per example, so that the account of a run is linear in what it counted.
+
+    It holds where the filter ratio changes during the run, but for one size of sub-batch.
+
+    Args:
+        training: Per example trained: three forwards of the learner.
+        scoring: Per example scored: a forward of the learner or of its online proxy.
+        reference: Per example scored: a forward of the reference; 0 where it is cached.
+        selection: Per example scored: its products with the chunks of one sub-batch.
+        proxy: Per example trained: three forwards of the online proxy.
+        uniform: Per example trained without selection, at full resolution; None takes ``training``.
+    """
+
+    training: float
+    scoring: float = 0
+    reference: float = 0
+    selection: float = 0
+    proxy: float = 0
+    uniform: float | None = None
+
+    def flops(self, counts: Counted) -> Flops:
+        """The account of so many examples, such as ``dataset.counts``."""
+        trained, scored = counts.trained, counts.scored
+        return Flops(
+            training=self.training * trained,
+            scoring=self.scoring * scored + self.proxy * trained,
+            reference=self.reference * scored,
+            selection=self.selection * scored,
+            uniform=(self.training if self.uniform is None else self.uniform) * trained,
+        )

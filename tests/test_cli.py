@@ -27,6 +27,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         ("pack", ["--input", "--output", "--captions", "--format"]),
         ("cache", ["--data", "--checkpoint", "--out", "--chunk-rows", "--overwrite"]),
         ("verify-cache", ["--cache", "--data", "--checkpoint"]),
+        ("cost", ["--model", "--filter-ratio", "--score-patch", "--reference", "--json"]),
     ],
 )
 def test_help_explains_every_option(command, options):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jest_loader.clip.config import TrainConfig
+from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.towers import ModelConfig, TwoTower
 
 _VERSION = 1
@@ -103,7 +103,7 @@ def new_model(
 
 def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the checkpoint at ``path`` is of this configuration."""
-    was, now = _flat(saved), _flat(plain(config))
+    was, now = _with_defaults(saved), _flat(plain(config))
     for name in sorted(was.keys() | now.keys()):
         if name not in _FREE and was.get(name) != now.get(name):
             raise ValueError(
@@ -116,6 +116,11 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
     return values
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration, with the options that did not exist yet at what they do by default."""
+    return _flat(plain(TrainConfig(DataConfig(Path()), Path()))) | _flat(saved)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -64,6 +64,18 @@ class SelectionConfig:
     the cache lacks.
     """
 
+    score_patch_size: int | None = None
+    """Patch size at which the learner scores; None takes the model's. The reference keeps its own.
+    """
+
+    score_image_size: int | None = None
+    """Image size at which the learner scores; None takes the model's."""
+
+    low_resolution_fraction: float = 0.0
+    """Share of the sub-batch that is trained on at the patch and image size of scoring (half in
+    Flexi-JEST); also for the selector uniform.
+    """
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -157,3 +169,32 @@ class TrainConfig:
         for name, number in not_negative.items():
             if not number >= 0:
                 raise ValueError(f"{name} must not be negative, got {number}")
+        self._check_resolution()
+
+    def _check_resolution(self) -> None:
+        selection, model = self.selection, self.model
+        patch_size = selection.score_patch_size
+        image_size = selection.score_image_size
+        patch = model.patch_size if patch_size is None else patch_size
+        image = model.image_size if image_size is None else image_size
+        if not 1 <= image <= model.image_size:
+            raise ValueError(
+                "selection.score_image_size must be from 1 to the model's image size, got "
+                f"{image} and {model.image_size}"
+            )
+        if patch < 1 or image % patch != 0:
+            raise ValueError(
+                "patches must divide the images that are scored, got patches of "
+                f"{patch} and images of {image}; set selection.score_patch_size or "
+                "selection.score_image_size"
+            )
+        share = selection.low_resolution_fraction
+        if not 0 <= share <= 1:
+            raise ValueError(
+                f"selection.low_resolution_fraction must be from 0 to 1, got {share:g}"
+            )
+        if share > 0 and patch_size is None and image_size is None:
+            raise ValueError(
+                "selection.low_resolution_fraction needs the resolution; set "
+                "selection.score_patch_size or selection.score_image_size"
+            )

@@ -22,11 +22,11 @@ from jest_loader.clip.data import (
 )
 from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.towers import TwoTower
-from jest_loader.cost import StepCost, selection_flops
+from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scorers.models import FrozenReference, LiveLearner
+from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.selection import (
     IndependentSelector,
     JointSelector,
@@ -121,32 +121,40 @@ def _readable(batch: Batch) -> Batch:
     return batch
 
 
-def _embed_readable(model: nn.Module, batch: Batch) -> Embeddings:
+def _embed_readable(
+    model: nn.Module, batch: Batch, patch_size: int | None = None, image_size: int | None = None
+) -> Embeddings:
     """What the model makes of the batch, unless it holds images that could not be decoded."""
     refuse_unreadable(batch)
-    embeddings: Embeddings = model.embed(batch)  # type: ignore[operator]
-    return embeddings
+    assert isinstance(model, TwoTower)
+    return model.embed(batch, patch_size, image_size)
 
 
-def step_cost(config: TrainConfig, model: TwoTower) -> StepCost:
-    """Flops of one step of this run, by the cost model."""
-    selection, candidates = config.selection, super_batch_size(config)
-    forward, batch_size = model.forward_flops, config.data.batch_size
+def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
+    """Flops per example of this run, by the cost model."""
+    selection, forward = config.selection, model.forward_flops()
+    low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
+    num_low, batch_size = num_at_low_resolution(config), config.data.batch_size
+    training = 3 * (forward + (low - forward) * num_low / batch_size)
     if selection.selector == "uniform":
-        return StepCost(3 * forward * batch_size)
+        return ExampleCost(training, uniform=3 * forward)
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
-    per_model = selection_flops(
-        candidates, batch_size, config.model.embed_dim, selection.num_chunks
+    widths = config.model.embed_dim * (uses_learner + uses_reference)
+    products = selection_flops(1, batch_size, widths, selection.num_chunks)
+    return ExampleCost(
+        training=training,
+        scoring=low * uses_learner,
+        reference=_reference_flops(config) if runs_reference else 0,
+        selection=products if selection.selector == "joint" else 0,
+        uniform=3 * forward,
     )
-    is_joint = selection.selector == "joint"
-    return StepCost(
-        training=3 * forward * batch_size,
-        scoring=forward * candidates * uses_learner,
-        reference=_reference_flops(config) * candidates if runs_reference else 0,
-        selection=per_model * (uses_learner + uses_reference) * is_joint,
-    )
+
+
+def num_at_low_resolution(config: TrainConfig) -> int:
+    """Examples of a sub-batch that are trained on at the resolution of scoring."""
+    return round(config.selection.low_resolution_fraction * config.data.batch_size)
 
 
 def _selector(selection: SelectionConfig) -> Selector:
@@ -168,7 +176,7 @@ def _scorer(
     if selection.selector == "uniform":
         return None
     # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
-    live = LiveLearner(learner, _embed_readable, micro_batch_size=config.data.batch_size)
+    live = LiveLearner(learner, _embed(selection), micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
             return Learnability(live, _reference(config, shards, device), config.loss)
@@ -176,6 +184,12 @@ def _scorer(
             return EasyReference(_reference(config, shards, device), config.loss)
         case "hard_learner":
             return HardLearner(live, config.loss)
+
+
+def _embed(selection: SelectionConfig) -> EmbedFunction:
+    """How the learner scores: at its own resolution, or at a lower one."""
+    low = (selection.score_patch_size, selection.score_image_size)
+    return lambda model, batch: _embed_readable(model, batch, *low)
 
 
 def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
@@ -199,4 +213,4 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
 def _reference_flops(config: TrainConfig) -> int:
     assert config.selection.reference_checkpoint is not None
     path = config.selection.reference_checkpoint
-    return checkpoint.load_model(path, for_inputs_of=config).forward_flops
+    return checkpoint.load_model(path, for_inputs_of=config).forward_flops()

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import conv2d, normalize, scaled_dot_product_attention
 
+from jest_loader.clip.flexi import resize_image, resize_kernel, resize_positions
 from jest_loader.clip.tokenizer import PADDING
-from jest_loader.cost import patch_embedding_flops, transformer_flops
 from jest_loader.protocols import Embeddings
+from jest_loader.shapes import ModelShape, TextShape, VisionShape
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,25 @@ class ModelConfig:
             if width % self.heads != 0:
                 raise ValueError(f"heads must divide both widths, got {self.heads} and {width}")
 
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes that the cost model takes."""
+        vision = VisionShape(
+            self.vision_depth,
+            self.vision_width,
+            self.patch_size,
+            self.image_size,
+            channels=self.channels,
+        )
+        text = TextShape(self.text_depth, self.text_width, self.context_length)
+        return ModelShape(vision, text, self.embed_dim)
+
 
 class TwoTower(nn.Module):
     """Image and text towers with SigLIP's trained scale and bias.
+
+    The image tower is a FlexiViT: it runs at any patch size, and on images of any size, that give
+    whole patches.
 
     Args:
         config: The sizes.
@@ -78,37 +95,69 @@ class TwoTower(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
 
-    def embed_image(self, image: Tensor) -> Tensor:
-        """Unit-norm fp32 [B, embed_dim] of uint8 [B, channels, height, width] images."""
-        return normalize(self.image_tower(image).float(), dim=1)
+    def embed_image(
+        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
+    ) -> Tensor:
+        """Unit-norm fp32 [B, embed_dim] of uint8 [B, channels, height, width] images.
+
+        Args:
+            image: The images.
+            patch_size: Pixels of a patch; None takes the configuration's.
+            image_size: The size that images are brought to first; None leaves them as they are.
+
+        Raises:
+            ValueError: if patches do not divide the images.
+        """
+        return normalize(self.image_tower(image, patch_size, image_size).float(), dim=1)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Unit-norm fp32 [B, embed_dim] of int64 [B, context_length] token ids."""
         return normalize(self.text_tower(text).float(), dim=1)
 
-    def embed(self, batch: dict[str, Any]) -> Embeddings:
-        """Embeddings of the batch's columns ``image`` and ``text``."""
+    def embed(
+        self,
+        batch: dict[str, Any],
+        patch_size: int | None = None,
+        image_size: int | None = None,
+        *,
+        first: int | None = None,
+    ) -> Embeddings:
+        """Embeddings of the batch's columns ``image`` and ``text``.
+
+        Args:
+            batch: The pairs.
+            patch_size: As for ``embed_image``.
+            image_size: As for ``embed_image``.
+            first: See only the first so many images in that way and the others at full resolution,
+                as in training at mixed resolutions; None sees all alike.
+
+        Raises:
+            ValueError: as ``embed_image``.
+        """
+        parts = [batch["image"]] if first is None else batch["image"].tensor_split([first])
+        image = [self.embed_image(parts[0], patch_size, image_size)]
+        image += [self.embed_image(part) for part in parts[1:]]
         return Embeddings(
-            self.embed_image(batch["image"]),
+            image[0] if first is None else torch.cat(image),
             self.embed_text(batch["text"]),
             self.log_scale.exp(),
             self.bias,
         )
 
-    @property
-    def forward_flops(self) -> int:
-        """Flops of embedding one image-text pair, by the cost model."""
-        config = self.config
-        patches = (config.image_size // config.patch_size) ** 2
-        return (
-            patch_embedding_flops(patches, config.patch_size, config.channels, config.vision_width)
-            + transformer_flops(patches, config.vision_width, config.vision_depth)
-            + transformer_flops(config.context_length, config.text_width, config.text_depth)
-        )
+    def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
+        """Flops of embedding one image-text pair, by the cost model; sizes as for ``embed``."""
+        return self.config.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
 
-    def forward(self, batch: dict[str, Any]) -> Embeddings:
+    def forward(
+        self,
+        batch: dict[str, Any],
+        patch_size: int | None = None,
+        image_size: int | None = None,
+        *,
+        first: int | None = None,
+    ) -> Embeddings:
         """The same as ``embed``, through ``forward`` for wrappers that need it."""
-        return self.embed(batch)
+        return self.embed(batch, patch_size, image_size, first=first)
 
 
 class _ImageTower(nn.Module):
@@ -121,9 +170,20 @@ class _ImageTower(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, config.embed_dim, bias=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(
+        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
+    ) -> Tensor:
         pixels = image / 127.5 - 1  # Ink is 1, paper is -1.
-        tokens = self.patches(pixels).flatten(2).mT + self.positions
+        if image_size is not None:
+            pixels = resize_image(pixels, image_size)
+        size = self.patches.kernel_size[0] if patch_size is None else patch_size
+        if size < 1 or any(side % size != 0 for side in pixels.shape[-2:]):
+            raise ValueError(
+                f"patch_size must divide the images, got {size} and {tuple(pixels.shape[-2:])}"
+            )
+        kernel = resize_kernel(self.patches.weight, size)
+        patches = conv2d(pixels, kernel, self.patches.bias, stride=size)
+        tokens = patches.flatten(2).mT + resize_positions(self.positions, *patches.shape[-2:])
         for block in self.blocks:
             tokens = block(tokens)
         projected: Tensor = self.project(self.norm(tokens).mean(dim=1))

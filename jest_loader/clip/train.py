@@ -15,12 +15,13 @@ from jest_loader.clip import checkpoint
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
 from jest_loader.clip.data import Prepare, PreparedSource, augment, named_samples, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
-from jest_loader.clip.selection import build_loader, step_cost
+from jest_loader.clip.selection import build_loader, example_cost, num_at_low_resolution
 from jest_loader.clip.towers import TwoTower
+from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
-from jest_loader.protocols import BadSamplesError
+from jest_loader.protocols import BadSamplesError, Embeddings
 from jest_loader.telemetry import Counts
 
 
@@ -49,7 +50,7 @@ class Run:
     loader: JestDataset
     held_out: HeldOut | None
     device: torch.device
-    step_flops: int
+    cost: ExampleCost
     step: int = 0
     seconds: float = 0.0
     left_out: int = 0
@@ -61,9 +62,9 @@ class Run:
         return self.loader.counts.plus(Counts(trained=-self.left_out, skipped=self.left_out))
 
     @property
-    def flops(self) -> int:
+    def flops(self) -> float:
         """Flops of the steps done, by the cost model."""
-        return self.step * self.step_flops
+        return self.cost.flops(self.counts).total
 
     def summary(self) -> dict[str, Any]:
         """The run so far, as JSON values."""
@@ -142,7 +143,7 @@ def _start(config: TrainConfig) -> Run:
         build_loader(config, model, device),
         _held_out(config),
         device,
-        step_cost(config, model).total,
+        example_cost(config, model),
     )
     if saved is not None:
         _restore(run, saved)
@@ -168,7 +169,7 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
         run.config.precision == "auto" and run.device.type == "cuda"
     )
     with torch.autocast(run.device.type, torch.bfloat16, enabled=in_bf16):
-        embeddings = run.model(batch)
+        embeddings = _embed(run, batch)
     loss = contrastive_loss(embeddings, run.config.loss)
     if not torch.isfinite(loss):
         raise FloatingPointError(
@@ -182,6 +183,22 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     run.step += 1
     run.left_out += run.config.data.batch_size - len(batch["caption"])
     return loss.detach()
+
+
+def _embed(run: Run, batch: Batch) -> Embeddings:
+    """Of the sub-batch: all at full resolution, or some of it at that of scoring."""
+    selection, num_low = run.config.selection, num_at_low_resolution(run.config)
+    embeddings: Embeddings
+    if num_low == 0:
+        embeddings = run.model(batch)
+        return embeddings
+    # Any of them, since the order drawn is no order of chance; the loss knows no order.
+    generator = torch.Generator().manual_seed(fold(run.config.seed, run.step, 1))
+    order = torch.randperm(len(batch["image"]), generator=generator).to(run.device)
+    shuffled = {name: batch[name][order] for name in ("image", "text")}
+    low = (selection.score_patch_size, selection.score_image_size)
+    embeddings = run.model(shuffled, *low, first=num_low)
+    return embeddings
 
 
 def _evaluate_and_save(run: Run) -> None:

@@ -20,8 +20,8 @@ from jest_loader.clip.config import (
 )
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.selection import step_cost
-from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.towers import ModelConfig, TwoTower
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.telemetry import Counts
@@ -78,7 +78,7 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     assert written["finished"] is True
     assert [evaluation["step"] for evaluation in written["evaluations"]] == [50, 100, 150]
     assert written["counts"] == Counts(loaded=1200, trained=1200).to_dict()
-    assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops
+    assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops()
 
 
 def test_bf16_learns_as_well_and_keeps_weights_and_scores_in_fp32(shards, tmp_path):
@@ -97,6 +97,9 @@ SELECTIONS = {
     "uniform": SelectionConfig(),
     "hard learner": SelectionConfig("joint", "hard_learner", filter_ratio=0.75, num_chunks=2),
     "independent": SelectionConfig("independent", "hard_learner", filter_ratio=0.5),
+    "flexi": SelectionConfig(
+        "joint", "hard_learner", 0.5, 2, score_patch_size=8, low_resolution_fraction=0.5
+    ),
 }
 
 
@@ -155,6 +158,94 @@ def test_another_configuration_does_not_go_on_from_a_checkpoint(shards, tmp_path
         train(replace(config, optimizer=replace(config.optimizer, lr=0.02)))
 
 
+def test_a_run_from_before_an_option_goes_on_at_its_default(shards, tmp_path):
+    config = config_for(shards, tmp_path / "run")
+    train(config)
+    path = tmp_path / "run" / "checkpoint.pt"
+    contents = torch.load(path, weights_only=True)
+    for name in ("score_patch_size", "low_resolution_fraction"):
+        del contents["config"]["selection"][name]
+    torch.save(contents, path)
+    assert train(config).step == 12
+    flexi = SelectionConfig(score_patch_size=8, low_resolution_fraction=0.5)
+    with pytest.raises(ValueError, match=r"low_resolution_fraction = 0.0, which cannot .* 0.5"):
+        train(replace(config, selection=flexi))
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [{"score_patch_size": 8}, {"score_image_size": 4}],
+    ids=["patch", "image"],
+)
+def test_scoring_and_half_of_training_at_a_low_resolution(
+    shards, tmp_path, resolution, monkeypatch
+):
+    """The towers see 16 candidates of 8, train on 4 and 4, and are evaluated at full resolution."""
+    reference = train(config_for(shards, tmp_path / "reference", steps=1))
+    checkpoint_path = tmp_path / "reference" / "checkpoint.pt"
+    selection = SelectionConfig(
+        "joint", "learnability", 0.5, 2, reference_checkpoint=checkpoint_path,
+        low_resolution_fraction=0.5, **resolution,
+    )  # fmt: skip
+    config = config_for(shards, tmp_path / "run", selection=selection, steps=1, eval_every=1)
+    low = (resolution.get("score_patch_size"), resolution.get("score_image_size"))
+    seen = []
+
+    embed_image = TwoTower.embed_image
+
+    def recording(self, image, *sizes):
+        seen.append((len(image), sizes == low, self.training, torch.is_grad_enabled()))
+        return embed_image(self, image, *sizes)
+
+    monkeypatch.setattr(TwoTower, "embed_image", recording)
+    run = train(config)
+    scored = [(8, True, False, False)] * 2 + [(8, False, False, False)] * 2
+    assert seen == [
+        *scored,
+        (4, True, True, True),
+        (4, False, True, True),
+        (16, False, False, False),
+    ]
+
+    forward, cheap = run.model.forward_flops(), run.model.forward_flops(*low)
+    cost = example_cost(config, run.model)
+    assert (cost.scoring, cost.reference) == (cheap, reference.model.forward_flops())
+    assert cost.training == 3 * (forward + cheap) / 2
+    assert cost.uniform == 3 * forward
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    per_candidate = cost.scoring + cost.reference + cost.selection
+    assert written["flops"] == 8 * cost.training + 16 * per_candidate
+
+
+def test_a_sub_batch_is_mixed_before_it_is_split_into_resolutions(shards, tmp_path, monkeypatch):
+    """Otherwise the low resolution would always get those drawn first."""
+    low = SelectionConfig(score_patch_size=8, low_resolution_fraction=0.25)
+    orders = []
+    forward = TwoTower.forward
+
+    def recording(self, batch, *sizes, first):
+        assert first == 2
+        orders.append(batch["text"])
+        return forward(self, batch, *sizes, first=first)
+
+    monkeypatch.setattr(TwoTower, "forward", recording)
+    data = DataConfig(train=shards / "train", batch_size=8)
+    config = config_for(shards, tmp_path / "run", selection=low, steps=3, data=data)
+    run = train(config)
+    sub_batches = iter(build_loader(config, run.model, run.device))
+    for order in orders:
+        given = next(sub_batches)["text"]
+        assert not torch.equal(order, given)
+        assert sorted(order.tolist()) == sorted(given.tolist())
+    assert len(orders) == 3
+
+
+def test_it_learns_at_mixed_resolutions(shards, tmp_path):
+    selection = SelectionConfig(score_image_size=4, low_resolution_fraction=0.5)
+    run = train(config_for(shards, tmp_path / "run", selection=selection, steps=150))
+    assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
+
+
 def test_every_reference_gives_the_same_selection(shards, tmp_path):
     """From a cache or by running the checkpoint: up to the cache's half precision."""
     reference = train(config_for(shards, tmp_path / "reference", steps=30))
@@ -173,9 +264,9 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
         one = replace(config, out=tmp_path / name, selection=selection, steps=1)
         run = train(one)
         runs[name] = run.loader
-        cost = step_cost(one, run.model)
-        assert cost.reference == (16 * run.model.forward_flops if name == "live" else 0)
-        assert cost.scoring == 16 * run.model.forward_flops
+        cost = example_cost(one, run.model)
+        assert cost.reference == (run.model.forward_flops() if name == "live" else 0)
+        assert cost.scoring == run.model.forward_flops()
     assert runs["live"].counts == runs["cached"].counts
     batch = next(iter(source))
     sides = [runs[name].scorer.reference.embed(batch) for name in runs]
@@ -335,6 +426,14 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             },
             "IndependentSelector cannot use softmax scores",
         ),
+        ({"selection": SelectionConfig(score_patch_size=3)}, "patches of 3 and images of 8"),
+        ({"selection": SelectionConfig(score_image_size=6)}, "patches of 4 and images of 6"),
+        ({"selection": SelectionConfig(score_image_size=16)}, "from 1 to .*, got 16 and 8"),
+        ({"selection": SelectionConfig(low_resolution_fraction=2)}, "from 0 to 1, got 2"),
+        (
+            {"selection": SelectionConfig(low_resolution_fraction=0.5)},
+            "needs the resolution; set selection.score_patch_size",
+        ),
     ],
     ids=[
         "ratio",
@@ -349,6 +448,11 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
         "too few",
         "image size",
         "softmax",
+        "patch",
+        "patch of image",
+        "image",
+        "fraction",
+        "no resolution",
     ],
 )
 def test_bad_configurations_are_refused_in_a_sentence(shards, tmp_path, changes, message):
