@@ -106,7 +106,7 @@ def building(folder: Path, *, smoke: bool) -> dict[str, Any]:
             cpu[name].append(num_rows / (time.process_time() - own))
     found = {
         "rows": num_rows,
-        "flops_per_row": model.forward_flops,
+        "flops_per_row": model.forward_flops(),
         "per_s": {name: spread(values) for name, values in rates.items()},
         "per_cpu_s": {name: spread(values) for name, values in cpu.items()},
         "ratio": spread([c / b for c, b in zip(rates["cache"], rates["bare"], strict=True)]),

@@ -62,7 +62,7 @@ from jest_loader import (
 )
 from jest_loader.batch import Batch
 from jest_loader.clip.towers import ModelConfig, TwoTower
-from jest_loader.cost import StepCost, selection_flops
+from jest_loader.cost import selection_flops
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Trainable
 
@@ -148,8 +148,8 @@ def main() -> None:
         "super_batch": setting.super_batch,
         "sub_batch": setting.sub_batch,
         "micro_batch": setting.micro_batch,
-        "learner": {**vars(setting.learner), "forward_flops": bench.learner.forward_flops},
-        "proxy": {**vars(setting.proxy), "forward_flops": bench.proxy_model.forward_flops},
+        "learner": {**vars(setting.learner), "forward_flops": bench.learner.forward_flops()},
+        "proxy": {**vars(setting.proxy), "forward_flops": bench.proxy_model.forward_flops()},
         "num_chunks": NUM_CHUNKS,
         "training_precision": bench.training_precision,
         "repeats": repeats,
@@ -203,12 +203,12 @@ class Bench:
     @property
     def training_flops(self) -> int:
         """Of the learner's step: a backward costs two forwards."""
-        return 3 * self.learner.forward_flops * self.setting.sub_batch
+        return 3 * self.learner.forward_flops() * self.setting.sub_batch
 
     @property
     def scoring_flops(self) -> int:
         """Of the learner's, or the reference's, forward on the super-batch."""
-        return self.learner.forward_flops * self.setting.super_batch
+        return self.learner.forward_flops() * self.setting.super_batch
 
     def train(self) -> None:
         """One step of the learner on a sub-batch."""
@@ -222,7 +222,7 @@ class Bench:
 
     def parts(self) -> Iterator[tuple[str, Form]]:
         """Each embedder by itself, the proxy's update, and the selection."""
-        setting, forward = self.setting, self.proxy_model.forward_flops
+        setting, forward = self.setting, self.proxy_model.forward_flops()
         for name, embedder, flops in (
             ("live learner", self.live, self.scoring_flops),
             ("live reference", self.reference, self.scoring_flops),
@@ -240,7 +240,7 @@ class Bench:
 
     def scorers(self) -> Iterator[tuple[str, Form]]:
         """Whole scorers, with the selection, and a proxy's update."""
-        setting, forward = self.setting, self.proxy_model.forward_flops
+        setting, forward = self.setting, self.proxy_model.forward_flops()
         live, proxy = self.scoring_flops, forward * (setting.super_batch + 3 * setting.sub_batch)
         for name, scorer, flops, num_models in (
             (
@@ -368,8 +368,7 @@ def measure(forms: dict[str, Form], device: str, repeats: int) -> dict[str, Any]
     found = {}
     for name, form in forms.items():
         shares = [times[name] / times["training"] for times in rounds]
-        is_training = name == "training"
-        predicted = 0.0 if is_training else StepCost(training, scoring=form.flops).overhead - 1
+        predicted = 0.0 if name == "training" else form.flops / training
         found[name] = {
             "ms": spread([times[name] for times in rounds]),
             "peak_bytes": peaks[name],

@@ -37,7 +37,7 @@ def build_reference_cache(
         path,
         shards,
         FrozenReference(model, prepare=_prepare(data, model.config)),
-        identity=_inputs(data, model.config, loss),
+        identity=inputs_of(data, model.config, loss),
         chunk_rows=chunk_rows,
         overwrite=overwrite,
         progress=progress,
@@ -61,7 +61,7 @@ def open_reference_cache(
     num_rows = read_manifest(path).num_rows
     expect = {
         "data": shards.fingerprint(num_rows),
-        **_inputs(config.data, config.model, config.loss),
+        **inputs_of(config.data, config.model, config.loss),
     }
     cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
     if num_rows < shards.num_examples and live is None:
@@ -79,7 +79,7 @@ def _prepare(data: DataConfig, model: ModelConfig) -> Callable[[Batch], Batch]:
     return lambda batch: decode(tokenize(batch))
 
 
-def _inputs(data: DataConfig, model: ModelConfig, loss: Loss) -> dict[str, str]:
+def inputs_of(data: DataConfig, model: ModelConfig, loss: Loss) -> dict[str, str]:
     """What a cache and a run must have in common, but for the data."""
     return {
         "preprocessing": f"column {data.image_column} to {model.channels} x {model.image_size} x "

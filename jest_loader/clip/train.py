@@ -33,11 +33,13 @@ class Evaluation:
         step: Optimizer steps done.
         seconds: Time spent on them, evaluation and checkpoints left out.
         metrics: What ``evaluate`` returned.
+        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
     """
 
     step: int
     seconds: float
     metrics: dict[str, float]
+    selection: dict[str, Any] | None = None
 
 
 @dataclass
@@ -206,7 +208,9 @@ def _evaluate_and_save(run: Run) -> None:
     last = run.step == config.steps
     if run.held_out is not None and (last or run.step % config.eval_every == 0):
         metrics = evaluate(run.model, run.held_out)
-        run.evaluations.append(Evaluation(run.step, run.seconds, metrics))
+        stats = run.loader.stats
+        selection = None if stats is None else stats.to_dict()
+        run.evaluations.append(Evaluation(run.step, run.seconds, metrics, selection))
     if last or run.step % config.checkpoint_every == 0:
         contents = {
             "step": run.step,
@@ -223,6 +227,9 @@ def _evaluate_and_save(run: Run) -> None:
 
 def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
     shown = {"loss": f"{loss.item():.3f}"}
+    stats = run.loader.stats
+    if stats is not None and stats.score is not None:
+        shown["score"] = f"{stats.score:.2f} (uniform {stats.uniform_score:.2f})"
     if run.evaluations:
         shown["held-out"] = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
     return shown

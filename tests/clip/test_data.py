@@ -11,9 +11,10 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from jest_loader.adapters.images import DecodeImages
-from jest_loader.cache import build_cache
+from jest_loader.cache import build
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
 from jest_loader.clip.data import Decode, Prepare, PrepareCandidates, Tokenize, open_shards
+from jest_loader.clip.reference_cache import inputs_of
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import PackConfig, pack, write_mds
@@ -60,20 +61,15 @@ class FavoursBadRow:
         return Embeddings(image, text, 10.0, -5.0)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("cache") / "cache"
-    batch = {"sample_id": np.arange(NUM_ROWS)}
-    build_cache(path, [batch], FavoursBadRow(), num_samples=NUM_ROWS)
-    return path
-
-
-def one_epoch(shards: Path, out: Path, name: str, cache: Path) -> TrainConfig:
-    selection = SELECTIONS[name]
+def one_epoch(shards: Path, out: Path, name: str) -> TrainConfig:
+    data, selection = DataConfig(train=shards, batch_size=8), SELECTIONS[name]
     if name == "cached":
+        source = open_shards(shards, batch_size=8, shuffle=False, drop_last=False)
+        cache = out.with_name("cache")
+        build(cache, source, FavoursBadRow(), identity=inputs_of(data, MODEL, "sigmoid"))
         selection = replace(selection, reference_cache=cache)
     return TrainConfig(
-        data=DataConfig(train=shards, batch_size=8),
+        data=data,
         out=out,
         model=MODEL,
         selection=selection,
@@ -97,16 +93,16 @@ def decoded(monkeypatch) -> list[object]:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("uniform", 96), ("live", 96), ("cached", 48)])
-def test_no_image_is_decoded_twice_or_for_nothing(name, expected, tmp_path, cache, decoded):
+def test_no_image_is_decoded_twice_or_for_nothing(name, expected, tmp_path, decoded):
     """A live learner looks at all candidates, a cache at none: then the chosen half is decoded."""
-    train(one_epoch(packed(tmp_path / "shards"), tmp_path / "run", name, cache))
+    train(one_epoch(packed(tmp_path / "shards"), tmp_path / "run", name))
     assert len(decoded) == expected
 
 
 @pytest.mark.parametrize("name", list(SELECTIONS))
-def test_a_run_survives_a_picture_that_cannot_be_decoded(name, tmp_path, cache, caplog):
+def test_a_run_survives_a_picture_that_cannot_be_decoded(name, tmp_path, caplog):
     shards = packed(tmp_path / "shards", (BAD_ROW,))
-    run = train(one_epoch(shards, tmp_path / "run", name, cache))
+    run = train(one_epoch(shards, tmp_path / "run", name))
     assert run.counts.skipped == 1
     assert run.counts.trained == (95 if name == "uniform" else 48)
     assert "the image cannot be decoded" in caplog.text
@@ -114,9 +110,9 @@ def test_a_run_survives_a_picture_that_cannot_be_decoded(name, tmp_path, cache, 
     assert run.summary()["counts"]["skipped"] == 1
 
 
-def test_what_was_left_out_is_counted_on_after_a_resume(tmp_path, cache):
+def test_what_was_left_out_is_counted_on_after_a_resume(tmp_path):
     shards = packed(tmp_path / "shards", (BAD_ROW,))
-    config = one_epoch(shards, tmp_path / "run", "uniform", cache)
+    config = one_epoch(shards, tmp_path / "run", "uniform")
     import jest_loader.clip.train as module
 
     config = replace(config, steps=24, checkpoint_every=12)
@@ -136,20 +132,20 @@ def test_what_was_left_out_is_counted_on_after_a_resume(tmp_path, cache):
 
 
 @pytest.mark.parametrize("name", list(SELECTIONS))
-def test_more_bad_pictures_than_the_budget_are_an_error_that_names_them(name, tmp_path, cache):
+def test_more_bad_pictures_than_the_budget_are_an_error_that_names_them(name, tmp_path):
     shards = packed(tmp_path / "shards", tuple(range(0, NUM_ROWS, 2)))
     with pytest.raises(ValueError, match=r"at most 1 of \d+ candidates may be skipped.* sample \d"):
-        train(one_epoch(shards, tmp_path / "run", name, cache))
+        train(one_epoch(shards, tmp_path / "run", name))
 
 
-def test_evaluation_names_the_pictures_it_cannot_read(tmp_path, cache):
+def test_evaluation_names_the_pictures_it_cannot_read(tmp_path):
     bad = packed(tmp_path / "held_out", (3, 90))
-    config = one_epoch(packed(tmp_path / "shards"), tmp_path / "run", "uniform", cache)
+    config = one_epoch(packed(tmp_path / "shards"), tmp_path / "run", "uniform")
     with pytest.raises(ValueError, match=r"held_out must be readable .* sample 3: .* sample 90: "):
         train(replace(config, data=replace(config.data, test=bad)))
 
 
-def test_a_packed_folder_trains_and_its_pixels_are_those_of_decode_images(tmp_path, cache):
+def test_a_packed_folder_trains_and_its_pixels_are_those_of_decode_images(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for row in range(NUM_ROWS):
@@ -158,7 +154,7 @@ def test_a_packed_folder_trains_and_its_pixels_are_those_of_decode_images(tmp_pa
     (tmp_path / "captions.csv").write_text("\n".join(["file,caption", *lines]))
     shards = tmp_path / "shards"
     pack(PackConfig((folder,), shards, captions=tmp_path / "captions.csv"))
-    config = one_epoch(shards, tmp_path / "run", "live", cache)
+    config = one_epoch(shards, tmp_path / "run", "live")
     assert train(config).counts.trained == 48
     (batch,) = open_shards(shards, batch_size=NUM_ROWS, shuffle=False)
     found = Prepare(config.data, MODEL)(batch)
