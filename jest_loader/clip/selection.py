@@ -99,7 +99,8 @@ def _decoding(
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
     """Whether a model looks at the candidates' images."""
-    return selection.score != "easy_reference" or selection.reference_cache is None
+    cached_only = selection.reference_cache is not None and selection.reference_checkpoint is None
+    return selection.score != "easy_reference" or not cached_only
 
 
 def _readable(batch: Batch) -> Batch:
