@@ -59,6 +59,14 @@ class ExampleScores:
         """The same scores, minus infinity at ``chosen`` (int64 [n])."""
         return ExampleScores(_excluding(self.logits, chosen))
 
+    def share(self, chosen: Tensor) -> list[Tensor]:
+        """Nothing: what is chosen changes no other candidate's score."""
+        return []
+
+    def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> ExampleScores:
+        """As ``given``."""
+        return self.given(chosen)
+
 
 class DenseScores:
     """Scores that are sums over pairs, with the matrix: Algorithm 1 of arXiv 2406.17711.
@@ -179,8 +187,27 @@ class FactoredScores:
 
     def given(self, chosen: Tensor) -> FactoredScores:
         """The scores once ``chosen`` (int64 [n]) are in the sub-batch; costs O(n B D)."""
+        return self._given(chosen, [loss.pairs.rows(chosen) for _, loss in self._losses])
+
+    def share(self, chosen: Tensor) -> list[Tensor]:
+        """[n, 2, D] of each model: the images and texts of ``chosen`` (int64 [n])."""
+        return [loss.pairs.rows(chosen).transpose(0, 1) for _, loss in self._losses]
+
+    def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> FactoredScores:
+        """The scores once ``chosen`` and other ranks' candidates are in the sub-batch.
+
+        Args:
+            chosen: Int64 [n], those of these candidates.
+            everyones: What ``share`` returned on all ranks, joined: [m, 2, D] of each model.
+        """
+        return self._given(chosen, [rows.transpose(0, 1) for rows in everyones])
+
+    def _given(self, chosen: Tensor, chunks: list[Tensor]) -> FactoredScores:
         out = copy(self)
-        out._losses = [(sign, loss.given(chosen)) for sign, loss in self._losses]
+        out._losses = [
+            (sign, loss.given(chunk))
+            for (sign, loss), chunk in zip(self._losses, chunks, strict=True)
+        ]
         out._taken = self._taken.index_fill(0, chosen, value=True)
         return out
 

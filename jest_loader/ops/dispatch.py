@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.ops import noise, reference
+from jest_loader.ops.noise import Share
 from jest_loader.protocols import Embeddings
 
 
@@ -26,6 +27,10 @@ class Pairs(Protocol):
 
     def own_logits(self) -> Tensor:
         """[B]."""
+        ...
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """[2, chosen, D]."""
         ...
 
     def sigmoid_loss(self, chunk: Tensor) -> Tensor:
@@ -57,13 +62,20 @@ def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
     return reference.Pairs(embeddings)
 
 
-def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def gumbel(
+    key: int,
+    num_candidates: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    share: Share = Share(),
+) -> Tensor:
     """As ``noise.gumbel``, in one launch where the kernels run."""
     kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None
     if kernels is not None and kernels.runs_on(device, dtype):
-        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device)
+        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device, share=share)
         return drawn
-    return noise.gumbel(key, num_candidates, dtype=dtype, device=device)
+    return noise.gumbel(key, num_candidates, dtype=dtype, device=device, share=share)
 
 
 @cache
