@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, take
+from jest_loader.distributed import Ranks, RankScores
+from jest_loader.drawing import check_finite
+from jest_loader.exchange import even_out
 from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector, Trainable
 from jest_loader.scores import ExampleScores
-from jest_loader.selection import check_finite
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
 
@@ -25,7 +28,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses sub-batches; the arguments are those of ``JestDataset``."""
+    """Chooses sub-batches; the arguments are those of ``JestDataset``, and how its ranks agree."""
 
     scorer: Scorer | None
     selector: Selector
@@ -33,6 +36,7 @@ class Chooser:
     super_batch_size: int
     sub_batch_size: int
     max_skipped_fraction: float
+    agreement: Agreement = field(default_factory=lambda: Agreement(Ranks()))
 
     def choose(self, candidates: Batch, *, seed: int, step: int) -> Choice:
         """The sub-batch of a super-batch; lets a scorer that learns train on it.
@@ -40,13 +44,19 @@ class Chooser:
         Raises:
             ValueError: if scorer or selector break their promises, or more candidates are bad than
                 ``max_skipped_fraction`` of the super-batch.
+            RankError: if another rank failed.
         """
+        ranks = self.agreement.ranks
         with torch.no_grad():
-            scores = self._score(candidates)
-            skipped = _without_score(scores)
-            self._check_budget(skipped, candidates)
+            with self.agreement.step("scoring"):
+                scores = RankScores(self._score(candidates), ranks)
+                skipped = _without_score(scores)
+                self._check_budget(skipped, candidates)
             index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
-        index = _checked(index, self.sub_batch_size, self.super_batch_size)
+        moves = ranks.size > 1 and getattr(self.selector, "quota", None) == "global"
+        index = _checked(index, None if moves else self.sub_batch_size, self.super_batch_size)
+        if moves:
+            candidates, index = even_out(candidates, index, self.sub_batch_size, ranks)
         while True:
             chosen = take(candidates, index)
             try:
@@ -88,17 +98,19 @@ class Chooser:
         return scores
 
     def _spare(
-        self, scores: Scores, index: Tensor, skipped: dict[int, str], size: int, **key: int
+        self, scores: RankScores, index: Tensor, skipped: dict[int, str], size: int, **key: int
     ) -> Tensor:
         """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
 
         Given what was chosen, the bad ones too: they are few, and so are not drawn again. Those
-        without a finite score are not drawn anyway, and would spoil the others' scores.
+        without a finite score are not drawn anyway, and would spoil the others' scores. Of several
+        ranks only one lacks a row, which it takes from its own candidates without the others.
         """
-        gone = {*index.tolist(), *skipped}
+        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
         finite = torch.isfinite(scores.logits).tolist()
         chosen = torch.tensor(sorted(row for row in gone if finite[row]))
-        given = scores.given(chosen.to(scores.logits.device))
+        alone = RankScores(scores.local, scores.ranks.apart())
+        given = alone.given(chosen.to(scores.logits.device))
         spare = _checked(self.selector.select(given, size, **key), size, self.super_batch_size)
         if gone & set(spare.tolist()):
             raise ValueError(
@@ -110,7 +122,8 @@ class Chooser:
     def _check_left(
         self, index: Tensor, skipped: dict[int, str], size: int, candidates: Batch
     ) -> None:
-        left = self.super_batch_size - len({*index.tolist(), *skipped})
+        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
+        left = self.super_batch_size - len(gone)
         if left < size:
             raise ValueError(
                 f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
@@ -158,18 +171,26 @@ def _named(skipped: Mapping[int, str], candidates: Batch) -> str:
     return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
 
-def _checked(index: object, size: int, num_candidates: int) -> Tensor:
-    """The index on the host. Selectors and scores are pluggable: check what they agreed on."""
+def _checked(index: object, size: int | None, num_candidates: int) -> Tensor:
+    """The index on the host. Selectors and scores are pluggable: check what they agreed on.
+
+    Args:
+        index: What a selector returned.
+        size: How many it should have; None for any number, where ranks even out.
+        num_candidates: Among how many.
+    """
     if not isinstance(index, Tensor):
         raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
     host = index.cpu().clone()  # Rows that turn out bad are replaced in it.
+    size = len(host) if size is None else size
     if host.shape != (size,) or host.dtype != torch.int64:
         raise ValueError(
             f"a selector must return int64 of shape ({size},), "
             f"got {host.dtype} of {tuple(host.shape)}"
         )
     check_finite(host)
-    if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
+    rows = host.tolist()
+    if len(set(rows)) != size or any(not 0 <= row < num_candidates for row in rows):
         raise ValueError(
             f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
             "Scores.given must set the logits of chosen candidates to minus infinity"

@@ -7,16 +7,19 @@ epoch, position) and the models; the state is that of the last sub-batch deliver
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, is_dataclass, replace
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from jest_loader.agreement import Agreement, InStep
 from jest_loader.arguments import check_limits, check_parts, check_sizes, check_stateful
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.choice import Chooser
+from jest_loader.distributed import Ranks, ranks_of
 from jest_loader.ops.noise import fold
 from jest_loader.prefetch import ReadAhead
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
@@ -91,6 +94,7 @@ class JestDataset(IterableDataset[Batch]):
         check_limits(stall_timeout_s, max_skipped_fraction)
         self.stall_timeout_s = stall_timeout_s
         self.max_skipped_fraction = max_skipped_fraction
+        self.ranks = Ranks()
         self._reading: ReadAhead[Batch, SuperBatch] | None = None
         self._delivered = Position()
         self._restored = False  # The next pass goes on from a loaded state.
@@ -119,6 +123,7 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
         """
+        self._find_ranks()
         return num_full_rows(self.source) // self.super_batch_size
 
     def __iter__(self) -> Iterator[Batch]:
@@ -165,6 +170,7 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if the source cannot save its state.
         """
         source = check_stateful(self.source)
+        self._find_ranks()
         position = self._delivered
         if not (self._began or self._restored):  # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
@@ -178,6 +184,7 @@ class JestDataset(IterableDataset[Batch]):
                 or the source cannot restore its part.
         """
         check_stateful(self.source)
+        self._find_ranks()
         position = Position.from_state(state_dict, self._configuration())
         self._supersede()
         self._delivered = position
@@ -202,8 +209,19 @@ class JestDataset(IterableDataset[Batch]):
             if self._passes == this_pass:
                 self.close()
 
+    def _find_ranks(self) -> None:
+        """Find the ranks that select together, and let the source divide its rows among them.
+
+        Not before they are needed: trainers start the processes' group at some time of their own.
+        """
+        if self.ranks.size == 1:
+            self.ranks = ranks_of(getattr(self.selector, "group", None))
+            if self.ranks.size > 1 and hasattr(self.source, "divide"):
+                self.source.divide(self.ranks.rank, self.ranks.size)
+
     def _begin(self) -> Position:
         """Where this pass starts, with the source brought there."""
+        self._find_ranks()
         if self._reading is not None:
             self._reading.wait()  # Two passes over one source would each get part of the data.
             self._reading = None
@@ -218,24 +236,26 @@ class JestDataset(IterableDataset[Batch]):
         return start
 
     def _sub_batches(self, position: Position, this_pass: int) -> Iterator[Batch]:
-        left = 0
-        for super_batch in self._super_batches(position):
-            if super_batch.num_examples < self.super_batch_size:
-                left = super_batch.num_examples
-                break
-            choice = self._chooser().choose(
-                super_batch.candidates,
-                seed=fold(self.seed, position.epoch),
-                step=position.super_batches,
-            )
+        agreement = Agreement(self.ranks)
+        num_ranks = self.ranks.size
+        self._check_ranks_alike(agreement, position)
+        in_step = InStep(self._super_batches(position), agreement, self._is_whole)
+        for super_batch in in_step:
+            with agreement.step("choosing a sub-batch") as choosing:
+                choice = self._chooser(agreement).choose(
+                    super_batch.candidates,
+                    seed=fold(self.seed, position.epoch),
+                    step=position.super_batches,
+                )
+                choosing.number = choice.num_skipped
             position = Position(
                 position.epoch,
                 position.super_batches + 1,
                 position.counts.plus(
-                    loaded=self.super_batch_size,
-                    scored=0 if self.scorer is None else self.super_batch_size,
-                    trained=self.sub_batch_size,
-                    skipped=choice.num_skipped,
+                    loaded=num_ranks * self.super_batch_size,
+                    scored=0 if self.scorer is None else num_ranks * self.super_batch_size,
+                    trained=num_ranks * self.sub_batch_size,
+                    skipped=choosing.total,
                 ),
                 super_batch.source_state,
             )
@@ -243,11 +263,33 @@ class JestDataset(IterableDataset[Batch]):
             self._delivered = position
             yield choice.sub_batch
             self._check_newest(this_pass)
-        self._check_whole(position, left)
+        left = 0 if in_step.last is None else in_step.last.num_examples
+        with agreement.step("ending an epoch") as ending:
+            if in_step.ended_here:
+                self._check_whole(position, left)
+            elif hasattr(self.source, "set_epoch"):  # It has more, which other ranks have not.
+                self.source.set_epoch(position.epoch + 1)
+            ending.number = left
         self._delivered = Position(
             position.epoch + 1,
-            counts=position.counts.plus(loaded=left, dropped=left),
+            counts=position.counts.plus(loaded=ending.total, dropped=ending.total),
             source=self.source.state_dict() if isinstance(self.source, Stateful) else None,
+        )
+
+    def _is_whole(self, super_batch: SuperBatch) -> bool:
+        return super_batch.num_examples == self.super_batch_size
+
+    def _check_ranks_alike(self, agreement: Agreement, start: Position) -> None:
+        if agreement.ranks.size == 1:
+            return
+        divided = hasattr(self.source, "divide")
+        agreement.check_same(
+            {
+                "epoch": start.epoch,
+                "super_batches": start.super_batches,
+                "source": check_stateful(self.source).state_dict() if divided else None,
+                **self._configuration(),
+            }
         )
 
     def _super_batches(self, start: Position) -> Iterator[SuperBatch]:
@@ -264,7 +306,7 @@ class JestDataset(IterableDataset[Batch]):
         )
         return self._reading
 
-    def _chooser(self) -> Chooser:
+    def _chooser(self, agreement: Agreement) -> Chooser:
         return Chooser(
             self.scorer,
             self.selector,
@@ -272,6 +314,7 @@ class JestDataset(IterableDataset[Batch]):
             self.super_batch_size,
             self.sub_batch_size,
             self.max_skipped_fraction,
+            agreement,
         )
 
     def _check_whole(self, end: Position, left: int) -> None:
@@ -302,10 +345,14 @@ class JestDataset(IterableDataset[Batch]):
 
     def _configuration(self) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
+        num_ranks = self.ranks.size
+        batch_size = declared_batch_size(self.source)
         return {
-            "super_batch_size": self.super_batch_size,
-            "sub_batch_size": self.sub_batch_size,
-            "source batch size": declared_batch_size(self.source),
+            "super_batch_size over all ranks": num_ranks * self.super_batch_size,
+            "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
+            "source batch size over all ranks": batch_size and num_ranks * batch_size,
+            # Only a source that deals its rows itself can say where another number would be.
+            "number of ranks": None if hasattr(self.source, "divide") else num_ranks,
             "seed": self.seed,
             "scorer": type(self.scorer).__name__,
             "loss": getattr(self.scorer, "loss", None),
@@ -328,8 +375,13 @@ def _or_again(batches: Iterator[Batch], source: Source) -> Iterator[Batch]:
 
 
 def _options(selector: Selector) -> dict[str, Any]:
+    """What a selector was made with, but for what does not make it another."""
     if is_dataclass(selector) and not isinstance(selector, type):
-        return asdict(selector)
+        return {
+            option.name: deepcopy(getattr(selector, option.name))
+            for option in fields(selector)
+            if option.compare
+        }
     return {}
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from jest_loader.ops import noise, reference
-from jest_loader.ops.noise import Share
 from jest_loader.protocols import Embeddings
 
 
@@ -68,7 +67,7 @@ def gumbel(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    share: Share = Share(),
+    share: noise.Share = noise.ALL,
 ) -> Tensor:
     """As ``noise.gumbel``, in one launch where the kernels run."""
     kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None

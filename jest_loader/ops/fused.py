@@ -150,7 +150,7 @@ def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:
 
 
 def gumbel(
-    key: int, num_candidates: int, *, device: torch.device, share: noise.Share = noise.Share()
+    key: int, num_candidates: int, *, device: torch.device, share: noise.Share = noise.ALL
 ) -> Tensor:
     """``noise.gumbel`` in fp32, in one launch."""
     out = torch.empty(num_candidates, dtype=torch.float32, device=device)

@@ -32,13 +32,16 @@ class Share(NamedTuple):
     stride: int = 1
 
 
+ALL = Share()
+
+
 def gumbel(
     key: int,
     num_candidates: int,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    share: Share = Share(),
+    share: Share = ALL,
 ) -> Tensor:
     """Standard Gumbel noise, [num_candidates], from the same bits on every device.
 
