@@ -15,8 +15,8 @@ from jest_loader.batch import Batch, columns, concat, num_examples, take, with_c
 from jest_loader.distributed import Ranks
 from jest_loader.ragged import RaggedBytes
 
-_PLAIN = (str, bytes, int, float, bool, type(None))
-_ARRAY, _OBJECTS, _RAGGED, _LIST = "array", "objects", "ragged", "list"
+_PLAIN = (str, int, float, bool, type(None))
+_ARRAY, _OBJECTS, _BYTES, _RAGGED, _LIST = "array", "objects", "bytes", "ragged", "list"
 
 
 def even_out(candidates: Batch, index: Tensor, size: int, ranks: Ranks) -> tuple[Batch, Tensor]:
@@ -95,9 +95,11 @@ def _plain(value: Any) -> Any:
             return (_OBJECTS, array.shape, [_plain(each) for each in array.flat])
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        return (_ARRAY, buffer.getvalue())
+        return (_ARRAY, _plain(buffer.getvalue()))
     if isinstance(value, RaggedBytes):
-        return (_RAGGED, [bytes(row) for row in value.views()])
+        return (_RAGGED, list(map(_plain, value)))
+    if isinstance(value, bytes):  # The loader takes text, but not all bytes.
+        return (_BYTES, value.decode("latin-1"))
     if isinstance(value, list | tuple):
         return (_LIST, [_plain(each) for each in value])
     if isinstance(value, _PLAIN):
@@ -115,13 +117,15 @@ def _restored(value: Any, like: Any = None) -> Any:
     if not isinstance(value, tuple):
         return value
     kind, *parts = value
+    if kind == _BYTES:
+        return parts[0].encode("latin-1")
     if kind == _RAGGED:
-        return RaggedBytes(parts[0])
+        return RaggedBytes(map(_restored, parts[0]))
     if kind == _LIST:
         restored = [_restored(each) for each in parts[0]]
         return type(like)(restored) if like is not None else restored
     if kind == _ARRAY:
-        array = np.load(io.BytesIO(parts[0]), allow_pickle=False)
+        array = np.load(io.BytesIO(_restored(parts[0])), allow_pickle=False)
         return array if array.ndim else array[()]
     shape, values = parts
     array = np.empty(len(values), dtype=object)

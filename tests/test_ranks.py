@@ -226,9 +226,7 @@ def test_equal_quotas_are_worth_what_the_exact_rule_is(skewed):
         def run(group, ordered=ordered, quota=quota, num_ranks=num_ranks):
             shares = [dealt(side, group.rank, num_ranks) for side in ordered]
             selector = JointSelector(8, quota=quota, group=group)
-            index = selector.select(
-                FactoredScores(*shares), sub_batch // num_ranks, seed=0, step=0
-            )
+            index = selector.select(FactoredScores(*shares), sub_batch // num_ranks, seed=0, step=0)
             return index * num_ranks + group.rank
 
         if quota == "local":
@@ -241,3 +239,341 @@ def test_equal_quotas_are_worth_what_the_exact_rule_is(skewed):
     assert 0.97 < values["equal", 4] / exact < 1.05, values
     assert 0.97 < values["equal", 64] / exact < 1.05, values
     assert values["local", 64] < 0.9 * exact, values
+
+
+@dataclass(frozen=True)
+class ByNumber:
+    """Scores each row by its number, whichever rank it is on."""
+
+    loss: str = "sigmoid"
+
+    def score(self, super_batch):
+        rows = torch.as_tensor(super_batch["number"])
+        return FactoredScores(
+            *(replace(s, image=s.image[rows], text=s.text[rows]) for s in sides(240, seed=0)),
+            self.loss,
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import zarr
+
+    folder = tmp_path_factory.mktemp("zarr") / "data"
+    group = zarr.open_group(folder, mode="w")
+    group.create_array("number", data=np.arange(240), chunks=(7,))
+    return folder
+
+
+def dataset(folder, group, num_ranks: int, quota="global", **options: Any) -> JestDataset:
+    """Of 48 candidates over all ranks 12 are chosen; a fifth of an epoch a time."""
+    source = ZarrSource(folder, batch_size=24 // num_ranks, seed=5)
+    options = {
+        "super_batch_size": 48 // num_ranks,
+        "sub_batch_size": 12 // num_ranks,
+        "prefetch": 1,
+    } | options
+    return JestDataset(source, ByNumber(), JointSelector(4, quota=quota, group=group), **options)
+
+
+def run_epochs(folder, group, num_ranks, state=None, stop=None, **options):
+    """Ids of each sub-batch of two epochs, and the state at the end or once ``stop`` are read."""
+    loader = dataset(folder, group, num_ranks, **options)
+    if state is not None:
+        loader.load_state_dict(json.loads(json.dumps(state)))
+    found = []
+    for epoch in range(loader.epoch, 2):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            found.append(batch["sample_id"].tolist())
+            if len(found) == stop:
+                return found, loader.state_dict()
+    return found, loader.state_dict()
+
+
+def over_ranks(folder, num_ranks, **options) -> tuple[list[set[int]], dict[str, Any]]:
+    """What all ranks chose together, step by step; their states must be one."""
+    ended = simulate_ranks(num_ranks, lambda group: run_epochs(folder, group, num_ranks, **options))
+    assert len({json.dumps(state, sort_keys=True) for _, state in ended}) == 1
+    steps = zip(*(batches for batches, _ in ended), strict=True)
+    together = []
+    for step in steps:
+        assert {len(batch) for batch in step} == {12 // num_ranks}
+        together.append({row for batch in step for row in batch})
+        assert len(together[-1]) == 12
+    return together, ended[0][1]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_any_number_of_ranks_chooses_the_same_samples(folder, num_ranks):
+    expected, state = over_ranks(folder, 1)
+    found, found_state = over_ranks(folder, num_ranks)
+    assert len(expected) == 10
+    assert found == expected
+    assert found_state == state
+    assert state["counts"] == {
+        "loaded": 480, "scored": 480, "trained": 120, "dropped": 0, "skipped": 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])
+@pytest.mark.parametrize("num_ranks", [1, 4, 3])
+def test_a_run_on_two_ranks_goes_on_with_another_number(folder, num_ranks, stop):
+    expected, end = over_ranks(folder, 2)
+    begun, state = over_ranks(folder, 2, stop=stop)
+    rest, rest_end = over_ranks(folder, num_ranks, state=state)
+    assert begun + rest == expected
+    assert rest_end == end
+
+
+def test_another_global_super_batch_is_refused_by_name(folder):
+    _, state = over_ranks(folder, 2, stop=2)
+    with pytest.raises(ValueError, match="super_batch_size over all ranks was 48 and is now 96"):
+        over_ranks(folder, 2, state=state, super_batch_size=48)
+
+
+def test_sources_that_do_not_divide_their_rows_refuse_another_number_of_ranks():
+    def run(group, state=None):
+        loader = JestDataset(
+            Counting(6, 4 if group.size > 1 else 8),
+            None,
+            UniformSelector(group=group),
+            super_batch_size=8 if group.size > 1 else 16,
+            sub_batch_size=2 if group.size > 1 else 4,
+        )
+        if state is not None:
+            loader.load_state_dict(state)
+        next(iter(loader))
+        return loader.state_dict()
+
+    states = simulate_ranks(2, run)
+    assert states[0] == states[1]
+    with pytest.raises(ValueError, match="number of ranks was 2 and is now 1"):
+        simulate_ranks(1, lambda group: run(group, states[0]))
+
+
+def test_len_is_that_of_one_process(folder):
+    def run(group):
+        loader = dataset(folder, group, group.size)
+        return len(loader), len(list(loader))
+
+    for num_ranks in (1, 2, 3, 4):
+        assert simulate_ranks(num_ranks, run) == [(5, 5)] * num_ranks
+
+
+def test_ranks_that_do_not_start_alike_are_refused(folder):
+    def run(group):
+        return next(iter(dataset(folder, group, 2, seed=group.rank)))
+
+    with pytest.raises(ValueError, match="must start alike, but rank 1 does not"):
+        simulate_ranks(2, run)
+
+
+def test_rows_of_every_kind_move():
+    number = 24
+
+    def rows(start: int, stop: int) -> dict[str, Any]:
+        found = np.arange(start, stop)
+        ragged = np.empty(len(found), dtype=object)
+        for row, each in enumerate(found):
+            ragged[row] = np.full((each % 3, 2), each, np.float32)
+        return {
+            "number": torch.as_tensor(found),
+            "half": torch.as_tensor(found).half()[:, None, None].expand(-1, 2, 3),
+            "array": found.astype("datetime64[s]"),
+            "text array": np.array([f"ä{each}" * (each % 4 + 1) for each in found]),
+            "ragged": ragged,
+            "bytes": RaggedBytes([bytes([each]) * (each % 5) for each in found]),
+            "nested": (
+                [torch.as_tensor(found).bool(), {"deep": found}],
+                [f"row {each}" for each in found],
+                tuple(b"x" * each for each in found),
+            ),
+            "plain": [int(each) if each % 2 else None for each in found],
+        }
+
+    def run(group):
+        candidates = rows(8 * group.rank, 8 * group.rank + 8)
+        chosen = [[0, 1, 2, 3, 4, 5, 7], [], [3]][group.rank]
+        ranks = ranks_of(group)
+        pool, index = even_out(candidates, torch.tensor(chosen, dtype=torch.int64), 2, ranks)
+        assert len(index) in (2, 3)
+        from jest_loader.batch import take
+
+        return take(pool, index)
+
+    with pytest.raises(AssertionError):  # 8 chosen are no multiple of 3
+        simulate_ranks(3, run)
+
+    def run_even(group):
+        from jest_loader.batch import take
+
+        candidates = rows(8 * group.rank, 8 * group.rank + 8)
+        chosen = [[0, 1, 6, 3, 4, 5, 7], [], [3, 2]][group.rank]
+        ranks = ranks_of(group)
+        pool, index = even_out(candidates, torch.tensor(chosen, dtype=torch.int64), 3, ranks)
+        return take(pool, index)
+
+    found = simulate_ranks(3, run_even)
+    assert [batch["number"].tolist() for batch in found] == [[0, 1, 6], [3, 4, 5], [19, 18, 7]]
+    everything = rows(0, number)
+    for batch in found:
+        from jest_loader.batch import take
+
+        assert batches_equal(batch, take(everything, batch["number"]))
+
+
+def test_what_cannot_move_is_refused():
+    def run(group):
+        candidates = {"number": torch.arange(2), "set": [{1}, {2}]}
+        return even_out(candidates, torch.arange(2 * (1 - group.rank)), 1, ranks_of(group))
+
+    with pytest.raises(ValueError, match="got a set; use quota='equal'"):
+        simulate_ranks(2, run)
+
+
+def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
+    def run(group, quota):
+        refused = []
+
+        def materialize(batch):
+            bad = [row for row, number in enumerate(batch["number"]) if number % 9 == 0]
+            if bad:
+                refused.extend(batch["number"][bad].tolist())
+                raise BadSamplesError(dict.fromkeys(bad, "torn"))
+            return batch
+
+        loader = dataset(folder, group, 2, quota, materialize=materialize, max_skipped_fraction=0.5)
+        found = [batch["number"].tolist() for batch in loader]
+        return found, loader.state_dict(), refused
+
+    for quota in ("equal", "global"):
+        ended = simulate_ranks(2, lambda group, quota=quota: run(group, quota))
+        assert ended[0][1] == ended[1][1]
+        assert ended[0][1]["counts"]["skipped"] == sum(len(refused) for *_, refused in ended) > 0
+        for step in zip(*(found for found, *_ in ended), strict=True):
+            together = step[0] + step[1]
+            assert [len(each) for each in step] == [6, 6]
+            assert not [number for number in together if number % 9 == 0]
+
+
+def test_dense_scores_say_that_they_cannot_be_conditioned():
+    def run(group):
+        return JointSelector(2, group=group).select(
+            DenseScores(torch.rand(8, 8)), 4, seed=0, step=0
+        )
+
+    with pytest.raises(ValueError, match="got DenseScores; use FactoredScores or ExampleScores"):
+        simulate_ranks(2, run)
+
+
+def test_an_unknown_quota_is_refused():
+    with pytest.raises(ValueError, match="quota must be 'equal', 'global' or 'local', got 'all'"):
+        JointSelector(quota="all")
+
+
+class Consecutive:
+    """A source that some ranks have less of, or that fails on one of them."""
+
+    def __init__(self, num_batches: int, fails_at: int | None = None, pause_s: float = 0.0):
+        self.num_batches, self.fails_at, self.pause_s = num_batches, fails_at, pause_s
+        self.batch_size = 4
+
+    def __iter__(self):
+        for number in range(self.num_batches):
+            time.sleep(self.pause_s)
+            if number == self.fails_at:
+                raise OSError("the disk is gone")
+            yield {"number": torch.arange(4 * number, 4 * number + 4)}
+
+
+def read(source, group=None) -> tuple[int, dict[str, int]]:
+    loader = JestDataset(
+        source, None, UniformSelector(group=group), super_batch_size=8, sub_batch_size=2
+    )
+    return len(list(loader)), loader.counts.to_dict()
+
+
+def test_ranks_stop_together_where_the_first_runs_short():
+    lengths = [7, 10, 8]
+    ended = simulate_ranks(3, lambda group: read(Consecutive(lengths[group.rank]), group))
+    assert [steps for steps, _ in ended] == [3, 3, 3]
+    # Rank 0 has a batch left, rank 1 and rank 2 have read a super-batch that rank 0 has not.
+    dropped = 4 + 8 + 8
+    assert [counts["dropped"] for _, counts in ended] == [dropped] * 3
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_number():
+    def run(group):
+        try:
+            return read(Consecutive(8, fails_at=5 if group.rank == 1 else None), group)
+        except (OSError, RankError) as error:
+            return str(error)
+
+    ended = simulate_ranks(3, run)
+    assert ended[1] == "the disk is gone"
+    assert "rank 1 of 3 failed while reading" in ended[0]
+    assert "the error on rank 1 says why" in ended[2]
+
+
+def test_a_lost_shard_ends_all_ranks():
+    class Promising(Consecutive):
+        def __len__(self):
+            return 8
+
+    def run(group):
+        try:
+            return read(Promising(8 if group.rank == 0 else 5), group)
+        except (ValueError, RankError) as error:
+            return str(error)
+
+    ended = simulate_ranks(2, run)
+    assert "must yield the 32 examples that its length promises, but ended after 20" in ended[1]
+    assert "rank 1 of 2 failed while ending an epoch" in ended[0]
+
+
+def read_until_killed(rank: int, victim: int) -> int:
+    source = Consecutive(1000, pause_s=0.01)
+    loader = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
+    for step, _ in enumerate(loader):
+        if rank == victim and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return rank
+
+
+def test_a_killed_process_ends_the_others_with_an_error():
+    ended = launch(3, read_until_killed, 1)
+    assert ended[1] == (None, None)
+    for one in (ended[0], ended[2]):
+        assert "RankError: all ranks must answer within the timeout" in one.error
+        assert "another has died or stalled" in one.error
+
+
+def read_slowly(rank: int) -> tuple[int, dict[str, int]]:
+    return read(Consecutive(8, pause_s=0.15 if rank == 1 else 0.0))
+
+
+def test_a_slow_disk_on_one_rank_only_makes_the_others_wait():
+    ended = launch(2, read_slowly)
+    assert [one.result for one in ended] == [ended[0].result] * 2, ended
+    assert ended[0].result[0] == 4
+
+
+def stall(rank: int) -> int:
+    source = Consecutive(8, pause_s=30.0 if rank == 1 else 0.0)
+    loader = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
+    return len(list(loader)) if rank == 0 else next(iter(loader))
+
+
+def test_a_stalled_rank_ends_the_others_within_the_groups_timeout():
+    start = time.monotonic()
+    ended = launch(2, stall_on_one, timeout_s=2.0)
+    assert "waited in vain" in ended[0].error
+    assert time.monotonic() - start < 30
+
+
+def stall_on_one(rank: int) -> int:
+    if rank == 1:
+        time.sleep(6)
+        return 1
+    return read(Consecutive(8))[0]
