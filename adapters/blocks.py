@@ -86,7 +86,7 @@ class BlockSource:
     ) -> None:
         self.batch_size = whole("batch_size", batch_size, 1)
         seed = whole("seed", seed, 0, 2**64 - 1)
-        self._window_rows = window_rows and whole("window_rows", window_rows, 1)
+        self._window_rows = None if window_rows is None else whole("window_rows", window_rows, 1)
         self.drop_last = drop_last
         self._reader = reader
         self._id_column = id_column

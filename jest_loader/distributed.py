@@ -111,12 +111,16 @@ class RankScores:
         scores: Of this rank's candidates.
         ranks: Who selects together.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way.
+        even: Whether all ranks choose equally many each time, so that they need not say how many,
+            which an accelerator would have to be waited for.
     """
 
-    def __init__(self, scores: Scores, ranks: Ranks, *, half: bool = False) -> None:
+    def __init__(
+        self, scores: Scores, ranks: Ranks, *, half: bool = False, even: bool = False
+    ) -> None:
         self.local = scores
         self.ranks = ranks
-        self._half = half
+        self._half, self._even = half, even
 
     @property
     def logits(self) -> Tensor:
@@ -141,9 +145,12 @@ class RankScores:
             )
         shared = self.local.share(chosen)
         if shared:
-            counts = ranks.all_gather(torch.tensor([len(chosen)]))[:, 0].tolist()
+            counts = [len(chosen)] * ranks.size
+            if not self._even:
+                counts = ranks.all_gather(torch.tensor(len(chosen))).tolist()
             shared = [self._gathered(rows, counts) for rows in shared]
-        return RankScores(self.local.given_shared(chosen, shared), ranks, half=self._half)
+        given = self.local.given_shared(chosen, shared)
+        return RankScores(given, ranks, half=self._half, even=self._even)
 
     def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
         sent = rows.half() if self._half and rows.element_size() > 2 else rows
@@ -173,7 +180,7 @@ def joint_bytes(
 ) -> int:
     """What a rank receives while a sub-batch is selected with equal quotas, in bytes.
 
-    All chunks but the last, from all ranks but itself, and 8 bytes a chunk from each of them.
+    The embeddings of all chunks but the last, from all ranks but itself.
 
     Args:
         sub_batch_size: Examples that all ranks choose together.
@@ -185,7 +192,7 @@ def joint_bytes(
     own = sub_batch_size // num_ranks
     draws = min(own, num_chunks)
     conditioned = own - own // draws  # The last chunk is one of the smaller ones.
-    return (num_ranks - 1) * (conditioned * bytes_per_example + 8 * (draws - 1))
+    return (num_ranks - 1) * conditioned * bytes_per_example
 
 
 class _Alone:

@@ -41,7 +41,8 @@ class _OverRanks:
         """The scores with the ranks that select together, which a dataset has given already."""
         ranks = scores.ranks if isinstance(scores, RankScores) else ranks_of(self.group)
         local = scores.local if isinstance(scores, RankScores) else scores
-        return RankScores(local, ranks.apart() if self.quota == "local" else ranks, half=half)
+        ranks = ranks.apart() if self.quota == "local" else ranks
+        return RankScores(local, ranks, half=half, even=self.quota == "equal")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ SHORT = {
     "emitting": ["--smoke"],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
+    "ranks": ["--smoke", "--plot", "ranks.png"],
     "reading": ["--smoke"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }

@@ -308,7 +308,7 @@ def test_a_failed_read_can_be_tried_again(window: int) -> None:
     ("change", "both"),
     [
         ({"seed": 4}, "same seed, got 3 in the state and 4 here"),
-        ({"batch_size": 5}, "same batch_size, got 6 in the state and 5 here"),
+        ({"batch_size": 5}, "same batch size over all ranks, got 6 in the state and 5 here"),
         ({"shuffle": False}, "same shuffle, got True in the state and False here"),
         ({"window_rows": 11}, "same window_rows, got 10 in the state and 11 here"),
         ({"drop_last": True}, "same drop_last, got False in the state and True here"),
@@ -412,7 +412,7 @@ def test_a_position_of_two_ranks_is_one_of_any_number(num_ranks: int) -> None:
 
 def test_a_position_with_other_batches_is_refused() -> None:
     state = divided(2, batch_size=3)[0].state_dict()
-    with pytest.raises(ValueError, match="same batch size over all ranks, got 6 .* and 12 here"):
+    with pytest.raises(ValueError, match=r"same batch size over all ranks, got 6 .* and 12 here"):
         divided(4, batch_size=3)[0].load_state_dict(state)
 
 
