@@ -49,10 +49,11 @@ class Chooser:
         ranks = self.agreement.ranks
         with torch.no_grad():
             with self.agreement.step("scoring"):
-                scores = RankScores(self._score(candidates), ranks)
+                scores = self._score(candidates)
                 skipped = _without_score(scores)
                 self._check_budget(skipped, candidates)
-            index = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
+            joined = RankScores(scores, ranks)
+            index = self.selector.select(joined, self.sub_batch_size, seed=seed, step=step)
         moves = ranks.size > 1 and getattr(self.selector, "quota", None) == "global"
         index = _checked(index, None if moves else self.sub_batch_size, self.super_batch_size)
         if moves:
@@ -98,7 +99,7 @@ class Chooser:
         return scores
 
     def _spare(
-        self, scores: RankScores, index: Tensor, skipped: dict[int, str], size: int, **key: int
+        self, scores: Scores, index: Tensor, skipped: dict[int, str], size: int, **key: int
     ) -> Tensor:
         """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
 
@@ -109,7 +110,7 @@ class Chooser:
         gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
         finite = torch.isfinite(scores.logits).tolist()
         chosen = torch.tensor(sorted(row for row in gone if finite[row]))
-        alone = RankScores(scores.local, scores.ranks.apart())
+        alone = RankScores(scores, self.agreement.ranks.apart())
         given = alone.given(chosen.to(scores.logits.device))
         spare = _checked(self.selector.select(given, size, **key), size, self.super_batch_size)
         if gone & set(spare.tolist()):
