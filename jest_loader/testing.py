@@ -17,6 +17,8 @@ from jest_loader.protocols import Scores
 
 Result = TypeVar("Result")
 
+_LONGEST_WAIT_S = 60.0  # of a simulated rank for the others
+
 
 def assert_resumes_exactly(make: Callable[[], JestDataset], *, num_epochs: int = 2) -> None:
     """Check that a dataset resumed from any position delivers what the uninterrupted run delivers.
@@ -121,7 +123,7 @@ class _Table:
 
     def __init__(self, size: int) -> None:
         self.laid: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size)
+        self.barrier = threading.Barrier(size, timeout=_LONGEST_WAIT_S)
 
 
 class _Seat:
@@ -143,7 +145,7 @@ class _Seat:
             found = list(self._table.laid)
             self._table.barrier.wait()  # before anyone lays down the next
         except threading.BrokenBarrierError as error:
-            raise RankError("another rank failed, see its error") from error
+            raise RankError("another rank failed or ended early, see its error") from error
         return found
 
 
