@@ -3,8 +3,9 @@ r"""Selection over many ranks: what it costs, what is received, and what the quo
 Three regimes, each said in the output:
 
 - *weak scaling*: real processes over gloo on this machine, 2,560 candidates and 512 chosen a rank,
-  one thread each. Where there are more processes than cores the times are those of a machine that
-  is too small, and are marked.
+  one thread each. A rank's candidates are conditioned on what all chose, so its work grows with
+  the number of ranks: twice at 2, four times at 4. Where there are more processes than cores the
+  times are those of a machine that is too small, and are marked.
 - *cost at the paper's scale*: computed, not measured. From one GPU's stated throughput on this
   arithmetic and stated speeds of the links between GPUs; both are arguments.
 - *what quotas are worth*: learnability of the sub-batch that all ranks choose together, simulated
@@ -222,7 +223,7 @@ def plot(worth: list[dict[str, Any]], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4))
+    figure, axes = pyplot.subplots(figsize=(8, 4))
     for row in worth:
         if row["ranks"] == 1:
             style = {"global": "-", "independent": "--", "uniform": ":"}[row["selector"]]
@@ -238,10 +239,11 @@ def plot(worth: list[dict[str, Any]], path: Path) -> None:
                 style, color=colour, label=label,
             )  # fmt: skip
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("ranks")
     axes.set_ylabel("learnability of the sub-batch, per example")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
