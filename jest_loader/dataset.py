@@ -50,8 +50,10 @@ class JestDataset(IterableDataset[Batch]):
             also learns from each sub-batch. None scores nothing and goes with ``UniformSelector``
             only.
         selector: Picks the sub-batch from the scores.
-        super_batch_size: Candidates scored at once; a multiple of the source's batch size.
-        sub_batch_size: Examples emitted; the filter ratio is 1 - sub_batch_size / super_batch_size.
+        super_batch_size: Candidates scored at once, on each rank where several select together; a
+            multiple of the source's batch size.
+        sub_batch_size: Examples emitted, on each rank; the filter ratio is
+            1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
         seed: From 0 to 2^63 - 1; changes what is drawn.

@@ -229,11 +229,14 @@ class _Processes:
         return list(torch.split(found.cpu(), list(sizes)))
 
     def _device(self, value: Tensor) -> torch.device:
-        """Where a tensor must be for the group's backend; one with several takes any."""
-        backend = dist.get_backend(self._group)
-        if backend == "nccl" and not value.is_cuda:
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu") if backend == "gloo" else value.device
+        """Where a tensor must be for the group's backends, which each are for some devices."""
+        config = dist.get_backend_config(self._group)  # As in "cpu:gloo,cuda:nccl".
+        backends = dict(part.split(":") for part in config.split(","))
+        if backends.get(value.device.type, "gloo") != "gloo":
+            return value.device
+        if "cpu" in backends:
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
 
     def _call(self, collective: Any, *arguments: Any) -> None:
         try:
