@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +58,10 @@ class BlockSource:
     is broken off starts over. Iterators do not share what they read, and ``state_dict`` describes
     the newest of them.
 
+    Over several ranks, once ``divide`` was called, an epoch has the same order and each rank is
+    dealt every so manieth row of it. The state is the same on all ranks, and goes on with another
+    number of them if they take as many rows at a time together.
+
     Args:
         reader: What is read.
         batch_size: Rows in a batch.
@@ -88,13 +93,12 @@ class BlockSource:
     ) -> None:
         self.batch_size = whole("batch_size", batch_size, 1)
         seed = whole("seed", seed, 0, 2**64 - 1)
-        if window_rows is None:
-            window_rows = _WINDOW_BATCHES * self.batch_size
-        window_rows = whole("window_rows", window_rows, 1)
+        self._window_rows = None if window_rows is None else whole("window_rows", window_rows, 1)
         self.drop_last = drop_last
         self._reader = reader
         self._id_column = id_column
-        self._order = BlockOrder(reader.block_rows, shuffle, window_rows, seed, parts)
+        self._rank, self._num_ranks = 0, 1
+        self._order = BlockOrder(reader.block_rows, shuffle, self._rows_to_shuffle(), seed, parts)
         self._first_rows = reader.block_rows.cumsum() - reader.block_rows
         self._epoch = 0
         self._first_batch = 0  # where the next iterator starts
@@ -104,14 +108,33 @@ class BlockSource:
 
     @property
     def num_examples(self) -> int:
-        """Rows in an epoch, those that ``drop_last`` leaves out included."""
-        return self._order.num_rows
+        """Rows in an epoch, those that ``drop_last`` leaves out included; the least of any rank."""
+        return self._order.num_rows // self._num_ranks
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         if self.drop_last:
-            return self.num_examples // self.batch_size
-        return -(-self.num_examples // self.batch_size)
+            return self._order.num_rows // self._rows_at_a_time
+        return -(-self._order.num_rows // self._rows_at_a_time)
+
+    def divide(self, rank: int, num_ranks: int) -> None:
+        """Deal the rows among ranks; ``JestDataset`` calls this where there are several.
+
+        Row p of an epoch is for rank ``p % num_ranks``. Without ``drop_last`` a rank may have one
+        row less than others in its last batch. Starts the epoch over.
+
+        Args:
+            rank: This one, from 0.
+            num_ranks: How many there are.
+
+        Raises:
+            ValueError: if there is no such rank, or no batch for each.
+        """
+        self._num_ranks = whole("num_ranks", num_ranks, 1)
+        self._rank = whole("rank", rank, 0, num_ranks - 1)
+        self._order = replace(self._order, window_rows=self._rows_to_shuffle())
+        self._check_fit()
+        self._move_to(self._position()[0], 0)
 
     def __iter__(self) -> Iterator[Columns]:
         """A pass over the current epoch, from a loaded position if there is one; reads nothing."""
@@ -185,14 +208,22 @@ class BlockSource:
         if finished is self._newest:
             self._move_to(finished.epoch + 1, 0)
 
+    @property
+    def _rows_at_a_time(self) -> int:
+        """Of all ranks."""
+        return self.batch_size * self._num_ranks
+
+    def _rows_to_shuffle(self) -> int:
+        return self._window_rows or _WINDOW_BATCHES * self._rows_at_a_time
+
     def _fingerprint(self) -> dict[str, Any]:
         """Everything that the meaning of a position depends on."""
         parts = self._order.parts
         mixed = {} if parts is None else {"mixture": [part.epoch_rows for part in parts]}
         return {
             "dataset": self._reader.fingerprint,
-            "num_examples": self.num_examples,
-            "batch_size": self.batch_size,
+            "num_examples": self._order.num_rows,
+            "batch size over all ranks": self._rows_at_a_time,
             "drop_last": self.drop_last,
             "shuffle": self._order.shuffle,
             "window_rows": self._order.window_rows,
@@ -207,10 +238,12 @@ class BlockSource:
                 f"{list(self._reader.column_names)}; give another id_column, or None to do without "
                 "row ids"
             )
-        if not len(self):
+        if not len(self) or not self.num_examples:
+            ranks = f" on each of {self._num_ranks} ranks" if self._num_ranks > 1 else ""
             raise ValueError(
-                f"the data set must hold at least one batch, got {self.num_examples} rows and a "
-                f"batch_size of {self.batch_size}; use a smaller batch_size or drop_last=False"
+                f"the data set must hold at least one batch, got {self._order.num_rows} rows and a "
+                f"batch_size of {self.batch_size}{ranks}; use a smaller batch_size or "
+                "drop_last=False"
             )
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -248,7 +281,7 @@ class _Pass(Iterator[Columns]):
         self.epoch = epoch
         self.batches = batches
         self._source = source
-        self._stop = min(len(source) * source.batch_size, source.num_examples)
+        self._stop = min(len(source) * source._rows_at_a_time, source._order.num_rows)
         self._windows: list[Window] | None = None
         self._window: Window | None = None
         self._scratch, source._scratch = source._scratch, Scratch()
@@ -257,18 +290,21 @@ class _Pass(Iterator[Columns]):
         self._ids = np.arange(0)  # the same as places in the data set
 
     def __next__(self) -> Columns:
-        start = self.batches * self._source.batch_size
-        stop = min(start + self._source.batch_size, self._stop)
-        if start >= self._stop:
+        start = self.batches * self._source._rows_at_a_time
+        stop = min(start + self._source._rows_at_a_time, self._stop)
+        if start + self._source._rank >= self._stop:
             self._held = None
             self._source._finish(self)
             raise StopIteration
         parts = []
         while start < stop:
-            window = self._load_window_at(start)
+            window = self._window_at(start)
             upto = min(stop, window.stop)
-            first = len(self._rows) - (self._end_of(window) - start)
-            parts.append(self._take(first, first + upto - start))
+            if self._own(start, upto):
+                self._load(window, start)
+                left = len(self._own(start, self._end_of(window)))
+                first = len(self._rows) - left
+                parts.append(self._take(first, first + len(self._own(start, upto))))
             start = upto
         self.batches += 1
         return join(parts)
@@ -280,28 +316,34 @@ class _Pass(Iterator[Columns]):
             columns[self._source._id_column] = self._ids[first:last].copy()
         return columns
 
+    def _own(self, start: int, stop: int) -> range:
+        """This rank's places in the epoch from ``start`` to ``stop``."""
+        num_ranks = self._source._num_ranks
+        return range(start + (self._source._rank - start) % num_ranks, stop, num_ranks)
+
     def _end_of(self, window: Window) -> int:
         return min(window.stop, self._stop)
 
-    def _load_window_at(self, position: int) -> Window:
+    def _window_at(self, position: int) -> Window:
         if self._window is not None and self._window.start <= position < self._window.stop:
             return self._window
-        order = self._source._order
         if self._windows is None:
-            self._windows = order.windows(self.epoch)
+            self._windows = self._source._order.windows(self.epoch)
+        return self._windows[bisect_right(self._windows, position, key=lambda window: window.stop)]
+
+    def _load(self, window: Window, position: int) -> None:
+        if window is self._window:
+            return
         self._held = self._window = None  # let go of the old window before the new one is read
-        window = self._windows[
-            bisect_right(self._windows, position, key=lambda window: window.stop)
-        ]
         self._read(window, position)
         self._window = window
-        return window
 
     def _read(self, window: Window, position: int) -> None:
-        """Read the blocks that hold the rows from ``position`` to the end, and no others."""
+        """Read the blocks that hold the own rows from ``position`` to the end, and no others."""
         order = self._source._order
+        own = self._own(position, self._end_of(window))
         rows = order.rows(self.epoch, window)
-        rows = rows[position - window.start : self._end_of(window) - window.start]
+        rows = rows[own.start - window.start : own.stop - window.start : own.step]
         ends = window.rows.cumsum()
         piece = np.searchsorted(ends, rows, side="right")
         blocks = window.blocks[piece]

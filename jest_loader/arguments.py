@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from jest_loader.batch import Batch
@@ -72,21 +73,34 @@ class Arguments:
         with_gain: Selector = replace(selector, gain=selector.gain * step.gain)
         return with_gain
 
-    def configuration(self) -> dict[str, Any]:
+    def check_ranks(self, num_ranks: int) -> None:
+        """Raise ``ValueError`` unless several ranks can choose with these."""
+        if self.overlap:
+            raise ValueError(
+                "overlap=True must not be used over several ranks, whose thread that chooses would "
+                f"talk in between what training steps say, but there are {num_ranks}; use "
+                "overlap=False"
+            )
+        if self.emit and getattr(self.selector, "quota", None) == "global":
+            raise ValueError(
+                "emit must be empty with quota='global' over several ranks, since rows move "
+                f"without their embeddings, got {self.emit}; use quota='equal'"
+            )
+
+    def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
-        selector: Any = self.selector
-        options = (
-            asdict(selector) if is_dataclass(selector) and not isinstance(selector, type) else {}
-        )
+        batch_size = declared_batch_size(self.source)
         return {
-            "super_batch_size": self.super_batch_size,
-            "sub_batch_size": self.sub_batch_size,
-            "source batch size": declared_batch_size(self.source),
+            "super_batch_size over all ranks": num_ranks * self.super_batch_size,
+            "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
+            "source batch size over all ranks": batch_size and num_ranks * batch_size,
+            # Only a source that deals its rows itself can say where another number would be.
+            "number of ranks": None if hasattr(self.source, "divide") else num_ranks,
             "seed": self.seed,
             "scorer": type(self.scorer).__name__,
             "loss": getattr(self.scorer, "loss", None),
             "selector": type(self.selector).__name__,
-            **{f"selector.{name}": value for name, value in options.items()},
+            **{f"selector.{name}": value for name, value in _options(self.selector).items()},
             "schedule": None if self.schedule is None else repr(self.schedule),
             "overlap": self.overlap,
         }
@@ -136,6 +150,17 @@ class Arguments:
                     f"learner with a method snapshot(), but {type(part).__name__} has none; use "
                     "overlap=False"
                 )
+
+
+def _options(selector: Selector) -> dict[str, Any]:
+    """What a selector was made with, but for what does not make it another."""
+    if is_dataclass(selector) and not isinstance(selector, type):
+        return {
+            option.name: deepcopy(getattr(selector, option.name))
+            for option in fields(selector)
+            if option.compare
+        }
+    return {}
 
 
 def _check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:

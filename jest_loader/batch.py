@@ -88,8 +88,13 @@ def concat(batches: Sequence[Batch]) -> Batch:
     joined_columns = zip(
         *([column for _, column in columns(batch)] for batch in batches), strict=True
     )
-    joined = iter([_join(parts) for parts in joined_columns])
-    return _map(lambda _: next(joined), first)
+    return with_columns(first, [_join(parts) for parts in joined_columns])
+
+
+def with_columns(batch: Batch, new: Sequence[Any]) -> Batch:
+    """The same containers around other columns, in the order of ``columns``."""
+    left = iter(new)
+    return _map(lambda _: next(left), batch)
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, take
+from jest_loader.distributed import Ranks, RankScores
+from jest_loader.drawing import check_finite
+from jest_loader.exchange import even_out
 from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector
 from jest_loader.scores import ExampleScores, rows_of
-from jest_loader.selection import (
-    IndependentSelector,
-    JointSelector,
-    UniformSelector,
-    check_finite,
-)
+from jest_loader.selection import IndependentSelector, JointSelector, UniformSelector
 from jest_loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
@@ -32,7 +31,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses sub-batches; the arguments are those of ``JestDataset``."""
+    """Chooses sub-batches; the arguments are those of ``JestDataset``, and how its ranks agree."""
 
     scorer: Scorer | None
     selector: Selector
@@ -41,6 +40,7 @@ class Chooser:
     super_batch_size: int
     sub_batch_size: int
     max_skipped_fraction: float
+    agreement: Agreement = field(default_factory=lambda: Agreement(Ranks()))
 
     def choose(self, candidates: Batch, *, seed: int, step: int) -> Choice:
         """The sub-batch of a super-batch.
@@ -48,15 +48,21 @@ class Chooser:
         Raises:
             ValueError: if scorer or selector break their promises, or more candidates are bad than
                 ``max_skipped_fraction`` of the super-batch.
+            RankError: if another rank failed.
         """
-        times = Stopwatch()
-        with torch.no_grad(), times.time("scoring", on_device=True):
-            scores = self._score(candidates)
-        skipped = _without_score(scores)
-        self._check_budget(skipped, candidates)
+        times, ranks = Stopwatch(), self.agreement.ranks
+        with self.agreement.step("scoring"):
+            with torch.no_grad(), times.time("scoring", on_device=True):
+                scores = self._score(candidates)
+            skipped = _without_score(scores)
+            self._check_budget(skipped, candidates)
         with torch.no_grad(), times.time("selecting", on_device=True):
-            drawn = self.selector.select(scores, self.sub_batch_size, seed=seed, step=step)
-        index = _checked(drawn, self.sub_batch_size, self.super_batch_size)
+            joined = RankScores(scores, ranks)
+            drawn = self.selector.select(joined, self.sub_batch_size, seed=seed, step=step)
+        moves = ranks.size > 1 and getattr(self.selector, "quota", None) == "global"
+        index = _checked(drawn, None if moves else self.sub_batch_size, self.super_batch_size)
+        if moves:
+            candidates, index = even_out(candidates, index, self.sub_batch_size, ranks)
         with times.time("materializing"):
             chosen, sub_batch = self._materialized(candidates, scores, index, skipped, seed, step)
         with torch.no_grad():
@@ -108,15 +114,17 @@ class Chooser:
 
     def _worth(self, scores: Scores, index: Tensor, seed: int, step: int) -> Worth:
         """What the sub-batch's score and its overlap with other selections are made of."""
-        chosen = index.to(scores.logits.device)
+        own = index[index < self.super_batch_size]  # Other ranks' rows have no scores here.
+        chosen = own.to(scores.logits.device)
         key = {"seed": seed, "step": step}
-        if self.scorer is None or not isinstance(scores, Batchable):
+        if self.scorer is None or not isinstance(scores, Batchable) or not len(own):
             return Worth()
-        uniform = UniformSelector().select(scores, self.sub_batch_size, **key)
+        alone = RankScores(scores, self.agreement.ranks.apart())
+        uniform = UniformSelector().select(alone, self.sub_batch_size, **key)
         overlap = None
         if isinstance(self.selector, JointSelector) and not getattr(scores, "needs_context", False):
             independent = IndependentSelector(self.selector.gain)
-            others = independent.select(scores, self.sub_batch_size, **key)
+            others = independent.select(alone, self.sub_batch_size, **key)
             overlap = torch.zeros_like(scores.logits).index_fill(0, others, 1.0)[chosen].mean()
         return Worth(scores.rows(chosen), scores.rows(uniform), overlap)
 
@@ -142,12 +150,14 @@ class Chooser:
         """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
 
         Given what was chosen, the bad ones too: they are few, and so are not drawn again. Those
-        without a finite score are not drawn anyway, and would spoil the others' scores.
+        without a finite score are not drawn anyway, and would spoil the others' scores. Of several
+        ranks only one lacks a row, which it takes from its own candidates without the others.
         """
-        gone = {*index.tolist(), *skipped}
+        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
         finite = torch.isfinite(scores.logits).tolist()
         chosen = torch.tensor(sorted(row for row in gone if finite[row]))
-        given = scores.given(chosen.to(scores.logits.device))
+        alone = RankScores(scores, self.agreement.ranks.apart())
+        given = alone.given(chosen.to(scores.logits.device))
         spare = _checked(self.selector.select(given, size, **key), size, self.super_batch_size)
         if gone & set(spare.tolist()):
             raise ValueError(
@@ -159,7 +169,8 @@ class Chooser:
     def _check_left(
         self, index: Tensor, skipped: dict[int, str], size: int, candidates: Batch
     ) -> None:
-        left = self.super_batch_size - len({*index.tolist(), *skipped})
+        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
+        left = self.super_batch_size - len(gone)
         if left < size:
             raise ValueError(
                 f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
@@ -222,18 +233,26 @@ def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
     return {**sub_batch, "reference": rows}
 
 
-def _checked(index: object, size: int, num_candidates: int) -> Tensor:
-    """The index on the host. Selectors and scores are pluggable: check what they agreed on."""
+def _checked(index: object, size: int | None, num_candidates: int) -> Tensor:
+    """The index on the host. Selectors and scores are pluggable: check what they agreed on.
+
+    Args:
+        index: What a selector returned.
+        size: How many it should have; None for any number, where ranks even out.
+        num_candidates: Among how many.
+    """
     if not isinstance(index, Tensor):
         raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
     host = index.cpu().clone()  # Rows that turn out bad are replaced in it.
+    size = len(host) if size is None else size
     if host.shape != (size,) or host.dtype != torch.int64:
         raise ValueError(
             f"a selector must return int64 of shape ({size},), "
             f"got {host.dtype} of {tuple(host.shape)}"
         )
     check_finite(host)
-    if len(set(host.tolist())) != size or int(host.min()) < 0 or int(host.max()) >= num_candidates:
+    rows = host.tolist()
+    if len(set(rows)) != size or any(not 0 <= row < num_candidates for row in rows):
         raise ValueError(
             f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
             "Scores.given must set the logits of chosen candidates to minus infinity"

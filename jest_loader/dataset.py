@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from jest_loader.arguments import Arguments, check_stateful
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
+from jest_loader.distributed import Ranks, ranks_of
 from jest_loader.passes import Pass
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
 from jest_loader.schedule import Schedule
@@ -39,8 +40,10 @@ class JestDataset(IterableDataset[Batch]):
             also learns from each sub-batch. None scores nothing and goes with ``UniformSelector``
             only.
         selector: Picks the sub-batch from the scores.
-        super_batch_size: Candidates scored at once; a multiple of the source's batch size.
-        sub_batch_size: Examples emitted; the filter ratio is 1 - sub_batch_size / super_batch_size.
+        super_batch_size: Candidates scored at once, on each rank where several select together; a
+            multiple of the source's batch size.
+        sub_batch_size: Examples emitted, on each rank; the filter ratio is
+            1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
         emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
@@ -95,6 +98,7 @@ class JestDataset(IterableDataset[Batch]):
             stall_timeout_s,
             max_skipped_fraction,
         )
+        self.ranks = Ranks()
         self._delivered = Position()
         self._measured: Measured | None = None
         self._restored = False  # The next pass goes on from a loaded state.
@@ -151,6 +155,7 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
         """
+        self._find_ranks()
         rows = num_full_rows(self.source)
         if self._arguments.schedule is None:
             return rows // self.super_batch_size
@@ -204,12 +209,13 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if the source cannot save its state.
         """
         source = check_stateful(self.source)
+        self._find_ranks()
         if self._pass is not None:
             self._pass.choose_again()
         position = self._delivered
         if not (self._began or self._restored):  # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
-        return position.to_state(self._arguments.configuration())
+        return position.to_state(self._arguments.configuration(self.ranks.size))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make the next pass go on after the sub-batch at which the state was saved.
@@ -219,7 +225,8 @@ class JestDataset(IterableDataset[Batch]):
                 or the source cannot restore its part.
         """
         check_stateful(self.source)
-        position = Position.from_state(state_dict, self._arguments.configuration())
+        self._find_ranks()
+        position = Position.from_state(state_dict, self._arguments.configuration(self.ranks.size))
         self._supersede()
         self._delivered = position
         self._restored = True
@@ -237,7 +244,7 @@ class JestDataset(IterableDataset[Batch]):
     def _run_pass(self) -> Iterator[Batch]:
         self._supersede()
         start = self._begin()
-        this_pass = self._pass = Pass(self._arguments, start)
+        this_pass = self._pass = Pass(self._arguments, start, self.ranks)
         self._running = self._began = True
         try:
             for delivery in this_pass:
@@ -249,8 +256,22 @@ class JestDataset(IterableDataset[Batch]):
             if self._pass is this_pass:
                 self.close()
 
+    def _find_ranks(self) -> None:
+        """Find the ranks that select together, and let the source divide its rows among them.
+
+        Not before they are needed: trainers start the processes' group at some time of their own.
+        """
+        if self.ranks.size > 1:
+            return
+        self.ranks = ranks_of(getattr(self._arguments.selector, "group", None))
+        if self.ranks.size > 1:
+            self._arguments.check_ranks(self.ranks.size)
+            if hasattr(self.source, "divide"):
+                self.source.divide(self.ranks.rank, self.ranks.size)
+
     def _begin(self) -> Position:
         """Where the next pass starts, with the source brought there."""
+        self._find_ranks()
         if self._pass is not None:
             self._pass.wait()  # Two passes over one source would each get part of the data.
         start = self._delivered

@@ -7,9 +7,11 @@ from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
-from jest_loader.arguments import Arguments
+from jest_loader.agreement import Agreement
+from jest_loader.arguments import Arguments, check_stateful
 from jest_loader.batch import Batch
 from jest_loader.choice import Choice, Chooser
+from jest_loader.distributed import Ranks
 from jest_loader.ops.noise import fold
 from jest_loader.prefetch import ReadAhead
 from jest_loader.protocols import Scorer, Snapshots, Source, Stateful, Trainable
@@ -36,14 +38,17 @@ class Pass:
     Args:
         arguments: The dataset's.
         start: Where the pass starts.
+        ranks: Who selects together.
     """
 
-    def __init__(self, arguments: Arguments, start: Position) -> None:
+    def __init__(self, arguments: Arguments, start: Position, ranks: Ranks) -> None:
         self._arguments = arguments
         self._position = start
         self._stream = SideStream()
-        self._choices = _Choices(arguments, start, self._stream)
+        self._agreement = Agreement(ranks)
+        self._choices = _Choices(arguments, start, self._stream, self._agreement)
         self._threads: list[ReadAhead[Any, Any]] = []
+        self._num_left = 0  # Rows at the end, over all ranks.
         self._is_outdated = False  # What was chosen ahead must be chosen again.
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -53,6 +58,7 @@ class Pass:
             ValueError: if batches or scores do not fit, or the data ends early.
         """
         overlap = self._arguments.overlap
+        self._check_ranks_alike()
         self._choices.super_batches = self._super_batches()
         deliveries = self._ahead() if overlap else map(self._finish, self._choices)
         while True:
@@ -65,12 +71,19 @@ class Pass:
                 measured = replace(delivery.measured, waiting_ms=waiting_ms)
                 delivery = delivery._replace(measured=measured)
             yield delivery
-        self._check_whole()
+        with self._agreement.step("ending an epoch") as ending:
+            source = self._arguments.source
+            if self._choices.ended_here:
+                self._check_whole()
+            elif hasattr(source, "set_epoch"):  # It has more, which other ranks have not.
+                source.set_epoch(self._position.epoch + 1)
+            ending.number = self._choices.num_left
+        self._num_left = ending.total
 
     @property
     def end(self) -> Position:
         """The position after the pass, which is the start of the next epoch."""
-        source, left = self._arguments.source, self._choices.num_left
+        source, left = self._arguments.source, self._num_left
         return Position(
             self._position.epoch + 1,
             num_steps=self._position.num_steps,
@@ -145,6 +158,22 @@ class Pass:
             self._choices.scorer = self._arguments.scorer.snapshot()
         self._stream.start()
 
+    def _check_ranks_alike(self) -> None:
+        source, start = self._arguments.source, self._position
+        num_ranks = self._agreement.ranks.size
+        if num_ranks == 1:
+            return
+        divided = hasattr(source, "divide")
+        self._agreement.check_same(
+            {
+                "epoch": start.epoch,
+                "super_batches": start.super_batches,
+                "num_steps": start.num_steps,
+                "source": check_stateful(source).state_dict() if divided else None,
+                **self._arguments.configuration(num_ranks),
+            }
+        )
+
     def _check_whole(self) -> None:
         """Raise ``ValueError`` unless the pass had all that the source promised."""
         arguments, end, left = self._arguments, self._position, self._choices.num_left
@@ -173,13 +202,17 @@ class _Chosen(NamedTuple):
 class _Choices(Iterator[_Chosen]):
     """Chooses from one super-batch after the other; with ``overlap`` in a thread of its own."""
 
-    def __init__(self, arguments: Arguments, start: Position, stream: SideStream) -> None:
+    def __init__(
+        self, arguments: Arguments, start: Position, stream: SideStream, agreement: Agreement
+    ) -> None:
         self._arguments = arguments
         self._position = start
         self._stream = stream
+        self._agreement = agreement
         self.scorer = arguments.scorer
         self.super_batches: Iterator[SuperBatch] = iter(())
-        self.num_left = 0  # Rows at the end that were too few for a super-batch.
+        self.num_left = 0  # Rows at the end that this rank read in vain.
+        self.ended_here = False  # This rank had too few for a super-batch.
 
     def over(self, super_batches: Iterator[SuperBatch]) -> "_Choices":
         """The same from these super-batches."""
@@ -188,12 +221,15 @@ class _Choices(Iterator[_Chosen]):
 
     def __next__(self) -> _Chosen:
         started = time.perf_counter()
-        super_batch = next(self.super_batches)
-        waiting_ms = 1000 * (time.perf_counter() - started)
         before = self._position
-        step = self._arguments.step(before.num_steps)
-        if super_batch.num_examples < step.super_batch_size:
-            self.num_left = super_batch.num_examples
+        size = self._arguments.step(before.num_steps).super_batch_size
+        with self._agreement.step("reading") as reading:
+            super_batch = next(self.super_batches, None)
+            num_rows = 0 if super_batch is None else super_batch.num_examples
+            reading.number = int(num_rows == size)
+        waiting_ms = 1000 * (time.perf_counter() - started)
+        if super_batch is None or reading.total < self._agreement.ranks.size:
+            self.num_left, self.ended_here = num_rows, num_rows < size
             raise StopIteration
         with self._stream.entered():
             choice = self.choose(super_batch, before, self.scorer)
@@ -213,12 +249,17 @@ class _Choices(Iterator[_Chosen]):
             step.super_batch_size,
             arguments.sub_batch_size,
             arguments.max_skipped_fraction,
+            self._agreement,
         )
-        return chooser.choose(
-            super_batch.candidates,
-            seed=fold(arguments.seed, before.epoch),
-            step=before.super_batches,
-        )
+        with self._agreement.step("choosing a sub-batch") as choosing:
+            choice = chooser.choose(
+                super_batch.candidates,
+                seed=fold(arguments.seed, before.epoch),
+                step=before.super_batches,
+            )
+            choosing.number = choice.measured.counts.skipped
+        counts = choice.measured.counts.over(self._agreement.ranks.size, skipped=choosing.total)
+        return choice._replace(measured=replace(choice.measured, counts=counts))
 
 
 def _after(before: Position, super_batch: SuperBatch, choice: Choice) -> Position:

@@ -75,6 +75,24 @@ class Scores(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedScores(Scores, Protocol):
+    """Scores of some of the candidates, those of one rank, that others' choices can condition."""
+
+    def share(self, chosen: Tensor) -> list[Tensor]:
+        """What other ranks need to know of ``chosen`` (int64 [n]): tensors [n, ...]."""
+        ...
+
+    def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> Scores:
+        """The scores once ``chosen`` and what other ranks chose are in the sub-batch.
+
+        Args:
+            chosen: Int64 [n], those of this rank's candidates.
+            everyones: The tensors of ``share`` from all ranks, this one too, joined: [m, ...].
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """One model's view of B image-text pairs.

@@ -67,6 +67,14 @@ class ExampleScores:
         """[]: the mean score."""
         return self.logits.mean()
 
+    def share(self, chosen: Tensor) -> list[Tensor]:
+        """Nothing: what is chosen changes no other candidate's score."""
+        return []
+
+    def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> ExampleScores:
+        """As ``given``."""
+        return self.given(chosen)
+
 
 class DenseScores:
     """Scores that are sums over pairs, with the matrix: Algorithm 1 of arXiv 2406.17711.
@@ -209,8 +217,27 @@ class FactoredScores:
 
     def given(self, chosen: Tensor) -> FactoredScores:
         """The scores once ``chosen`` (int64 [n]) are in the sub-batch; costs O(n B D)."""
+        return self._given(chosen, [loss.pairs.rows(chosen) for _, loss in self._losses])
+
+    def share(self, chosen: Tensor) -> list[Tensor]:
+        """[n, 2, D] of each model: the images and texts of ``chosen`` (int64 [n])."""
+        return [loss.pairs.rows(chosen).transpose(0, 1) for _, loss in self._losses]
+
+    def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> FactoredScores:
+        """The scores once ``chosen`` and other ranks' candidates are in the sub-batch.
+
+        Args:
+            chosen: Int64 [n], those of these candidates.
+            everyones: What ``share`` returned on all ranks, joined: [m, 2, D] of each model.
+        """
+        return self._given(chosen, [rows.transpose(0, 1) for rows in everyones])
+
+    def _given(self, chosen: Tensor, chunks: list[Tensor]) -> FactoredScores:
         out = copy(self)
-        out._losses = [(sign, loss.given(chosen)) for sign, loss in self._losses]
+        out._losses = [
+            (sign, loss.given(chunk))
+            for (sign, loss), chunk in zip(self._losses, chunks, strict=True)
+        ]
         out._taken = self._taken.index_fill(0, chosen, value=True)
         return out
 
@@ -265,7 +292,8 @@ class _SigmoidLoss:
         """[]: the loss of all candidates as one batch, per example."""
         own = self.pairs.own_logits()
         # Each pair of two candidates comes twice; with itself, each comes twice as a negative.
-        added = self.pairs.sigmoid_loss(torch.arange(len(own), device=own.device))
+        everyone = torch.arange(len(own), device=own.device)
+        added = self.pairs.sigmoid_loss(self.pairs.rows(everyone))
         return (softplus(-own) + added / 2 - softplus(own)).mean()
 
 
@@ -293,7 +321,9 @@ class _SoftmaxLoss:
     def mean(self) -> Tensor:
         """[]: the loss of all candidates as one batch, per example."""
         everyone = torch.arange(len(self.own), device=self.own.device)
-        return (self.pairs.softmax_normalisers(everyone).mean(dim=0) - self.own).mean()
+        return (
+            self.pairs.softmax_normalisers(self.pairs.rows(everyone)).mean(dim=0) - self.own
+        ).mean()
 
 
 def check_loss(loss: Loss) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Counts:
-    """Examples counted, since the first epoch began and through saved and restored states.
+    """Examples of all ranks, since the first epoch began and through saved and restored states.
 
     Args:
         loaded: Read from the source into a super-batch.
@@ -35,6 +35,11 @@ class Counts:
         """These counts and ``more``."""
         added = more.to_dict()
         return replace(self, **{name: value + added[name] for name, value in asdict(self).items()})
+
+    def over(self, num_ranks: int, *, skipped: int) -> "Counts":
+        """Of all ranks, which have the same counts but for those of skipped candidates."""
+        everyones = {name: num_ranks * value for name, value in asdict(self).items()}
+        return Counts(**everyones | {"skipped": skipped})
 
     def to_dict(self) -> dict[str, int]:
         """The counts by name, for a saved state or a log."""

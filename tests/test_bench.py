@@ -19,6 +19,7 @@ SHORT = {
     "scoring": ["--smoke"],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
+    "ranks": ["--smoke", "--plot", "ranks.png"],
     "reading": ["--smoke"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }

@@ -413,7 +413,10 @@ def test_rollback_in_the_same_process():
     ("change", "message"),
     [
         ({"version": 0}, "must have version 2, got 0"),
-        ({"configuration": {"super_batch_size": 16}}, "super_batch_size was 16 and is now 8"),
+        (
+            {"configuration": {"super_batch_size over all ranks": 16}},
+            "super_batch_size over all ranks was 16 and is now 8",
+        ),
         ({"counts": None}, "it lacks counts"),
     ],
 )
@@ -434,8 +437,8 @@ def test_states_that_do_not_fit_are_refused(change, message):
     ("options", "message"),
     [
         ({"seed": 1}, "seed was 0 and is now 1"),
-        ({"source": Counting(8, 2)}, "source batch size was 4 and is now 2"),
-        ({"sub_batch_size": 2}, "sub_batch_size was 4 and is now 2"),
+        ({"source": Counting(8, 2)}, "source batch size over all ranks was 4 and is now 2"),
+        ({"sub_batch_size": 2}, "sub_batch_size over all ranks was 4 and is now 2"),
         ({"selector": JointSelector(8)}, "selector was TopKSelector and is now JointSelector"),
     ],
 )

@@ -20,9 +20,10 @@ from jest_loader import (
     TopKSelector,
     UniformSelector,
 )
+from jest_loader.drawing import check_finite
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold, gumbel
-from jest_loader.selection import check_finite, chunk_sizes
+from jest_loader.selection import chunk_sizes
 from tests.helpers import random_embeddings
 from tests.published import choice, jointly_sample, sigmoid_pairwise, softmax_loss, sum_of_pairs
 

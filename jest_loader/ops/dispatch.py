@@ -28,6 +28,10 @@ class Pairs(Protocol):
         """[B]."""
         ...
 
+    def rows(self, chosen: Tensor) -> Tensor:
+        """[2, chosen, D]."""
+        ...
+
     def sigmoid_loss(self, chunk: Tensor) -> Tensor:
         """[B]."""
         ...
@@ -57,13 +61,20 @@ def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
     return reference.Pairs(embeddings)
 
 
-def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def gumbel(
+    key: int,
+    num_candidates: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    share: noise.Share = noise.ALL,
+) -> Tensor:
     """As ``noise.gumbel``, in one launch where the kernels run."""
     kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None
     if kernels is not None and kernels.runs_on(device, dtype):
-        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device)
+        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device, share=share)
         return drawn
-    return noise.gumbel(key, num_candidates, dtype=dtype, device=device)
+    return noise.gumbel(key, num_candidates, dtype=dtype, device=device, share=share)
 
 
 @cache

@@ -74,6 +74,10 @@ class Pairs:
         """As ``reference.Pairs.own_logits``."""
         return own_logits(self.embeddings)
 
+    def rows(self, chosen: Tensor) -> Tensor:
+        """As ``reference.Pairs.rows``, with the width padded to what the copy engine takes."""
+        return self._stacked.view(2, self._num_candidates, -1).index_select(1, chosen)
+
     def sigmoid_loss(self, chunk: Tensor) -> Tensor:
         """As ``reference.Pairs.sigmoid_loss``, in fp32."""
         return self._over_pairs(chunk, softmax=False).sum(dim=0)
@@ -83,10 +87,10 @@ class Pairs:
         return self._over_pairs(chunk, softmax=True)
 
     def _over_pairs(self, chunk: Tensor, *, softmax: bool) -> Tensor:
-        halves = self._stacked.view(2, self._num_candidates, -1)
-        drawn = halves.index_select(1, chunk).flatten(0, 1)
+        chunk_size = chunk.shape[1]
+        drawn = chunk.contiguous().flatten(0, 1)
         out = torch.empty(2, self._num_candidates, dtype=torch.float32, device=self._stacked.device)
-        tiles = _tiles(self._stacked, len(chunk))
+        tiles = _tiles(self._stacked, chunk_size)
         grid = (triton.cdiv(self._num_candidates, tiles.candidates), 2)
         with torch.cuda.device_of(self._stacked):
             _sum_over_chunk[grid](
@@ -96,7 +100,7 @@ class Pairs:
                 self._bias,
                 out,
                 self._num_candidates,
-                len(chunk),
+                chunk_size,
                 self._stacked.shape[1],
                 SOFTMAX=softmax,
                 CANDIDATES=tiles.candidates,
@@ -145,13 +149,15 @@ def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:
     return tiles_for(len(stacked) // 2, chunk_size, stacked.element_size(), shared_bytes)
 
 
-def gumbel(key: int, num_candidates: int, *, device: torch.device) -> Tensor:
+def gumbel(
+    key: int, num_candidates: int, *, device: torch.device, share: noise.Share = noise.ALL
+) -> Tensor:
     """``noise.gumbel`` in fp32, in one launch."""
     out = torch.empty(num_candidates, dtype=torch.float32, device=device)
     block = 1024
     with torch.cuda.device_of(out):
         _gumbel[(triton.cdiv(num_candidates, block),)](
-            out, noise.signed(key), num_candidates, block
+            out, noise.signed(key), num_candidates, share.first, share.stride, block
         )
     return out
 
@@ -222,10 +228,13 @@ def _sum_over_chunk(
     tl.store(out + direction * num_candidates + rows, total * _LN_2, mask=rows < num_candidates)
 
 
-@triton.jit(do_not_specialize=["key"])
-def _gumbel(out, key: tl.int64, num_candidates, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["key", "first", "stride"])
+def _gumbel(
+    out, key: tl.int64, num_candidates, first: tl.int64, stride: tl.int64, BLOCK: tl.constexpr
+):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    bits = (index + 1).to(tl.uint64) * _GOLDEN + key.to(tl.uint64)
+    number = index.to(tl.int64) * stride + first
+    bits = (number + 1).to(tl.uint64) * _GOLDEN + key.to(tl.uint64)
     bits = (bits ^ (bits >> 30)) * _MIX_1
     bits = (bits ^ (bits >> 27)) * _MIX_2
     bits = bits ^ (bits >> 31)

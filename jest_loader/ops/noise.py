@@ -4,6 +4,8 @@ Nothing is carried along from one draw to the next, so reading ahead, resuming o
 candidates over devices cannot change which candidates are drawn.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -23,14 +25,31 @@ def fold(*parts: int) -> int:
     return key
 
 
-def gumbel(key: int, num_candidates: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+class Share(NamedTuple):
+    """Which candidates of all those numbered are here: ``first``, ``first + stride`` and so on."""
+
+    first: int = 0
+    stride: int = 1
+
+
+ALL = Share()
+
+
+def gumbel(
+    key: int,
+    num_candidates: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    share: Share = ALL,
+) -> Tensor:
     """Standard Gumbel noise, [num_candidates], from the same bits on every device.
 
     The bits are SplitMix64 at counter ``key + candidate`` (Steele, Lea and Flood, 2014). An
     exponential variate ``-log1p(-v)`` keeps full relative precision near v = 0, where the largest
-    noise comes from.
+    noise comes from. A rank that holds a ``share`` of the candidates draws the noise of those.
     """
-    index = torch.arange(1, num_candidates + 1, device=device)
+    index = torch.arange(num_candidates, device=device) * share.stride + (share.first + 1)
     bits = _mix_tensor(index * signed(GOLDEN) + signed(key))
     uniform = _shift_right(bits, 11).to(dtype) * STEP
     exponential = -torch.log1p(-uniform.clamp(SMALLEST, largest_below_one(dtype)))

@@ -32,10 +32,19 @@ class Pairs:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = exact(detached(embeddings))
+        self._given_dtype = embeddings.image.dtype
 
     def own_logits(self) -> Tensor:
         """[B]: the logit z_ii of each candidate's image with its own text."""
         return own_logits(self.embeddings)
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """[2, chosen, D]: images (0) and texts (1) of candidates (int64 [n]), as they were given.
+
+        A chunk is such rows, of these candidates or of others that the same model embedded.
+        """
+        sides = (self.embeddings.image, self.embeddings.text)
+        return torch.stack([side[chosen] for side in sides]).to(self._given_dtype)
 
     def sigmoid_loss(self, chunk: Tensor) -> Tensor:
         """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), k's own pair too.
@@ -54,9 +63,10 @@ class Pairs:
         image, text = self.embeddings.image, self.embeddings.text
         scale, bias = self.embeddings.scale, self.embeddings.bias
         out = image.new_empty(2, len(image))
-        rows = _block_rows(image, len(chunk))
-        for total, candidates, others in zip(out, (image, text), (text, image), strict=True):
-            drawn = (others[chunk] * scale).T
+        rows = _block_rows(image, chunk.shape[1])
+        images, texts = chunk.to(image.dtype)
+        for total, candidates, others in zip(out, (image, text), (texts, images), strict=True):
+            drawn = (others * scale).T
             for start in range(0, len(candidates), rows):
                 logits = candidates[start : start + rows] @ drawn
                 logits += 0.0 if bias is None else bias

@@ -311,7 +311,7 @@ def test_a_failed_read_can_be_tried_again(window: int) -> None:
     ("change", "both"),
     [
         ({"seed": 4}, "same seed, got 3 in the state and 4 here"),
-        ({"batch_size": 5}, "same batch_size, got 6 in the state and 5 here"),
+        ({"batch_size": 5}, "same batch size over all ranks, got 6 in the state and 5 here"),
         ({"shuffle": False}, "same shuffle, got True in the state and False here"),
         ({"window_rows": 11}, "same window_rows, got 10 in the state and 11 here"),
         ({"drop_last": True}, "same drop_last, got False in the state and True here"),
@@ -378,3 +378,62 @@ def test_a_source_starts_at_any_batch() -> None:
             assert found == [columns["number"].tolist() for columns in expected[batch:]]
     with pytest.raises(ValueError, match="batch must be a whole number from 0 to"):
         source().seek(len(source()) + 1)
+
+
+def divided(num_ranks: int, **options: Any) -> list[BlockSource]:
+    """The same source on each rank."""
+    sources = [source(**options) for _ in range(num_ranks)]
+    for rank, one in enumerate(sources):
+        one.divide(rank, num_ranks)
+    return sources
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_ranks=st.integers(2, 7),
+    batch_size=st.integers(1, 9),
+    window_rows=st.integers(1, 40),
+    drop_last=st.booleans(),
+    shuffle=st.booleans(),
+)
+def test_ranks_are_dealt_the_rows_that_one_would_read(
+    num_ranks: int, batch_size: int, window_rows: int, drop_last: bool, shuffle: bool
+) -> None:
+    assume(num_ranks * batch_size <= 32)
+    options = {"window_rows": window_rows, "drop_last": drop_last, "shuffle": shuffle}
+    whole = source(batch_size=num_ranks * batch_size, **options)
+    ranks = divided(num_ranks, batch_size=batch_size, **options)
+    for _ in range(2):
+        expected = ids(whole)
+        for rank, one in enumerate(ranks):
+            share = [batch[rank::num_ranks] for batch in expected]
+            assert ids(one) == [batch for batch in share if batch]
+    assert {len(one) for one in ranks} == {len(whole)}
+    assert len({one.num_examples for one in ranks}) == 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
+def test_a_position_of_two_ranks_is_one_of_any_number(num_ranks: int) -> None:
+    two = divided(2, batch_size=3)
+    for one in two:
+        list(islice(one, 2))
+    states = [json.loads(json.dumps(one.state_dict())) for one in two]
+    assert states[0] == states[1]
+    whole = source(batch_size=6)
+    rest = ids(whole)[2:]
+    for rank, one in enumerate(divided(num_ranks, batch_size=6 // num_ranks)):
+        one.load_state_dict(states[0])
+        assert ids(one) == [found for batch in rest if (found := batch[rank::num_ranks])]
+
+
+def test_a_position_with_other_batches_is_refused() -> None:
+    state = divided(2, batch_size=3)[0].state_dict()
+    with pytest.raises(ValueError, match=r"same batch size over all ranks, got 6 .* and 12 here"):
+        divided(4, batch_size=3)[0].load_state_dict(state)
+
+
+def test_a_division_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank must be a whole number from 0 to 1, got 2"):
+        source().divide(2, 2)
+    with pytest.raises(ValueError, match="batch_size of 6 on each of 8 ranks"):
+        source(drop_last=True).divide(0, 8)

@@ -46,7 +46,7 @@ def errors(low: Embeddings, chunk: torch.Tensor, name: str) -> list[float]:
     """Largest error of the fused and of the plain form, against the plain form in fp64."""
     exact = replace(low, image=low.image.double(), text=low.text.double())
     fused_sums, plain_sums, exact_sums = (
-        getattr(pairs, name)(chunk)
+        getattr(pairs, name)(pairs.rows(chunk))
         for pairs in (fused.Pairs(low), reference.Pairs(low), reference.Pairs(exact))
     )
     assert fused_sums.shape == exact_sums.shape
@@ -99,17 +99,34 @@ def test_extreme_logits_neither_overflow_nor_vanish(name, scale):
 def test_a_row_that_is_not_finite_stays_with_its_candidate(name):
     low = embeddings(40, 16, torch.float16)
     low.image[7] = torch.nan
-    sums = getattr(fused.Pairs(low), name)(torch.arange(20, 30, device=DEVICE)).view(-1, 40)
+    pairs = fused.Pairs(low)
+    sums = getattr(pairs, name)(pairs.rows(torch.arange(20, 30, device=DEVICE))).view(-1, 40)
     assert torch.isnan(sums[0]).nonzero().flatten().tolist() == [7]
 
 
 def test_scale_and_bias_may_be_tensors():
     low = embeddings(40, 16, torch.float16)
     tensors = replace(low, scale=torch.tensor(20.0), bias=torch.tensor(-6.0, dtype=torch.float64))
-    chunk = torch.arange(5, device=DEVICE)
-    assert torch.equal(
-        fused.Pairs(low).sigmoid_loss(chunk), fused.Pairs(tensors).sigmoid_loss(chunk)
+    pairs = [fused.Pairs(given) for given in (low, tensors)]
+    chunk = pairs[0].rows(torch.arange(5, device=DEVICE))
+    assert torch.equal(*(each.sigmoid_loss(chunk) for each in pairs))
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("width", [16, 13])
+def test_a_chunk_may_be_of_other_candidates(name, width):
+    """As it is where they are those of another rank."""
+    low = embeddings(90, width, torch.float16)
+    here, there = (
+        replace(low, image=low.image[rows], text=low.text[rows])
+        for rows in (slice(50), slice(50, 90))
     )
+    chunk = torch.arange(3, 40, 2, device=DEVICE)
+    for form in (fused, reference):
+        foreign = getattr(form.Pairs(here), name)(form.Pairs(there).rows(chunk))
+        whole = form.Pairs(low)
+        own = getattr(whole, name)(whole.rows(chunk + 50))
+        torch.testing.assert_close(foreign, own[..., :50], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("key", [0, 5, noise.fold(1, 2, 3), 2**63, 2**64 - 1])
@@ -117,6 +134,14 @@ def test_noise_is_the_plain_forms(key):
     found = fused.gumbel(key, 5003, device=DEVICE).cpu()
     expected = noise.gumbel(key, 5003, dtype=torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "stride"), [(0, 1), (2, 3), (255, 256)])
+def test_a_share_of_the_candidates_has_the_noise_of_those(first, stride):
+    share = noise.Share(first, stride)
+    found = fused.gumbel(noise.fold(1, 2, 3), 501, device=DEVICE, share=share).cpu()
+    everyones = noise.gumbel(noise.fold(1, 2, 3), 501 * stride, dtype=torch.float32, device=DEVICE)
+    torch.testing.assert_close(found, everyones.cpu()[first::stride], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
