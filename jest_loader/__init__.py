@@ -1,6 +1,7 @@
 """Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
 
 from jest_loader.dataset import JestDataset
+from jest_loader.dense_scores import DenseScores, DenseSoftmaxScores
 from jest_loader.protocols import (
     BadSamplesError,
     Embedder,
@@ -20,7 +21,7 @@ from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnab
 from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.scorers.per_example import PerExample
 from jest_loader.scorers.shrink import Shrink
-from jest_loader.scores import DenseScores, DenseSoftmaxScores, ExampleScores, FactoredScores
+from jest_loader.scores import ExampleScores, FactoredScores
 from jest_loader.selection import (
     GibbsSelector,
     IndependentSelector,

@@ -1,34 +1,24 @@
 """Scores of a super-batch's candidates, and what they become as the sub-batch grows.
 
-``FactoredScores`` is what runs: it holds embeddings and never a B x B array. ``DenseScores`` and
-``DenseSoftmaxScores`` hold the matrix; they are the specification that it is tested against.
+``FactoredScores`` is what runs: it holds embeddings and never a B x B array. The scores in
+``dense_scores`` hold the matrix; they are the specification that it is tested against.
 ``ExampleScores`` holds one number per candidate, and conditioning changes none of them.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from jest_loader.dense_scores import DenseScores, DenseSoftmaxScores, excluding, signed
+from jest_loader.embedding_checks import check_loss, check_sides
 from jest_loader.ops.dispatch import Pairs, pairs
-from jest_loader.ops.reference import all_logits, exact, exact_dtype
+from jest_loader.ops.reference import all_logits, exact
 from jest_loader.protocols import Embeddings, Loss, Scores
-
-_Side = TypeVar("_Side", Embeddings, Tensor)
-
-# Rounding a unit row to bf16 moves its norm by 0.4 % at most.
-_NORM_TOLERANCE = 0.05
-
-# The most, in logits, that rounding the two embeddings of a pair may move it by without a warning:
-# scale 512 for fp16 and 64 for bf16.
-_MAX_ROUNDING = 0.5
 
 
 class ExampleScores:
@@ -57,7 +47,7 @@ class ExampleScores:
 
     def given(self, chosen: Tensor) -> ExampleScores:
         """The same scores, minus infinity at ``chosen`` (int64 [n])."""
-        return ExampleScores(_excluding(self.logits, chosen))
+        return ExampleScores(excluding(self.logits, chosen))
 
     def rows(self, chosen: Tensor) -> ExampleScores:
         """The scores of ``chosen`` (int64 [n]) alone."""
@@ -74,97 +64,6 @@ class ExampleScores:
     def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> ExampleScores:
         """As ``given``."""
         return self.given(chosen)
-
-
-class DenseScores:
-    """Scores that are sums over pairs, with the matrix: Algorithm 1 of arXiv 2406.17711.
-
-    Args:
-        pairwise: Floating [B, B], the score s_ij of image i with text j; for learnability the
-            learner's loss less the reference's. The diagonal holds each candidate's score on its
-            own.
-
-    Raises:
-        ValueError: if ``pairwise`` is not a square floating-point matrix.
-    """
-
-    def __init__(self, pairwise: Tensor) -> None:
-        _check_square("pairwise", pairwise)
-        self._pairwise = pairwise
-        self.logits = pairwise.diagonal()
-
-    def given(self, chosen: Tensor) -> DenseScores:
-        """The scores once ``chosen`` (int64 [n]) are in the sub-batch."""
-        out = copy(self)
-        added = self._pairwise[chosen].sum(dim=0) + self._pairwise[:, chosen].sum(dim=1)
-        out.logits = _excluding(self.logits + added, chosen)
-        return out
-
-    def rows(self, chosen: Tensor) -> DenseScores:
-        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
-        return DenseScores(self._pairwise[chosen][:, chosen])
-
-    def mean(self) -> Tensor:
-        """[]: the score of all candidates as one batch, per example."""
-        return self._pairwise.sum() / len(self._pairwise)
-
-
-class DenseSoftmaxScores:
-    """Scores from softmax losses, with the full matrices of logits.
-
-    A candidate's loss given a set S is its image-to-text and text-to-image cross-entropy,
-    averaged, among S and itself: it is not a sum over pairs, and with S empty it is zero for every
-    candidate.
-
-    Args:
-        learner: Floating [B, B], the logit of image i with text j; None leaves the learner's loss
-            out.
-        reference: The same of the reference model, whose loss is subtracted; None leaves it out.
-
-    Raises:
-        ValueError: if both are None, or one is not a square floating-point matrix.
-    """
-
-    needs_context = True
-
-    def __init__(self, learner: Tensor | None = None, reference: Tensor | None = None) -> None:
-        self._signed = _signed(learner, reference)
-        for _, logits in self._signed:
-            _check_square("logits", logits)
-        self._chosen = torch.empty(0, dtype=torch.int64, device=self._signed[0][1].device)
-
-    @property
-    def logits(self) -> Tensor:
-        """Floating [B]."""
-        total = sum(sign * self._loss(logits) for sign, logits in self._signed)
-        return _excluding(torch.as_tensor(total), self._chosen)
-
-    def given(self, chosen: Tensor) -> DenseSoftmaxScores:
-        """The scores once ``chosen`` (int64 [n]) are in the sub-batch."""
-        out = copy(self)
-        out._chosen = torch.cat([self._chosen, chosen])
-        return out
-
-    def rows(self, chosen: Tensor) -> DenseSoftmaxScores:
-        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
-        logits = {sign: logits[chosen][:, chosen] for sign, logits in self._signed}
-        return DenseSoftmaxScores(logits.get(1), logits.get(-1))
-
-    def mean(self) -> Tensor:
-        """[]: the score of all candidates as one batch, per example."""
-        total = sum(
-            sign * ((z.logsumexp(dim=0) + z.logsumexp(dim=1)) / 2 - z.diagonal()).mean()
-            for sign, z in self._signed
-        )
-        return torch.as_tensor(total)
-
-    def _loss(self, logits: Tensor) -> Tensor:
-        own = logits.diagonal()[:, None]
-        normalisers = [
-            torch.cat([own, matrix[:, self._chosen]], dim=1).logsumexp(dim=1)
-            for matrix in (logits, logits.T)
-        ]
-        return (normalisers[0] + normalisers[1]) / 2 - own[:, 0]
 
 
 class FactoredScores:
@@ -195,13 +94,13 @@ class FactoredScores:
         fused: bool | None = None,
     ) -> None:
         check_loss(loss)
-        signed = _signed(learner, reference)
-        _check_sides(learner, reference, loss)
+        sides = signed(learner, reference)
+        check_sides(learner, reference, loss)
         start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
         self._fused = fused
-        self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in signed]
+        self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in sides]
         self._taken = torch.zeros(
-            len(signed[0][1].image), dtype=torch.bool, device=signed[0][1].image.device
+            len(sides[0][1].image), dtype=torch.bool, device=sides[0][1].image.device
         )
 
     @property
@@ -326,100 +225,6 @@ class _SoftmaxLoss:
         ).mean()
 
 
-def check_loss(loss: Loss) -> None:
-    """Raise ``ValueError`` unless ``loss`` is one that we can score."""
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss must be 'sigmoid' or 'softmax', got {loss!r}")
-
-
-def _signed(learner: _Side | None, reference: _Side | None) -> list[tuple[int, _Side]]:
-    signed = [(sign, side) for sign, side in ((1, learner), (-1, reference)) if side is not None]
-    if not signed:
-        raise ValueError("scores need a learner, a reference or both, got neither")
-    return signed
-
-
-def _check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: Loss) -> None:
-    if learner is not None and reference is not None:
-        if len(learner.image) != len(reference.image):
-            raise ValueError(
-                "learner and reference must embed the same candidates, "
-                f"got {len(learner.image)} and {len(reference.image)}"
-            )
-        if learner.image.device != reference.image.device:
-            raise ValueError(
-                "learner and reference embeddings must be on one device, "
-                f"got {learner.image.device} and {reference.image.device}; "
-                "CachedReference takes device="
-            )
-    for name, side in (("learner", learner), ("reference", reference)):
-        if side is None:
-            continue
-        if loss == "sigmoid" and side.bias is None:
-            raise ValueError(
-                f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
-                "use loss='softmax' for a softmax model, or give Embeddings a bias"
-            )
-        _check_range(name, side)
-
-
-def _check_range(name: str, side: Embeddings) -> None:
-    """Refuse a scale or norms that make no logits; warn where the dtype is too coarse for them.
-
-    Rows that are not finite pass: they are one candidate's fault, and selection finds them.
-    """
-    norms = torch.stack(
-        [
-            torch.linalg.vector_norm(rows.detach(), dim=1, dtype=exact_dtype(rows.dtype))
-            for rows in (side.image, side.text)
-        ]
-    )
-    off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
-    bias = 0.0 if side.bias is None else side.bias
-    scalars = [
-        torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.scale, bias)
-    ]
-    num_off, scale, bias = torch.stack([off.sum().to(norms), *scalars]).tolist()  # The one wait.
-    if num_off > 0:
-        which, row = off.nonzero()[0].tolist()
-        raise ValueError(
-            f"embeddings must have rows of unit norm, but {num_off:.0f} of the {name}'s have not "
-            f"(row {row} of its {('image', 'text')[which]} embeddings has norm "
-            f"{norms[which, row].item():.3g}); use torch.nn.functional.normalize(rows, dim=1)"
-        )
-    if not 0 < scale < math.inf or not math.isfinite(bias):
-        raise ValueError(
-            "an embedder's scale must be positive and finite and its bias finite, "
-            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains"
-        )
-    warn_if_coarse(name, replace(side, scale=scale))
-
-
-def warn_if_coarse(name: str, side: Embeddings) -> None:
-    """Warn where rounding to the embeddings' dtype may change what is selected."""
-    eps = torch.finfo(side.image.dtype).eps
-    if not float(side.scale) * eps > _MAX_ROUNDING:
-        return
-    warnings.warn(
-        f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
-        f"{_MAX_ROUNDING / eps:g}: its logits may be off by more than {_MAX_ROUNDING}, which "
-        "changes what is selected; give them a finer dtype",
-        stacklevel=5,
-    )
-
-
 def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:
     """The embeddings of some rows, int64 [n]."""
     return replace(embeddings, image=embeddings.image[rows], text=embeddings.text[rows])
-
-
-def _check_square(name: str, matrix: Tensor) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.is_floating_point():
-        raise ValueError(
-            f"{name} must be a square floating-point matrix, "
-            f"got shape {tuple(matrix.shape)} of {matrix.dtype}"
-        )
-
-
-def _excluding(logits: Tensor, chosen: Tensor) -> Tensor:
-    return logits.index_fill(0, chosen, -torch.inf)

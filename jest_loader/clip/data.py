@@ -236,6 +236,10 @@ class PreparedSource:
         """As the inner source's."""
         self._source.set_epoch(epoch)
 
+    def divide(self, rank: int, num_ranks: int) -> None:
+        """As the inner source's."""
+        self._source.divide(rank, num_ranks)
+
     def state_dict(self) -> dict[str, Any]:
         """As the inner source's."""
         return self._source.state_dict()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from jest_loader.batch import Batch
+from jest_loader.embedding_checks import check_loss
 from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable
-from jest_loader.scores import FactoredScores, check_loss
+from jest_loader.scores import FactoredScores
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from jest_loader.batch import Batch
+from jest_loader.embedding_checks import check_loss, warn_if_coarse
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Embeddings, Loss
 from jest_loader.scorers.runner import ModelRunner
 from jest_loader.scorers.wrappers import device_of, prepare_method, unwrapped, without_compiler
-from jest_loader.scores import check_loss, warn_if_coarse
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 """Runs a model on a batch, whose tensors are on the model's device."""
