@@ -8,6 +8,7 @@ may be killed at any moment, and several may build different chunks.
 import json
 import os
 import shutil
+import uuid
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ class CacheFolder:
     def _write(self, path: Path, content: bytes) -> None:
         """The file, whole and on disk under its name, or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._building / f"{'.'.join(path.parts[-4:])}.{os.getpid()}.part"
+        # Not by process id: processes on several machines may have the same.
+        part = self._building / f"{'.'.join(path.parts[-4:])}.{uuid.uuid4().hex}.part"
         with part.open("wb") as file:
             file.write(content)
             file.flush()

@@ -1,6 +1,7 @@
 """A cache holds what the reference said of every sample, whole or not at all."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from jest_loader import BadSamplesError, CachedReference, CachedScores, Embeddin
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.cache import build, verify
+from jest_loader.cache.build import _Builder
+from jest_loader.cache.folder import CacheFolder
+from jest_loader.cache.records import Settings
 from jest_loader.pack import write_mds, write_zarr
 
 
@@ -366,3 +370,54 @@ def test_progress_shows_what_is_done(tmp_path, capsys):
         build(tmp_path / "cache", batches(range(16)), Stopping(3), chunk_rows=8)
     build(tmp_path / "cache", batches(range(16)), Reference(), chunk_rows=8, progress=True)
     assert "cache: 16 rows" in capsys.readouterr().err
+
+
+class Promising(list):
+    num_examples = 40
+
+
+@pytest.mark.parametrize("source", [batches(range(40)), Promising(batches(range(40)))])
+@pytest.mark.parametrize("num_calls", [1, 9])
+def test_a_call_goes_home_with_the_cache_that_another_has_finished(tmp_path, source, num_calls):
+    class Interrupted(Reference):
+        """Before one of its batches, the same call is made by another process, and ends."""
+
+        def embed(self, batch):
+            nonlocal num_calls
+            num_calls -= 1
+            if num_calls == 0:
+                build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+            return super().embed(batch)
+
+    manifest = build(tmp_path / "cache", source, Interrupted(), chunk_rows=8)
+    assert manifest == verify(tmp_path / "cache")
+    assert num_calls <= 0
+    assert not (tmp_path / "cache" / "building").exists()
+
+
+def test_a_call_that_finds_the_cache_finished_does_not_wait_for_its_records(tmp_path, monkeypatch):
+    def finish_first(builder, rank):
+        built(builder, rank)
+        monkeypatch.undo()
+        build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+
+    built = _Builder.build
+    monkeypatch.setattr(_Builder, "build", finish_first)
+    source = Promising(batches(range(40)))
+    manifest = build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+    assert manifest == verify(tmp_path / "cache")
+
+
+def test_processes_of_one_number_on_two_machines_do_not_share_a_file(tmp_path, monkeypatch):
+    settings = Settings("loss", 8, None, {})
+    real = os.fsync
+
+    def write_too(file):
+        monkeypatch.undo()
+        CacheFolder(tmp_path / "cache", settings)
+        real(file)
+
+    (tmp_path / "cache" / "building").mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", write_too)
+    CacheFolder(tmp_path / "cache", settings)
+    assert [file.name for file in (tmp_path / "cache" / "building").iterdir()] == ["settings.json"]
