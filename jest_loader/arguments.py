@@ -127,9 +127,11 @@ class Arguments:
     def _check_schedule(self) -> None:
         if self.schedule is None:
             return
-        if self.schedule.gain and not hasattr(self.selector, "gain"):
+        if self.schedule.gain and not (
+            is_dataclass(self.selector) and hasattr(self.selector, "gain")
+        ):
             raise ValueError(
-                "a schedule of gains needs a selector with a gain, "
+                "a schedule of gains needs a selector that is a dataclass with a gain, "
                 f"got {type(self.selector).__name__}"
             )
         for ratio in self.schedule.filter_ratio.values():
