@@ -12,7 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from jest_loader import BadSamplesError, CachedReference, CachedScores, Embeddings, FrozenReference
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.cache import build, verify
+from jest_loader.cache import build, model_fingerprint, verify
 from jest_loader.cache.build import _Builder
 from jest_loader.cache.folder import CacheFolder
 from jest_loader.cache.records import Settings
@@ -421,3 +421,9 @@ def test_processes_of_one_number_on_two_machines_do_not_share_a_file(tmp_path, m
     monkeypatch.setattr(os, "fsync", write_too)
     CacheFolder(tmp_path / "cache", settings)
     assert [file.name for file in (tmp_path / "cache" / "building").iterdir()] == ["settings.json"]
+
+
+def test_a_compiled_model_is_the_same_model():
+    model = torch.nn.Linear(3, 2)
+    assert model_fingerprint(torch.compile(model)) == model_fingerprint(model)
+    assert model_fingerprint(torch.nn.Linear(3, 2)) != model_fingerprint(model)
