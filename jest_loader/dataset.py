@@ -47,8 +47,9 @@ class JestDataset(IterableDataset[Batch]):
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
         emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
-            sub-batch, which must be a dict, as an ``Embeddings`` named ``"reference"``: for losses
-            that distil it (ACED, arXiv 2411.18674). Absent from uniform steps of a schedule.
+            sub-batch, a dict in which ``materialize`` has kept all rows, as an ``Embeddings`` named
+            ``"reference"``: for losses that distil it (ACED, arXiv 2411.18674). Absent from uniform
+            steps of a schedule.
         schedule: Changes filter ratio and gain over the run, and makes steps uniform.
         overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
             does so, on a CUDA stream of its own, with a copy of the weights from before that step.
