@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -287,8 +289,8 @@ def test_only_a_cache_is_replaced(tmp_path):
         with pytest.raises(ValueError, match=message):
             build(tmp_path, batches(range(4)), Reference(), overwrite=overwrite)
     zarr.open_group(tmp_path / "group", mode="w")
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"is another Zarr group"):
+    for overwrite, message in ((False, "is another Zarr group"), (True, "only a reference cache")):
+        with pytest.raises(ValueError, match=message):
             build(tmp_path / "group", batches(range(4)), Reference(), overwrite=overwrite)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -427,3 +429,28 @@ def test_a_compiled_model_is_the_same_model():
     model = torch.nn.Linear(3, 2)
     assert model_fingerprint(torch.compile(model)) == model_fingerprint(model)
     assert model_fingerprint(torch.nn.Linear(3, 2)) != model_fingerprint(model)
+
+
+def test_a_damaged_cache_can_be_overwritten(tmp_path):
+    path = tmp_path / "cache"
+    build(path, batches(range(8)), Reference())
+    group = path / "zarr.json"
+    group.write_text(group.read_text()[:100])
+    with pytest.raises(ValueError, match="is damaged .* build it again"):
+        build(path, batches(range(8)), Reference())
+    manifest = build(path, batches(range(8)), Reference(), overwrite=True)
+    assert verify(path) == manifest
+
+
+def test_a_process_killed_while_it_overwrites_leaves_room_for_the_next(tmp_path, monkeypatch):
+    def killed(path, **_):
+        shutil.rmtree(path / "text")
+        raise Stopped
+
+    path = tmp_path / "cache"
+    build(path, batches(range(8)), Reference())
+    monkeypatch.setattr("jest_loader.cache.folder.shutil", SimpleNamespace(rmtree=killed))
+    with pytest.raises(Stopped):
+        build(path, batches(range(12)), Reference(), overwrite=True)
+    monkeypatch.undo()
+    assert build(path, batches(range(12)), Reference()).num_rows == 12
