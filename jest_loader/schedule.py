@@ -25,7 +25,7 @@ class Schedule:
     """Selection that changes over a run; a step is one sub-batch delivered, over all epochs.
 
     A uniform step reads no more than it trains on, as far as the source's batch size lets it; the
-    batches of a source that has no ``batch_size`` must divide the sub-batch.
+    batches of one that is no list and has no ``batch_size`` must divide the sub-batch.
 
     Args:
         num_steps: Steps of the run. Fractions below are of it; steps beyond are as at 1.

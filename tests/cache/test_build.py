@@ -436,7 +436,7 @@ def test_a_damaged_cache_can_be_overwritten(tmp_path):
     build(path, batches(range(8)), Reference())
     group = path / "zarr.json"
     group.write_text(group.read_text()[:100])
-    with pytest.raises(ValueError, match="is damaged .* build it again"):
+    with pytest.raises(ValueError, match=r"is damaged .* build it again"):
         build(path, batches(range(8)), Reference())
     manifest = build(path, batches(range(8)), Reference(), overwrite=True)
     assert verify(path) == manifest
