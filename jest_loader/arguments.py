@@ -90,6 +90,7 @@ class Arguments:
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
         batch_size = declared_batch_size(self.source)
+        loss = getattr(self.scorer, "loss", None)
         return {
             "super_batch_size over all ranks": num_ranks * self.super_batch_size,
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
@@ -98,7 +99,7 @@ class Arguments:
             "number of ranks": None if hasattr(self.source, "divide") else num_ranks,
             "seed": self.seed,
             "scorer": type(self.scorer).__name__,
-            "loss": getattr(self.scorer, "loss", None),
+            "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.
             "selector": type(self.selector).__name__,
             **{f"selector.{name}": value for name, value in _options(self.selector).items()},
             "schedule": None if self.schedule is None else repr(self.schedule),
@@ -126,9 +127,11 @@ class Arguments:
     def _check_schedule(self) -> None:
         if self.schedule is None:
             return
-        if self.schedule.gain and not hasattr(self.selector, "gain"):
+        if self.schedule.gain and not (
+            is_dataclass(self.selector) and hasattr(self.selector, "gain")
+        ):
             raise ValueError(
-                "a schedule of gains needs a selector with a gain, "
+                "a schedule of gains needs a selector that is a dataclass with a gain, "
                 f"got {type(self.selector).__name__}"
             )
         for ratio in self.schedule.filter_ratio.values():

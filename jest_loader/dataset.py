@@ -37,8 +37,7 @@ class JestDataset(IterableDataset[Batch]):
             one row per example. Where the source has ``set_epoch``, that is called at the start of
             each pass.
         scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
-            also learns from each sub-batch. None scores nothing and goes with ``UniformSelector``
-            only.
+            also learns from each sub-batch. None goes with ``UniformSelector`` only.
         selector: Picks the sub-batch from the scores.
         super_batch_size: Candidates scored at once, on each rank where several select together; a
             multiple of the source's batch size.
@@ -47,8 +46,8 @@ class JestDataset(IterableDataset[Batch]):
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
             in full.
         emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
-            sub-batch, which must be a dict, as an ``Embeddings`` named ``"reference"``: for losses
-            that distil it (ACED, arXiv 2411.18674). Absent from uniform steps of a schedule.
+            sub-batch, a dict in which ``materialize`` kept all rows, as an ``Embeddings`` named
+            ``"reference"``, for losses that distil it (arXiv 2411.18674); not in uniform steps.
         schedule: Changes filter ratio and gain over the run, and makes steps uniform.
         overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
             does so, on a CUDA stream of its own, with a copy of the weights from before that step.

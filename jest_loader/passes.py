@@ -150,7 +150,9 @@ class Pass:
             scorer.update(choice.chosen)
         if overlap:
             self._take_snapshot()
+        # Of the choice that is delivered: the one before may have skipped other candidates.
         self._position = _after(chosen.before, chosen.super_batch, choice)
+        self._choices.position = self._position
         return Delivery(choice.sub_batch, self._position, choice.measured)
 
     def _take_snapshot(self) -> None:
@@ -206,7 +208,7 @@ class _Choices(Iterator[_Chosen]):
         self, arguments: Arguments, start: Position, stream: SideStream, agreement: Agreement
     ) -> None:
         self._arguments = arguments
-        self._position = start
+        self.position = start
         self._stream = stream
         self._agreement = agreement
         self.scorer = arguments.scorer
@@ -221,7 +223,7 @@ class _Choices(Iterator[_Chosen]):
 
     def __next__(self) -> _Chosen:
         started = time.perf_counter()
-        before = self._position
+        before = self.position
         size = self._arguments.step(before.num_steps).super_batch_size
         with self._agreement.step("reading") as reading:
             super_batch = next(self.super_batches, None)
@@ -234,7 +236,7 @@ class _Choices(Iterator[_Chosen]):
         with self._stream.entered():
             choice = self.choose(super_batch, before, self.scorer)
         choice = choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
-        self._position = _after(before, super_batch, choice)
+        self.position = _after(before, super_batch, choice)
         return _Chosen(choice, super_batch, before)
 
     def choose(self, super_batch: SuperBatch, before: Position, scorer: Scorer | None) -> Choice:

@@ -24,10 +24,11 @@ class Step:
 class Schedule:
     """Selection that changes over a run; a step is one sub-batch delivered, over all epochs.
 
-    A uniform step reads no more than it trains on, as far as the source's batch size lets it.
+    A uniform step reads no more than it trains on, as far as the source's batch size lets it; the
+    batches of one that is no list and has no ``batch_size`` must divide the sub-batch.
 
     Args:
-        num_steps: Steps of the run. Fractions below are of it; steps beyond are as the last one.
+        num_steps: Steps of the run. Fractions below are of it; steps beyond are as at 1.
         start_fraction: Uniform steps until there.
         stop_fraction: Uniform steps from there on.
         uniform_every: Makes each step with a number that this divides a uniform one, step 0 too.

@@ -109,7 +109,9 @@ class _Reader:
 
 
 def declared_batch_size(source: Source) -> int | None:
-    """The source's ``batch_size`` attribute where it has a usable one."""
+    """The rows of a list's first batch, or the ``batch_size`` that the source declares."""
+    if isinstance(source, Sequence) and len(source) > 0:
+        return num_examples(source[0])
     batch_size = getattr(source, "batch_size", None)
     return batch_size if isinstance(batch_size, int) and batch_size > 0 else None
 

@@ -630,3 +630,15 @@ def test_an_exception_in_the_training_loop_leaves_the_dataset_usable():
     resumed = dataset(Counting(6, 4), sub_batch_size=1)
     resumed.load_state_dict(state)
     assert numbers(resumed) == [[23]]
+
+
+def test_a_scorers_own_loss_function_is_not_part_of_the_state():
+    class WithLoss(ByNumber):
+        def __init__(self):
+            self.loss = torch.nn.CrossEntropyLoss(reduction="none")
+
+    def make():
+        return JestDataset(Counting(4, 4), WithLoss(), super_batch_size=8, sub_batch_size=4)
+
+    state = json.loads(json.dumps(make().state_dict()))
+    make().load_state_dict(state)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from jest_loader import (
+    BadSamplesError,
     Embeddings,
     ExampleScores,
     FrozenReference,
@@ -260,3 +261,28 @@ def test_scorers_that_cannot_keep_a_copy_are_refused():
         with pytest.raises(ValueError, match=r"with a method snapshot\(\), but NoCopy has none"):
             make(scorer)
     JestDataset(Counting(30, 8), None, UniformSelector(), overlap=True, **SIZES)
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_a_choice_that_a_saved_state_discards_is_not_counted(save):
+    model = Model()
+    turned_away = []
+
+    def materialize(batch):
+        # The first choice ahead meets one bad candidate, what is chosen in its place none.
+        if len(turned_away) == 0 and model.weight == 0 and batch["number"].min() >= 40:
+            turned_away.append(int(batch["number"][0]))
+            raise BadSamplesError({0: "turned away"})
+        return batch
+
+    dataset = make(model, num_batches=15, materialize=materialize)
+    batches = iter(dataset)
+    next(batches)
+    while not turned_away:
+        time.sleep(0.001)
+    model.weight = 1.0
+    if save:
+        dataset.state_dict()
+    next(batches)
+    next(batches)
+    assert dataset.counts.skipped == (0 if save else 1)

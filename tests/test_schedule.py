@@ -166,5 +166,19 @@ def test_a_schedule_must_suit_the_dataset():
         make(Schedule(10, filter_ratio={0.0: 0.1}))
     with pytest.raises(ValueError, match=r"super_batch_size must be a multiple of .* got 16 and 6"):
         make(Schedule(10, filter_ratio={0.0: 0.75}), Counting(10, 6))
-    with pytest.raises(ValueError, match="gains needs a selector with a gain, got TopKSelector"):
+    with pytest.raises(ValueError, match=r"gains needs .* with a gain, got TopKSelector"):
         make(Schedule(10, gain={0.0: 2.0}), selector=TopKSelector())
+
+    class Plain:
+        gain = 1.0
+
+        def select(self, scores, size, *, seed, step):
+            return torch.arange(size)
+
+    with pytest.raises(ValueError, match="a dataclass with a gain, got Plain"):
+        make(Schedule(10, gain={0.0: 2.0}), selector=Plain())
+
+
+def test_a_uniform_step_reads_whole_batches_of_a_list():
+    dataset = make(Schedule(10, uniform_every=2), numbered_batches(9, 6))
+    assert [dataset.stats.counts.loaded for _ in dataset] == [6, 12, 6, 12, 6, 12]

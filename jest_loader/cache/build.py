@@ -85,13 +85,15 @@ def build(
     if (manifest := finished(folder, settings)) is not None:
         return manifest
     unfinished = CacheFolder(folder, settings)
-    with progress_bar(unfinished, rank, shown=progress) as advance:
-        _Builder(source, measure, unfinished, id_column, advance).build(rank)
-    if rank.number == 0:
-        wait_for(lambda: _all_there(unfinished), f"the other {rank.world_size - 1} to build theirs")
-        return unfinished.finish(_release())
-    wait_for(unfinished.is_finished, "the first to finish the cache")
-    return read_manifest(folder)
+    try:
+        with progress_bar(unfinished, rank, shown=progress) as advance:
+            _Builder(source, measure, unfinished, id_column, advance).build(rank)
+        return _finished(unfinished, rank)
+    except FileNotFoundError:
+        if not unfinished.is_finished():
+            raise
+        # The same call was made twice at once, and the other has cleared what both worked in.
+        return read_manifest(folder)
 
 
 class _Drawn(NamedTuple):
@@ -243,10 +245,22 @@ def _plain_state(source: Source) -> dict[str, Any] | None:
     return state if is_plain else None
 
 
+def _finished(folder: CacheFolder, rank: Rank) -> Manifest:
+    """The whole cache, once all processes have built their chunks."""
+    if rank.number == 0:
+        wait_for(lambda: _all_there(folder), f"the other {rank.world_size - 1} to build theirs")
+        if not folder.is_finished():
+            return folder.finish(_release())
+    wait_for(folder.is_finished, "the first to finish the cache")
+    return read_manifest(folder.path)
+
+
 def _all_there(folder: CacheFolder) -> bool:
     num_chunks = folder.settings.num_chunks
-    return num_chunks is None or all(
-        folder.record(number) is not None for number in range(num_chunks)
+    return (
+        num_chunks is None
+        or folder.is_finished()
+        or all(folder.record(number) is not None for number in range(num_chunks))
     )
 
 

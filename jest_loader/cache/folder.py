@@ -8,6 +8,7 @@ may be killed at any moment, and several may build different chunks.
 import json
 import os
 import shutil
+import uuid
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ class CacheFolder:
     def _write(self, path: Path, content: bytes) -> None:
         """The file, whole and on disk under its name, or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._building / f"{'.'.join(path.parts[-4:])}.{os.getpid()}.part"
+        # Not by process id: processes on several machines may have the same.
+        part = self._building / f"{'.'.join(path.parts[-4:])}.{uuid.uuid4().hex}.part"
         with part.open("wb") as file:
             file.write(content)
             file.flush()
@@ -196,22 +198,24 @@ def finished(path: Path, settings: Settings) -> Manifest | None:
 
 
 def remove(path: Path) -> None:
-    """Delete a cache, whole or not, and nothing else.
+    """Delete a cache, whole or not or damaged, and nothing else.
 
     Raises:
         ValueError: if ``path`` is something else.
     """
     if not path.exists():
         return
-    if (path / "zarr.json").is_file():
-        read_manifest(path)
-    elif not (path / BUILDING).is_dir():
+    group = path / "zarr.json"
+    says_so = group.is_file() and ATTRIBUTE.encode() in group.read_bytes()
+    if not says_so and not (path / BUILDING).is_dir():
         raise ValueError(
             f"only a reference cache can be overwritten, but {str(path)!r} is none; choose another "
             "output"
         )
-    (path / "zarr.json").unlink(missing_ok=True)  # First: what is left is not taken for whole.
-    shutil.rmtree(path)
+    # Renamed first: of what a killed process had left in its place no one could tell what it was.
+    gone = path.with_name(f"{path.name}.{uuid.uuid4().hex}.deleted")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _one_logit(records: list[Record]) -> Logit | None:

@@ -7,9 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from jest_loader.scorers.wrappers import unwrapped, without_compiler
+
 
 def model_fingerprint(model: nn.Module) -> str:
-    """The model's class, and a BLAKE2b digest of its architecture and its weights by name."""
+    """The model's class, and a BLAKE2b digest of its architecture and its weights by name.
+
+    Compiled or in DDP it is the same model.
+    """
+    model = without_compiler(unwrapped(model))
     digest = hashlib.blake2b(str(model).encode(), digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -60,8 +60,7 @@ def pack(config: PackConfig, *, progress: bool = False) -> Tally:
 
     The data set has the columns ``key`` (where the picture came from), ``image`` (encoded bytes),
     ``caption``, ``thumbnail`` (a JPEG of the centre square) if asked for, and those of
-    ``keep_columns``. Records that cannot be used are logged by name and
-    counted.
+    ``keep_columns``. Records that cannot be used are logged by name and counted.
 
     Args:
         config: What to pack.

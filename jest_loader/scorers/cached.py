@@ -56,7 +56,7 @@ class CachedReference:
                 "cached image and text embeddings must both have shape [samples, width], "
                 f"got {tuple(image.shape)} and {tuple(text.shape)}"
             )
-        columns = {"image": np.asarray(image), "text": np.asarray(text)}
+        columns = {"image": _array(image), "text": _array(text)}
         rows = StoredRows(columns, SampleIndex.of_rows(ids, len(image)), id_column)
         self._set(rows, scale, bias, missing, device)
 
@@ -166,7 +166,7 @@ class CachedScores:
     ) -> None:
         if len(loss.shape) != 1:
             raise ValueError(f"cached losses must have shape [samples], got {tuple(loss.shape)}")
-        columns = {"loss": np.asarray(loss)}
+        columns = {"loss": _array(loss)}
         self._set(
             StoredRows(columns, SampleIndex.of_rows(ids, len(loss)), id_column), missing, device
         )
@@ -231,6 +231,14 @@ class CachedScores:
         rows = torch.from_numpy(np.flatnonzero(found.missing))
         live = self._missing(take(batch, rows)).detach()
         return values.index_copy(0, rows.to(values.device), live.to(values))
+
+
+def _array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """The same in the host's memory; fp32 of bf16, which NumPy does not have."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    return np.asarray(values)
 
 
 def _on(device: torch.device, values: NDArray[Any]) -> Tensor:

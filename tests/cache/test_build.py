@@ -1,6 +1,9 @@
 """A cache holds what the reference said of every sample, whole or not at all."""
 
 import logging
+import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from jest_loader import BadSamplesError, CachedReference, CachedScores, Embeddings, FrozenReference
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.cache import build, verify
+from jest_loader.cache import build, model_fingerprint, verify
+from jest_loader.cache.build import _Builder
+from jest_loader.cache.folder import CacheFolder
+from jest_loader.cache.records import Settings
 from jest_loader.pack import write_mds, write_zarr
 
 
@@ -283,8 +289,8 @@ def test_only_a_cache_is_replaced(tmp_path):
         with pytest.raises(ValueError, match=message):
             build(tmp_path, batches(range(4)), Reference(), overwrite=overwrite)
     zarr.open_group(tmp_path / "group", mode="w")
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"is another Zarr group"):
+    for overwrite, message in ((False, "is another Zarr group"), (True, "only a reference cache")):
+        with pytest.raises(ValueError, match=message):
             build(tmp_path / "group", batches(range(4)), Reference(), overwrite=overwrite)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -366,3 +372,85 @@ def test_progress_shows_what_is_done(tmp_path, capsys):
         build(tmp_path / "cache", batches(range(16)), Stopping(3), chunk_rows=8)
     build(tmp_path / "cache", batches(range(16)), Reference(), chunk_rows=8, progress=True)
     assert "cache: 16 rows" in capsys.readouterr().err
+
+
+class Promising(list):
+    num_examples = 40
+
+
+@pytest.mark.parametrize("source", [batches(range(40)), Promising(batches(range(40)))])
+@pytest.mark.parametrize("num_calls", [1, 9])
+def test_a_call_goes_home_with_the_cache_that_another_has_finished(tmp_path, source, num_calls):
+    class Interrupted(Reference):
+        """Before one of its batches, the same call is made by another process, and ends."""
+
+        def embed(self, batch):
+            nonlocal num_calls
+            num_calls -= 1
+            if num_calls == 0:
+                build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+            return super().embed(batch)
+
+    manifest = build(tmp_path / "cache", source, Interrupted(), chunk_rows=8)
+    assert manifest == verify(tmp_path / "cache")
+    assert num_calls <= 0
+    assert not (tmp_path / "cache" / "building").exists()
+
+
+def test_a_call_that_finds_the_cache_finished_does_not_wait_for_its_records(tmp_path, monkeypatch):
+    def finish_first(builder, rank):
+        built(builder, rank)
+        monkeypatch.undo()
+        build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+
+    built = _Builder.build
+    monkeypatch.setattr(_Builder, "build", finish_first)
+    source = Promising(batches(range(40)))
+    manifest = build(tmp_path / "cache", source, Reference(), chunk_rows=8)
+    assert manifest == verify(tmp_path / "cache")
+
+
+def test_processes_of_one_number_on_two_machines_do_not_share_a_file(tmp_path, monkeypatch):
+    settings = Settings("loss", 8, None, {})
+    real = os.fsync
+
+    def write_too(file):
+        monkeypatch.undo()
+        CacheFolder(tmp_path / "cache", settings)
+        real(file)
+
+    (tmp_path / "cache" / "building").mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", write_too)
+    CacheFolder(tmp_path / "cache", settings)
+    assert [file.name for file in (tmp_path / "cache" / "building").iterdir()] == ["settings.json"]
+
+
+def test_a_compiled_model_is_the_same_model():
+    model = torch.nn.Linear(3, 2)
+    assert model_fingerprint(torch.compile(model)) == model_fingerprint(model)
+    assert model_fingerprint(torch.nn.Linear(3, 2)) != model_fingerprint(model)
+
+
+def test_a_damaged_cache_can_be_overwritten(tmp_path):
+    path = tmp_path / "cache"
+    build(path, batches(range(8)), Reference())
+    group = path / "zarr.json"
+    group.write_text(group.read_text()[:100])
+    with pytest.raises(ValueError, match=r"is damaged .* build it again"):
+        build(path, batches(range(8)), Reference())
+    manifest = build(path, batches(range(8)), Reference(), overwrite=True)
+    assert verify(path) == manifest
+
+
+def test_a_process_killed_while_it_overwrites_leaves_room_for_the_next(tmp_path, monkeypatch):
+    def killed(path, **_):
+        shutil.rmtree(path / "text")
+        raise Stopped
+
+    path = tmp_path / "cache"
+    build(path, batches(range(8)), Reference())
+    monkeypatch.setattr("jest_loader.cache.folder.shutil", SimpleNamespace(rmtree=killed))
+    with pytest.raises(Stopped):
+        build(path, batches(range(12)), Reference(), overwrite=True)
+    monkeypatch.undo()
+    assert build(path, batches(range(12)), Reference()).num_rows == 12

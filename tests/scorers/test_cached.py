@@ -330,3 +330,11 @@ def test_half_precision_hardly_changes_the_selection(tmp_path, loss):
     agreed = len(set(picks[0].tolist()) & set(picks[1].tolist())) / 1024
     assert agreed >= 0.99
     assert isinstance(Learnability(Learner(), cached, loss).score(source[0]), FactoredScores)
+
+
+def test_tensors_may_be_trained_or_in_bf16():
+    rows = torch.nn.functional.normalize(torch.randn(4, 8), dim=1).bfloat16().requires_grad_()
+    found = CachedReference(rows, rows, 10.0, -5.0).embed({"sample_id": np.array([2, 0])})
+    assert torch.equal(found.image, rows.detach()[[2, 0]].float())
+    loss = torch.arange(4.0, requires_grad=True)
+    assert CachedScores(loss).values({"sample_id": np.array([3])}).tolist() == [3]
