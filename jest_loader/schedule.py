@@ -54,7 +54,10 @@ class Schedule:
         every = self.uniform_every
         _check("uniform_every", every, every is None or every >= 1, "at least 1, or None")
         for name in ("filter_ratio", "gain"):
-            for fraction in getattr(self, name):
+            # In one form, since a state compares schedules by their text.
+            points = {float(at): float(value) for at, value in sorted(getattr(self, name).items())}
+            object.__setattr__(self, name, points)
+            for fraction in points:
                 _check_fraction(f"each fraction of the run in {name}", fraction)
         for ratio in self.filter_ratio.values():
             _check("a filter ratio", ratio, 0 <= ratio < 1, "in [0, 1)")

@@ -132,7 +132,7 @@ class TestAccount:
         by_hand = sum(8 * (30 + 11) + scored * (7 + 5 + 2) for scored, _ in steps)
         counts = Counts()
         for scored, trained in steps:
-            counts = counts.plus(scored=scored, trained=trained)
+            counts = counts.plus(Counts(scored=scored, trained=trained))
         run = cost.flops(counts)
         assert run.total == by_hand
         assert (run.training, run.reference, run.selection) == (40 * 30, 64 * 5, 64 * 2)

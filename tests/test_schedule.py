@@ -112,6 +112,13 @@ def test_a_state_belongs_to_its_schedule():
         make(None, Counting(13, 4)).load_state_dict(state)
 
 
+def test_a_schedule_is_the_same_however_it_is_written():
+    dataset = make(Schedule(9, filter_ratio={0.4: 0.5, 0: 0.75}, gain={1: 2}), Counting(16, 4))
+    next(iter(dataset))
+    again = Schedule(9, filter_ratio={0.0: 0.75, 0.4: 0.5}, gain={1.0: 2.0})
+    make(again, Counting(16, 4)).load_state_dict(dataset.state_dict())
+
+
 def test_a_uniform_step_reads_whole_source_batches():
     dataset = JestDataset(
         torch.utils.data.DataLoader([{"number": n} for n in range(90)], batch_size=6),
@@ -177,6 +184,13 @@ def test_a_schedule_must_suit_the_dataset():
 
     with pytest.raises(ValueError, match="a dataclass with a gain, got Plain"):
         make(Schedule(10, gain={0.0: 2.0}), selector=Plain())
+
+
+def test_a_schedule_is_the_same_however_it_is_written():
+    dataset = make(Schedule(9, filter_ratio={0.4: 0.5, 0: 0.75}, gain={1: 2}), Counting(16, 4))
+    next(iter(dataset))
+    again = Schedule(9, filter_ratio={0.0: 0.75, 0.4: 0.5}, gain={1.0: 2.0})
+    make(again, Counting(16, 4)).load_state_dict(dataset.state_dict())
 
 
 def test_a_uniform_step_reads_whole_batches_of_a_list():
