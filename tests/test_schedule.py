@@ -186,13 +186,6 @@ def test_a_schedule_must_suit_the_dataset():
         make(Schedule(10, gain={0.0: 2.0}), selector=Plain())
 
 
-def test_a_schedule_is_the_same_however_it_is_written():
-    dataset = make(Schedule(9, filter_ratio={0.4: 0.5, 0: 0.75}, gain={1: 2}), Counting(16, 4))
-    next(iter(dataset))
-    again = Schedule(9, filter_ratio={0.0: 0.75, 0.4: 0.5}, gain={1.0: 2.0})
-    make(again, Counting(16, 4)).load_state_dict(dataset.state_dict())
-
-
 def test_a_uniform_step_reads_whole_batches_of_a_list():
     dataset = make(Schedule(10, uniform_every=2), numbered_batches(9, 6))
     assert [dataset.stats.counts.loaded for _ in dataset] == [6, 12, 6, 12, 6, 12]
