@@ -488,7 +488,11 @@ def test_what_ranks_cannot_do_together_is_refused(folder, options, message):
         source = ZarrSource(folder, batch_size=12)
         selector = JointSelector(4, quota="global", group=group)
         sizes = {"super_batch_size": 24, "sub_batch_size": 6}
-        return len(JestDataset(source, WithReference(), selector, **sizes, **options))
+        loader = JestDataset(source, WithReference(), selector, **sizes, **options)
+        if group.size > 1:
+            with pytest.raises(ValueError, match=message):
+                len(loader)  # And it still is after that:
+        return len(loader)
 
     with pytest.raises(ValueError, match=message):
         simulate_ranks(2, run)
