@@ -29,6 +29,7 @@ from jest_loader import (
     UniformSelector,
 )
 from jest_loader.adapters.zarr import ZarrSource
+from jest_loader.agreement import Agreement
 from jest_loader.batch import take
 from jest_loader.distributed import RankError, Ranks, RankScores, joint_bytes, ranks_of
 from jest_loader.drawing import draw
@@ -410,9 +411,9 @@ def test_rows_of_every_kind_move():
     def run(group):
         candidates = rows(8 * group.rank, 8 * group.rank + 8)
         chosen = [[0, 1, 6, 3, 4, 5, 7], [], [3, 2]][group.rank]
-        ranks = ranks_of(group)
-        pool, index = even_out(candidates, torch.tensor(chosen, dtype=torch.int64), 3, ranks)
-        return take(pool, index)
+        index = torch.tensor(chosen, dtype=torch.int64)
+        agreement = Agreement(ranks_of(group))
+        return take(*even_out(candidates, index, [7, 0, 2], agreement))
 
     found = simulate_ranks(3, run)
     assert [batch["number"].tolist() for batch in found] == [[0, 1, 6], [4, 5, 7], [19, 18, 3]]
@@ -424,10 +425,15 @@ def test_rows_of_every_kind_move():
 def test_what_cannot_move_is_refused():
     def run(group):
         candidates = {"number": torch.arange(2), "set": [{1}, {2}]}
-        return even_out(candidates, torch.arange(2 * (1 - group.rank)), 1, ranks_of(group))
+        index = torch.arange(2 * (1 - group.rank))
+        try:
+            return even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
+        except (ValueError, RankError) as error:
+            return str(error)
 
-    with pytest.raises(ValueError, match="got a set; use quota='equal'"):
-        simulate_ranks(2, run)
+    ended = simulate_ranks(2, run)
+    assert "got a set; use quota='equal'" in ended[0]
+    assert "rank 0 of 2 failed while packing rows for other ranks" in ended[1]
 
 
 def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
@@ -453,6 +459,57 @@ def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
             together = step[0] + step[1]
             assert [len(each) for each in step] == [6, 6]
             assert not [number for number in together if number % 9 == 0]
+
+
+@dataclass(frozen=True)
+class ByRank:
+    """The lower the number the better, and all of rank 0 better than all others."""
+
+    rank: int
+    finite: int = 24
+
+    def score(self, super_batch):
+        scores = 100.0 * (self.rank == 0) - super_batch["number"] % 24
+        scores[self.finite :] = torch.nan
+        return ExampleScores(scores)
+
+
+def by_rank(group, **options: Any) -> JestDataset:
+    """The best 12 of 48 are the first of rank 0, which passes half of them on."""
+    return JestDataset(
+        [{"number": torch.arange(24) + 24 * group.rank}],
+        ByRank(group.rank, options.pop("finite", 24)),
+        TopKSelector(quota="global", group=group),
+        super_batch_size=24,
+        sub_batch_size=6,
+        max_skipped_fraction=1.0,
+        **options,
+    )
+
+
+def test_a_row_that_was_passed_on_does_not_replace_a_bad_one():
+    def run(group):
+        def materialize(batch):
+            bad = [row for row, number in enumerate(batch["number"]) if number == 3]
+            if bad:
+                raise BadSamplesError(dict.fromkeys(bad, "torn"))
+            return batch
+
+        return next(iter(by_rank(group, materialize=materialize)))["number"].tolist()
+
+    assert simulate_ranks(2, run) == [[0, 1, 2, 12, 4, 5], [6, 7, 8, 9, 10, 11]]
+
+
+def test_too_few_finite_scores_over_all_ranks_end_all_with_an_error():
+    def run(group):
+        try:
+            return list(by_rank(group, finite=10 if group.rank == 0 else 1))
+        except (ValueError, RankError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    first, second = simulate_ranks(2, run)
+    assert "ValueError: a sub-batch of 11 needs as many candidates with finite scores" in first
+    assert "RankError: rank 0 of 2 failed while selecting" in second
 
 
 def test_dense_scores_say_that_they_cannot_be_conditioned():
