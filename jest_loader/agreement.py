@@ -54,6 +54,10 @@ class Agreement:
             RankError: if it failed on another rank.
         """
         tally = Tally()
+        if self.ranks.size == 1:
+            yield tally
+            tally.everyones = [tally.number]
+            return
         try:
             yield tally
         except RankError:
@@ -86,8 +90,6 @@ class Agreement:
 
     def _told(self, status: int, number: int) -> list[tuple[int, int]]:
         """The status and number of each rank."""
-        if self.ranks.size == 1:
-            return [(status, number)]
         self._over = self._over or status == _FAILED
         try:
             told = self.ranks.all_gather(torch.tensor([status, number]))
