@@ -15,7 +15,12 @@ from jest_loader.drawing import check_finite
 from jest_loader.exchange import even_out
 from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector
 from jest_loader.scores import ExampleScores, rows_of
-from jest_loader.selection import IndependentSelector, JointSelector, UniformSelector
+from jest_loader.selection import (
+    IndependentSelector,
+    JointSelector,
+    UniformSelector,
+    moves_rows,
+)
 from jest_loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
@@ -56,7 +61,7 @@ class Chooser:
                 scores = self._score(candidates)
             skipped = _without_score(scores)
             self._check_budget(skipped, candidates)
-        moves = ranks.size > 1 and getattr(self.selector, "quota", None) == "global"
+        moves = ranks.size > 1 and moves_rows(self.selector)
         with self.agreement.step("selecting") as selecting:
             with torch.no_grad(), times.time("selecting", on_device=True):
                 joined = RankScores(scores, ranks)

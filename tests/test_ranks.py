@@ -25,6 +25,7 @@ from jest_loader import (
     JointSelector,
     LiveLearner,
     RaggedBytes,
+    Schedule,
     TopKSelector,
     UniformSelector,
 )
@@ -330,6 +331,12 @@ def test_any_number_of_ranks_chooses_the_same_samples(folder, num_ranks):
     assert state["counts"] == {
         "loaded": 480, "scored": 480, "trained": 120, "dropped": 0, "skipped": 0
     }  # fmt: skip
+
+
+def test_any_number_of_ranks_chooses_the_same_samples_in_uniform_steps(folder):
+    schedule = Schedule(10, uniform_every=2)
+    expected, _ = over_ranks(folder, 1, schedule=schedule)
+    assert over_ranks(folder, 2, schedule=schedule)[0] == expected
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 7])
