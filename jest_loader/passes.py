@@ -220,20 +220,22 @@ class _Choices(Iterator[_Chosen]):
         return self
 
     def __next__(self) -> _Chosen:
-        started = time.perf_counter()
-        before = self._position
+        before, ranks = self._position, self._agreement.ranks
+        started, received = time.perf_counter(), ranks.bytes_received
         size = self._arguments.step(before.num_steps).super_batch_size
         with self._agreement.step("reading") as reading:
             super_batch = next(self.super_batches, None)
             num_rows = 0 if super_batch is None else super_batch.num_examples
             reading.number = int(num_rows == size)
         waiting_ms = 1000 * (time.perf_counter() - started)
-        if super_batch is None or reading.total < self._agreement.ranks.size:
+        if super_batch is None or reading.total < ranks.size:
             self.num_left, self.ended_here = num_rows, num_rows < size
             raise StopIteration
         with self._stream.entered():
             choice = self.choose(super_batch, before, self.scorer)
-        choice = choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
+        received = ranks.bytes_received - received
+        measured = replace(choice.measured, waiting_ms=waiting_ms, bytes_received=received)
+        choice = choice._replace(measured=measured)
         self._position = _after(before, super_batch, choice)
         return _Chosen(choice, super_batch, before)
 

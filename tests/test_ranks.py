@@ -166,6 +166,17 @@ def test_what_is_received_is_what_the_formula_says(num_ranks, num_chunks, dtype,
     assert simulate_ranks(num_ranks, run) == [expected] * num_ranks
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_statistics_count_what_each_sub_batch_made_a_rank_receive(folder, num_ranks):
+    def run(group):
+        loader = dataset(folder, group, num_ranks, quota="equal")
+        return [loader.stats.bytes_received for _ in loader]
+
+    words = 4 * 16 * (num_ranks - 1)  # How reading, scoring, selecting and materializing went.
+    expected = joint_bytes(12, 4, num_ranks, 2 * (12 + 15) * 8) + words
+    assert simulate_ranks(num_ranks, run) == [[expected] * 5] * num_ranks
+
+
 def test_at_the_papers_scale_ranks_receive_what_the_design_says():
     received = [joint_bytes(32_768, 16, ranks, 2 * 2 * 768 * 2) for ranks in (8, 64, 256)]
     assert [round(each / 1e6) for each in received] == [165, 186, 188]
