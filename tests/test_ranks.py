@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from jest_loader import (
     BadSamplesError,
@@ -31,7 +32,7 @@ from jest_loader import (
 )
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.agreement import Agreement
-from jest_loader.batch import take
+from jest_loader.batch import split, take
 from jest_loader.distributed import RankError, Ranks, RankScores, joint_bytes, ranks_of
 from jest_loader.drawing import draw
 from jest_loader.exchange import even_out
@@ -712,6 +713,21 @@ class Towers(torch.nn.Module):
 PAIRS = sides(480, seed=3)[0]
 
 
+def self_scored(model: torch.nn.Module, rank: int, num_ranks: int) -> JestDataset:
+    """Of 48 pairs over all ranks the 12 that are hardest for the model."""
+    source = [
+        {"image": PAIRS.image[rows], "text": PAIRS.text[rows]}
+        for rows in (slice(start + rank, start + 48, num_ranks) for start in range(0, 480, 48))
+    ]
+    return JestDataset(
+        source,
+        HardLearner(LiveLearner(model, embed=lambda model, batch: model(batch))),
+        JointSelector(4, quota="global"),
+        super_batch_size=48 // num_ranks,
+        sub_batch_size=12 // num_ranks,
+    )
+
+
 def train(rank: int, kind: str) -> list[float]:
     """The losses of a learner that trains on what is chosen by its own scores."""
     num_ranks = dist.get_world_size() if kind != "alone" else 1
@@ -724,20 +740,8 @@ def train(rank: int, kind: str) -> list[float]:
 
         fully_shard(model, mesh=init_device_mesh("cpu", (num_ranks,)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    source = [
-        {"image": PAIRS.image[rows], "text": PAIRS.text[rows]}
-        for rows in (slice(start + rank, start + 48, num_ranks) for start in range(0, 480, 48))
-    ]
-    learner = LiveLearner(model, embed=lambda model, batch: model(batch))
-    loader = JestDataset(
-        source,
-        HardLearner(learner),
-        JointSelector(4, quota="global"),
-        super_batch_size=48 // num_ranks,
-        sub_batch_size=12 // num_ranks,
-    )
     losses = []
-    for batch in loader:
+    for batch in self_scored(model, rank, num_ranks):
         found = model(batch)
         image, text = (gathered(side, num_ranks) for side in (found.image, found.text))
         loss = contrastive_loss(replace(found, image=image, text=text), "sigmoid")
@@ -746,6 +750,40 @@ def train(rank: int, kind: str) -> list[float]:
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def train_in_parts(rank: int, num_parts: int) -> list[float]:
+    """The losses of steps whose sub-batch is chosen at once and trained on in parts."""
+    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+    model = towers = Towers()
+    if num_ranks > 1:
+        model = torch.nn.parallel.DistributedDataParallel(towers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    losses = []
+    for batch in self_scored(model, rank, num_ranks):
+        optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for number, part in enumerate(split(batch, 12 // num_ranks // num_parts)):
+            last = number == num_parts - 1
+            with nullcontext() if last or model is towers else model.no_sync():
+                found = model(part)
+                own = found.scale * (found.image * found.text).sum(dim=1) + found.bias
+                loss = softplus(-own).mean() / num_parts
+                loss.backward()
+            total += loss.detach()
+        if num_ranks > 1:
+            dist.all_reduce(total)
+        optimizer.step()
+        losses.append(total.item() / num_ranks)
+    return losses
+
+
+def test_two_ranks_that_accumulate_gradients_train_as_one_process_does():
+    expected = train_in_parts(0, 1)
+    ended = launch(2, train_in_parts, 3)
+    assert [one.error for one in ended] == [None, None]
+    assert ended[0].result == pytest.approx(expected, rel=1e-9)
+    assert abs(expected[-1] - expected[0]) > 0.01 * expected[0], "it must learn something"
 
 
 def gathered(rows: torch.Tensor, num_ranks: int) -> torch.Tensor:
