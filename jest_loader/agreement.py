@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,15 +16,20 @@ _FINE, _FAILED = 0, 1
 
 @dataclass
 class Tally:
-    """A number that each rank adds to.
+    """A number of each rank.
 
     Args:
         number: This rank's.
-        total: Of all ranks, once they have agreed.
+        everyones: Of all ranks, rank by rank, once they have agreed.
     """
 
     number: int = 0
-    total: int = 0
+    everyones: list[int] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Of all ranks, once they have agreed."""
+        return sum(self.everyones)
 
 
 class Agreement:
@@ -49,6 +54,10 @@ class Agreement:
             RankError: if it failed on another rank.
         """
         tally = Tally()
+        if self.ranks.size == 1:
+            yield tally
+            tally.everyones = [tally.number]
+            return
         try:
             yield tally
         except RankError:
@@ -65,7 +74,7 @@ class Agreement:
                 f"rank {failed[0]} of {self.ranks.size} failed while {doing}, which ends rank "
                 f"{self.ranks.rank} too; the error on rank {failed[0]} says why"
             )
-        tally.total = sum(number for _, number in told)
+        tally.everyones = [number for _, number in told]
 
     def check_same(self, what: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless ``what``, plain values, is equal on all ranks."""

@@ -10,7 +10,7 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
 from jest_loader.schedule import Schedule, Step
-from jest_loader.selection import UniformSelector
+from jest_loader.selection import UniformSelector, moves_rows
 from jest_loader.super_batch import declared_batch_size, size_error
 
 EMITTED = ("reference",)
@@ -66,7 +66,7 @@ class Arguments:
     def selector_at(self, step: Step) -> Selector:
         """The selector with the step's gain; draws uniformly in a uniform step."""
         if step.uniform:
-            return UniformSelector()
+            return UniformSelector(quota="global" if moves_rows(self.selector) else "equal")
         if step.gain == 1.0:
             return self.selector
         selector: Any = self.selector
@@ -81,7 +81,7 @@ class Arguments:
                 f"talk in between what training steps say, but there are {num_ranks}; use "
                 "overlap=False"
             )
-        if self.emit and getattr(self.selector, "quota", None) == "global":
+        if self.emit and moves_rows(self.selector):
             raise ValueError(
                 "emit must be empty with quota='global' over several ranks, since rows move "
                 f"without their embeddings, got {self.emit}; use quota='equal'"

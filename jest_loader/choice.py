@@ -15,7 +15,12 @@ from jest_loader.drawing import check_finite
 from jest_loader.exchange import even_out
 from jest_loader.protocols import BadSamplesError, Scorer, Scores, Selector
 from jest_loader.scores import ExampleScores, rows_of
-from jest_loader.selection import IndependentSelector, JointSelector, UniformSelector
+from jest_loader.selection import (
+    IndependentSelector,
+    JointSelector,
+    UniformSelector,
+    moves_rows,
+)
 from jest_loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 
 _NUM_SHOWN = 10  # Skipped samples that a message names.
@@ -56,15 +61,20 @@ class Chooser:
                 scores = self._score(candidates)
             skipped = _without_score(scores)
             self._check_budget(skipped, candidates)
-        with torch.no_grad(), times.time("selecting", on_device=True):
-            joined = RankScores(scores, ranks)
-            drawn = self.selector.select(joined, self.sub_batch_size, seed=seed, step=step)
-        moves = ranks.size > 1 and getattr(self.selector, "quota", None) == "global"
-        index = _checked(drawn, None if moves else self.sub_batch_size, self.super_batch_size)
+        moves = ranks.size > 1 and moves_rows(self.selector)
+        with self.agreement.step("selecting") as selecting:
+            with torch.no_grad(), times.time("selecting", on_device=True):
+                joined = RankScores(scores, ranks)
+                drawn = self.selector.select(joined, self.sub_batch_size, seed=seed, step=step)
+            index = _checked(drawn, None if moves else self.sub_batch_size, self.super_batch_size)
+            selecting.number = len(index)
+        gone = {*index.tolist(), *skipped}  # What is not to be drawn again, wherever it goes.
         if moves:
-            candidates, index = even_out(candidates, index, self.sub_batch_size, ranks)
+            candidates, index = even_out(candidates, index, selecting.everyones, self.agreement)
         with times.time("materializing"):
-            chosen, sub_batch = self._materialized(candidates, scores, index, skipped, seed, step)
+            chosen, sub_batch = self._materialized(
+                candidates, scores, index, gone, skipped, seed=seed, step=step
+            )
         with torch.no_grad():
             if self.emit and self.scorer is not None:
                 sub_batch = _with_reference(sub_batch, scores, index)
@@ -91,9 +101,9 @@ class Chooser:
         candidates: Batch,
         scores: Scores,
         index: Tensor,
+        gone: set[int],
         skipped: dict[int, str],
-        seed: int,
-        step: int,
+        **key: int,
     ) -> tuple[Batch, Any]:
         """The chosen rows and what is made of them; replaces bad ones in ``index``."""
         while True:
@@ -104,9 +114,10 @@ class Chooser:
                 bad = _bad_rows(error, self.sub_batch_size)
                 skipped |= {int(index[row]): error.reasons[row] for row in bad}
                 self._check_budget(skipped, candidates)
-                self._check_left(index, skipped, len(bad), candidates)
+                self._check_left(gone, len(bad), skipped, candidates)
                 with torch.no_grad():
-                    index[bad] = self._spare(scores, index, skipped, len(bad), seed=seed, step=step)
+                    index[bad] = self._spare(scores, gone, len(bad), **key)
+                gone |= set(index[bad].tolist())
                 continue
             if sub_batch is None:
                 raise ValueError("materialize must return the sub-batch, got None; add a return")
@@ -144,16 +155,14 @@ class Chooser:
             )
         return scores
 
-    def _spare(
-        self, scores: Scores, index: Tensor, skipped: dict[int, str], size: int, **key: int
-    ) -> Tensor:
+    def _spare(self, scores: Scores, gone: set[int], size: int, **key: int) -> Tensor:
         """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
 
-        Given what was chosen, the bad ones too: they are few, and so are not drawn again. Those
-        without a finite score are not drawn anyway, and would spoil the others' scores. Of several
-        ranks only one lacks a row, which it takes from its own candidates without the others.
+        Given what was chosen, the bad ones and those passed on to other ranks too: so they are not
+        drawn again. Those without a finite score are not drawn anyway, and would spoil the others'
+        scores. Of several ranks only one lacks a row, which it takes from its own candidates
+        without the others.
         """
-        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
         finite = torch.isfinite(scores.logits).tolist()
         chosen = torch.tensor(sorted(row for row in gone if finite[row]))
         alone = RankScores(scores, self.agreement.ranks.apart())
@@ -167,9 +176,8 @@ class Chooser:
         return spare
 
     def _check_left(
-        self, index: Tensor, skipped: dict[int, str], size: int, candidates: Batch
+        self, gone: set[int], size: int, skipped: dict[int, str], candidates: Batch
     ) -> None:
-        gone = {row for row in (*index.tolist(), *skipped) if row < self.super_batch_size}
         left = self.super_batch_size - len(gone)
         if left < size:
             raise ValueError(

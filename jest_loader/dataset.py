@@ -262,11 +262,12 @@ class JestDataset(IterableDataset[Batch]):
         """
         if self.ranks.size > 1:
             return
-        self.ranks = ranks_of(getattr(self._arguments.selector, "group", None))
-        if self.ranks.size > 1:
-            self._arguments.check_ranks(self.ranks.size)
+        ranks = ranks_of(getattr(self._arguments.selector, "group", None))
+        if ranks.size > 1:
+            self._arguments.check_ranks(ranks.size)
             if hasattr(self.source, "divide"):
-                self.source.divide(self.ranks.rank, self.ranks.size)
+                self.source.divide(ranks.rank, ranks.size)
+        self.ranks = ranks
 
     def _begin(self) -> Position:
         """Where the next pass starts, with the source brought there."""

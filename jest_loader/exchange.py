@@ -11,39 +11,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, columns, concat, num_examples, take, with_columns
-from jest_loader.distributed import Ranks
 from jest_loader.ragged import RaggedBytes
 
 _PLAIN = (str, int, float, bool, type(None))
 _ARRAY, _OBJECTS, _BYTES, _RAGGED, _LIST = "array", "objects", "bytes", "ragged", "list"
 
 
-def even_out(candidates: Batch, index: Tensor, size: int, ranks: Ranks) -> tuple[Batch, Tensor]:
-    """Give every rank ``size`` of the rows that all of them chose together.
+def even_out(
+    candidates: Batch, index: Tensor, counts: list[int], agreement: Agreement
+) -> tuple[Batch, Tensor]:
+    """Give every rank as many of the rows that all of them chose together.
 
     Those that chose more pass on what they drew last.
 
     Args:
         candidates: This rank's.
-        index: Int64 [n], the rows that it chose; the ranks' n have a mean of ``size``.
-        size: Rows that each is to have.
-        ranks: All of them.
+        index: Int64 [n], the rows that it chose.
+        counts: Rows that each rank chose, whose sum they divide evenly.
+        agreement: Of all ranks.
 
     Returns:
-        The candidates, with the rows received after them, and int64 [size], which to take.
+        The candidates, with the rows received after them, and int64 [mean of the counts], which to
+        take.
 
     Raises:
         ValueError: if a column holds values that are neither arrays, tensors, text nor numbers.
+        RankError: if another rank's does.
     """
-    counts = ranks.all_gather(torch.tensor([0, len(index)]))[:, 1].tolist()
-    own = [move for move in _moves(counts, size) if ranks.rank in move[:2]]
+    ranks = agreement.ranks
     parts = [torch.empty(0, dtype=torch.uint8)] * ranks.size
     stop = len(index)
-    for source, target, number in own:
-        if source == ranks.rank:
-            parts[target] = _packed(take(candidates, index[stop - number : stop]))
-            stop -= number
+    with agreement.step("packing rows for other ranks"):
+        for source, target, number in _moves(counts):
+            if source == ranks.rank:
+                parts[target] = _packed(take(candidates, index[stop - number : stop]))
+                stop -= number
     received = ranks.all_to_all(parts)
     pool = [candidates]
     pool += [_unpacked(part, candidates) for part in received if part.numel()]
@@ -52,9 +56,9 @@ def even_out(candidates: Batch, index: Tensor, size: int, ranks: Ranks) -> tuple
     return concat(pool), torch.cat([index[:stop], others])
 
 
-def _moves(counts: list[int], size: int) -> list[tuple[int, int, int]]:
-    """From which rank to which how many rows go, where each has so many and is to have ``size``."""
-    assert sum(counts) == size * len(counts), (counts, size)
+def _moves(counts: list[int]) -> list[tuple[int, int, int]]:
+    """From which rank to which how many rows go, so that all have as many."""
+    size = sum(counts) // len(counts)
     lacking = [[rank, size - count] for rank, count in enumerate(counts) if count < size]
     moves = []
     for source, count in enumerate(counts):

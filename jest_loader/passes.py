@@ -49,6 +49,7 @@ class Pass:
         self._choices = _Choices(arguments, start, self._stream, self._agreement)
         self._threads: list[ReadAhead[Any, Any]] = []
         self._num_left = 0  # Rows at the end, over all ranks.
+        self._ranks_ended_alike = True  # No source stands in the middle of an epoch.
         self._is_outdated = False  # What was chosen ahead must be chosen again.
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -59,7 +60,8 @@ class Pass:
         """
         overlap = self._arguments.overlap
         self._check_ranks_alike()
-        self._choices.super_batches = self._super_batches()
+        with self._agreement.step("starting to read"):
+            self._choices.super_batches = self._super_batches()
         deliveries = self._ahead() if overlap else map(self._finish, self._choices)
         while True:
             started = time.perf_counter()
@@ -71,24 +73,18 @@ class Pass:
                 measured = replace(delivery.measured, waiting_ms=waiting_ms)
                 delivery = delivery._replace(measured=measured)
             yield delivery
-        with self._agreement.step("ending an epoch") as ending:
-            source = self._arguments.source
-            if self._choices.ended_here:
-                self._check_whole()
-            elif hasattr(source, "set_epoch"):  # It has more, which other ranks have not.
-                source.set_epoch(self._position.epoch + 1)
-            ending.number = self._choices.num_left
-        self._num_left = ending.total
+        self._end()
 
     @property
     def end(self) -> Position:
         """The position after the pass, which is the start of the next epoch."""
         source, left = self._arguments.source, self._num_left
+        stateful = isinstance(source, Stateful) and self._ranks_ended_alike
         return Position(
             self._position.epoch + 1,
             num_steps=self._position.num_steps,
             counts=self._position.counts.plus(Counts(loaded=left, dropped=left)),
-            source=source.state_dict() if isinstance(source, Stateful) else None,
+            source=check_stateful(source).state_dict() if stateful else None,
         )
 
     def choose_again(self) -> None:
@@ -176,6 +172,24 @@ class Pass:
             }
         )
 
+    def _end(self) -> None:
+        """End the epoch on all ranks, some of whose sources may have more than others'."""
+        source = self._arguments.source
+        set_epoch = getattr(source, "set_epoch", None)
+        with self._agreement.step("ending an epoch") as ending:
+            if self._choices.ended_here:
+                self._check_whole()
+            else:
+                self.close()
+                self.wait()
+                if set_epoch is not None:
+                    set_epoch(self._position.epoch + 1)
+            ending.number = self._choices.num_left
+        with self._agreement.step("ending an epoch") as ended:
+            ended.number = int(self._choices.ended_here or set_epoch is not None)
+        self._num_left = ending.total
+        self._ranks_ended_alike = ended.total == self._agreement.ranks.size
+
     def _check_whole(self) -> None:
         """Raise ``ValueError`` unless the pass had all that the source promised."""
         arguments, end, left = self._arguments, self._position, self._choices.num_left
@@ -222,20 +236,22 @@ class _Choices(Iterator[_Chosen]):
         return self
 
     def __next__(self) -> _Chosen:
-        started = time.perf_counter()
-        before = self.position
+        before, ranks = self.position, self._agreement.ranks
+        started, received = time.perf_counter(), ranks.bytes_received
         size = self._arguments.step(before.num_steps).super_batch_size
         with self._agreement.step("reading") as reading:
             super_batch = next(self.super_batches, None)
             num_rows = 0 if super_batch is None else super_batch.num_examples
             reading.number = int(num_rows == size)
         waiting_ms = 1000 * (time.perf_counter() - started)
-        if super_batch is None or reading.total < self._agreement.ranks.size:
+        if super_batch is None or reading.total < ranks.size:
             self.num_left, self.ended_here = num_rows, num_rows < size
             raise StopIteration
         with self._stream.entered():
             choice = self.choose(super_batch, before, self.scorer)
-        choice = choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
+        received = ranks.bytes_received - received
+        measured = replace(choice.measured, waiting_ms=waiting_ms, bytes_received=received)
+        choice = choice._replace(measured=measured)
         self.position = _after(before, super_batch, choice)
         return _Chosen(choice, super_batch, before)
 

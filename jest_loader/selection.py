@@ -230,6 +230,11 @@ class GibbsSelector:
         return checked(list(draws.values()))
 
 
+def moves_rows(selector: object) -> bool:
+    """Whether ranks choose as many as they have of the best, and then pass rows on."""
+    return getattr(selector, "quota", None) == "global"
+
+
 def chunk_sizes(size: int, num_chunks: int) -> list[int]:
     """``size`` in at most ``num_chunks`` parts that differ by one at most, larger ones first."""
     each, remainder = divmod(size, num_chunks)

@@ -6,7 +6,7 @@ Never one number for examples loaded, scored and trained.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -33,13 +33,23 @@ class Counts:
 
     def plus(self, more: "Counts") -> "Counts":
         """These counts and ``more``."""
-        added = more.to_dict()
-        return replace(self, **{name: value + added[name] for name, value in asdict(self).items()})
+        return Counts(
+            self.loaded + more.loaded,
+            self.scored + more.scored,
+            self.trained + more.trained,
+            self.dropped + more.dropped,
+            self.skipped + more.skipped,
+        )
 
     def over(self, num_ranks: int, *, skipped: int) -> "Counts":
         """Of all ranks, which have the same counts but for those of skipped candidates."""
-        everyones = {name: num_ranks * value for name, value in asdict(self).items()}
-        return Counts(**everyones | {"skipped": skipped})
+        return Counts(
+            num_ranks * self.loaded,
+            num_ranks * self.scored,
+            num_ranks * self.trained,
+            num_ranks * self.dropped,
+            skipped,
+        )
 
     def to_dict(self) -> dict[str, int]:
         """The counts by name, for a saved state or a log."""
@@ -65,6 +75,7 @@ class SelectionStats:
         scoring_ms: On the GPU's clock where there is one, as ``selecting_ms``.
         selecting_ms: Conditioning and drawing.
         materializing_ms: In ``materialize``.
+        bytes_received: By this rank from the others, for this sub-batch.
     """
 
     counts: Counts
@@ -76,6 +87,7 @@ class SelectionStats:
     scoring_ms: float
     selecting_ms: float
     materializing_ms: float
+    bytes_received: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values for a log."""
@@ -120,6 +132,7 @@ class Measured:
         times: Of scoring, selecting and materializing.
         worth: Of the sub-batch.
         waiting_ms: As in ``SelectionStats``.
+        bytes_received: As in ``SelectionStats``.
     """
 
     counts: Counts
@@ -127,6 +140,7 @@ class Measured:
     times: "Stopwatch"
     worth: Worth
     waiting_ms: float = 0.0
+    bytes_received: int = 0
 
     def stats(self) -> SelectionStats:
         """The statistics; computes the scores and waits for the device."""
@@ -143,6 +157,7 @@ class Measured:
             scoring_ms=self.times.ms("scoring"),
             selecting_ms=self.times.ms("selecting"),
             materializing_ms=self.times.ms("materializing"),
+            bytes_received=self.bytes_received,
         )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from jest_loader import (
     BadSamplesError,
@@ -25,11 +26,13 @@ from jest_loader import (
     JointSelector,
     LiveLearner,
     RaggedBytes,
+    Schedule,
     TopKSelector,
     UniformSelector,
 )
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.batch import take
+from jest_loader.agreement import Agreement
+from jest_loader.batch import split, take
 from jest_loader.distributed import RankError, Ranks, RankScores, joint_bytes, ranks_of
 from jest_loader.drawing import draw
 from jest_loader.exchange import even_out
@@ -162,6 +165,17 @@ def test_what_is_received_is_what_the_formula_says(num_ranks, num_chunks, dtype,
 
     expected = joint_bytes(44, num_chunks, num_ranks, 2 * (8 + 11) * itemsize)
     assert simulate_ranks(num_ranks, run) == [expected] * num_ranks
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_statistics_count_what_each_sub_batch_made_a_rank_receive(folder, num_ranks):
+    def run(group):
+        loader = dataset(folder, group, num_ranks, quota="equal")
+        return [loader.stats.bytes_received for _ in loader]
+
+    words = 4 * 16 * (num_ranks - 1)  # How reading, scoring, selecting and materializing went.
+    expected = joint_bytes(12, 4, num_ranks, 2 * (12 + 15) * 8) + words
+    assert simulate_ranks(num_ranks, run) == [[expected] * 5] * num_ranks
 
 
 def test_at_the_papers_scale_ranks_receive_what_the_design_says():
@@ -331,6 +345,12 @@ def test_any_number_of_ranks_chooses_the_same_samples(folder, num_ranks):
     }  # fmt: skip
 
 
+def test_any_number_of_ranks_chooses_the_same_samples_in_uniform_steps(folder):
+    schedule = Schedule(10, uniform_every=2)
+    expected, _ = over_ranks(folder, 1, schedule=schedule)
+    assert over_ranks(folder, 2, schedule=schedule)[0] == expected
+
+
 @pytest.mark.parametrize("stop", [1, 4, 5, 7])
 @pytest.mark.parametrize("num_ranks", [1, 4])
 def test_a_run_on_two_ranks_goes_on_with_another_number(folder, num_ranks, stop):
@@ -410,9 +430,9 @@ def test_rows_of_every_kind_move():
     def run(group):
         candidates = rows(8 * group.rank, 8 * group.rank + 8)
         chosen = [[0, 1, 6, 3, 4, 5, 7], [], [3, 2]][group.rank]
-        ranks = ranks_of(group)
-        pool, index = even_out(candidates, torch.tensor(chosen, dtype=torch.int64), 3, ranks)
-        return take(pool, index)
+        index = torch.tensor(chosen, dtype=torch.int64)
+        agreement = Agreement(ranks_of(group))
+        return take(*even_out(candidates, index, [7, 0, 2], agreement))
 
     found = simulate_ranks(3, run)
     assert [batch["number"].tolist() for batch in found] == [[0, 1, 6], [4, 5, 7], [19, 18, 3]]
@@ -424,10 +444,15 @@ def test_rows_of_every_kind_move():
 def test_what_cannot_move_is_refused():
     def run(group):
         candidates = {"number": torch.arange(2), "set": [{1}, {2}]}
-        return even_out(candidates, torch.arange(2 * (1 - group.rank)), 1, ranks_of(group))
+        index = torch.arange(2 * (1 - group.rank))
+        try:
+            return even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
+        except (ValueError, RankError) as error:
+            return str(error)
 
-    with pytest.raises(ValueError, match="got a set; use quota='equal'"):
-        simulate_ranks(2, run)
+    ended = simulate_ranks(2, run)
+    assert "got a set; use quota='equal'" in ended[0]
+    assert "rank 0 of 2 failed while packing rows for other ranks" in ended[1]
 
 
 def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
@@ -453,6 +478,57 @@ def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
             together = step[0] + step[1]
             assert [len(each) for each in step] == [6, 6]
             assert not [number for number in together if number % 9 == 0]
+
+
+@dataclass(frozen=True)
+class ByRank:
+    """The lower the number the better, and all of rank 0 better than all others."""
+
+    rank: int
+    finite: int = 24
+
+    def score(self, super_batch):
+        scores = 100.0 * (self.rank == 0) - super_batch["number"] % 24
+        scores[self.finite :] = torch.nan
+        return ExampleScores(scores)
+
+
+def by_rank(group, **options: Any) -> JestDataset:
+    """The best 12 of 48 are the first of rank 0, which passes half of them on."""
+    return JestDataset(
+        [{"number": torch.arange(24) + 24 * group.rank}],
+        ByRank(group.rank, options.pop("finite", 24)),
+        TopKSelector(quota="global", group=group),
+        super_batch_size=24,
+        sub_batch_size=6,
+        max_skipped_fraction=1.0,
+        **options,
+    )
+
+
+def test_a_row_that_was_passed_on_does_not_replace_a_bad_one():
+    def run(group):
+        def materialize(batch):
+            bad = [row for row, number in enumerate(batch["number"]) if number == 3]
+            if bad:
+                raise BadSamplesError(dict.fromkeys(bad, "torn"))
+            return batch
+
+        return next(iter(by_rank(group, materialize=materialize)))["number"].tolist()
+
+    assert simulate_ranks(2, run) == [[0, 1, 2, 12, 4, 5], [6, 7, 8, 9, 10, 11]]
+
+
+def test_too_few_finite_scores_over_all_ranks_end_all_with_an_error():
+    def run(group):
+        try:
+            return list(by_rank(group, finite=10 if group.rank == 0 else 1))
+        except (ValueError, RankError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    first, second = simulate_ranks(2, run)
+    assert "ValueError: a sub-batch of 11 needs as many candidates with finite scores" in first
+    assert "RankError: rank 0 of 2 failed while selecting" in second
 
 
 def test_dense_scores_say_that_they_cannot_be_conditioned():
@@ -488,7 +564,11 @@ def test_what_ranks_cannot_do_together_is_refused(folder, options, message):
         source = ZarrSource(folder, batch_size=12)
         selector = JointSelector(4, quota="global", group=group)
         sizes = {"super_batch_size": 24, "sub_batch_size": 6}
-        return len(JestDataset(source, WithReference(), selector, **sizes, **options))
+        loader = JestDataset(source, WithReference(), selector, **sizes, **options)
+        if group.size > 1:
+            with pytest.raises(ValueError, match=message):
+                len(loader)  # And it still is after that:
+        return len(loader)
 
     with pytest.raises(ValueError, match=message):
         simulate_ranks(2, run)
@@ -524,6 +604,47 @@ def test_ranks_stop_together_where_the_first_runs_short():
     # Rank 0 has a batch left, rank 1 and rank 2 have read a super-batch that rank 0 has not.
     dropped = 4 + 8 + 8
     assert [counts["dropped"] for _, counts in ended] == [dropped] * 3
+
+
+@pytest.mark.parametrize("with_epochs", [True, False])
+def test_the_state_after_an_epoch_that_some_ranks_had_more_of_is_that_of_all(with_epochs):
+    """Without epochs a source cannot leave one: then the state has nothing of it."""
+
+    class WithoutEpochs:
+        def __init__(self, num_batches, batch_size):
+            self.inner, self.batch_size = Counting(num_batches, batch_size), batch_size
+
+        def __iter__(self):
+            return iter(self.inner)
+
+        def state_dict(self):
+            return self.inner.state_dict()
+
+        def load_state_dict(self, state_dict):
+            self.inner.load_state_dict(state_dict)
+
+    kind = Counting if with_epochs else WithoutEpochs
+
+    def run(group, state=None):
+        loader = JestDataset(
+            kind([7, 10][group.rank], 4),
+            None,
+            UniformSelector(group=group),
+            super_batch_size=8,
+            sub_batch_size=8,
+        )
+        if state is not None:
+            loader.load_state_dict(state)
+        return [sorted(batch["number"].tolist()) for batch in loader], loader.state_dict()
+
+    ((first, state), (second, other)) = simulate_ranks(2, run)
+    assert state == other
+    assert len(first) == len(second) == 3
+    assert (state["source"] is None) == (not with_epochs)
+    ((_, state), (_, other)) = simulate_ranks(2, lambda group: run(group, state))
+    assert state == other
+    assert state["super_batches"] == 0
+    assert state["epoch"] == 2
 
 
 def test_a_rank_that_fails_ends_the_others_with_its_number():
@@ -633,6 +754,21 @@ class Towers(torch.nn.Module):
 PAIRS = sides(480, seed=3)[0]
 
 
+def self_scored(model: torch.nn.Module, rank: int, num_ranks: int) -> JestDataset:
+    """Of 48 pairs over all ranks the 12 that are hardest for the model."""
+    source = [
+        {"image": PAIRS.image[rows], "text": PAIRS.text[rows]}
+        for rows in (slice(start + rank, start + 48, num_ranks) for start in range(0, 480, 48))
+    ]
+    return JestDataset(
+        source,
+        HardLearner(LiveLearner(model, embed=lambda model, batch: model(batch))),
+        JointSelector(4, quota="global"),
+        super_batch_size=48 // num_ranks,
+        sub_batch_size=12 // num_ranks,
+    )
+
+
 def train(rank: int, kind: str) -> list[float]:
     """The losses of a learner that trains on what is chosen by its own scores."""
     num_ranks = dist.get_world_size() if kind != "alone" else 1
@@ -645,20 +781,8 @@ def train(rank: int, kind: str) -> list[float]:
 
         fully_shard(model, mesh=init_device_mesh("cpu", (num_ranks,)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    source = [
-        {"image": PAIRS.image[rows], "text": PAIRS.text[rows]}
-        for rows in (slice(start + rank, start + 48, num_ranks) for start in range(0, 480, 48))
-    ]
-    learner = LiveLearner(model, embed=lambda model, batch: model(batch))
-    loader = JestDataset(
-        source,
-        HardLearner(learner),
-        JointSelector(4, quota="global"),
-        super_batch_size=48 // num_ranks,
-        sub_batch_size=12 // num_ranks,
-    )
     losses = []
-    for batch in loader:
+    for batch in self_scored(model, rank, num_ranks):
         found = model(batch)
         image, text = (gathered(side, num_ranks) for side in (found.image, found.text))
         loss = contrastive_loss(replace(found, image=image, text=text), "sigmoid")
@@ -667,6 +791,40 @@ def train(rank: int, kind: str) -> list[float]:
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def train_in_parts(rank: int, num_parts: int) -> list[float]:
+    """The losses of steps whose sub-batch is chosen at once and trained on in parts."""
+    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+    model = towers = Towers()
+    if num_ranks > 1:
+        model = torch.nn.parallel.DistributedDataParallel(towers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    losses = []
+    for batch in self_scored(model, rank, num_ranks):
+        optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for number, part in enumerate(split(batch, 12 // num_ranks // num_parts)):
+            last = number == num_parts - 1
+            with nullcontext() if last or model is towers else model.no_sync():
+                found = model(part)
+                own = found.scale * (found.image * found.text).sum(dim=1) + found.bias
+                loss = softplus(-own).mean() / num_parts
+                loss.backward()
+            total += loss.detach()
+        if num_ranks > 1:
+            dist.all_reduce(total)
+        optimizer.step()
+        losses.append(total.item() / num_ranks)
+    return losses
+
+
+def test_two_ranks_that_accumulate_gradients_train_as_one_process_does():
+    expected = train_in_parts(0, 1)
+    ended = launch(2, train_in_parts, 3)
+    assert [one.error for one in ended] == [None, None]
+    assert ended[0].result == pytest.approx(expected, rel=1e-9)
+    assert abs(expected[-1] - expected[0]) > 0.01 * expected[0], "it must learn something"
 
 
 def gathered(rows: torch.Tensor, num_ranks: int) -> torch.Tensor:

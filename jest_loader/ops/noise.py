@@ -49,7 +49,8 @@ def gumbel(
     exponential variate ``-log1p(-v)`` keeps full relative precision near v = 0, where the largest
     noise comes from. A rank that holds a ``share`` of the candidates draws the noise of those.
     """
-    index = torch.arange(num_candidates, device=device) * share.stride + (share.first + 1)
+    start = share.first + 1
+    index = torch.arange(start, start + num_candidates * share.stride, share.stride, device=device)
     bits = _mix_tensor(index * signed(GOLDEN) + signed(key))
     uniform = _shift_right(bits, 11).to(dtype) * STEP
     exponential = -torch.log1p(-uniform.clamp(SMALLEST, largest_below_one(dtype)))
