@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from jest_loader.batch import Batch
-from jest_loader.checks import whole
+from jest_loader.checks import is_number, whole
 from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
 from jest_loader.schedule import Schedule, Step
 from jest_loader.selection import UniformSelector, moves_rows
@@ -125,8 +125,14 @@ class Arguments:
             )
 
     def _check_schedule(self) -> None:
-        if self.schedule is None:
+        given: object = self.schedule
+        if given is None:
             return
+        if not isinstance(given, Schedule):
+            raise ValueError(
+                f"schedule must be a Schedule or None, got {given!r}; use Schedule(num_steps=...)"
+            )
+        assert self.schedule is not None
         if self.schedule.gain and not (
             is_dataclass(self.selector) and hasattr(self.selector, "gain")
         ):
@@ -144,6 +150,8 @@ class Arguments:
             _check_sizes(self.source, size, self.sub_batch_size)
 
     def _check_overlap(self) -> None:
+        if self.overlap not in (True, False):
+            raise ValueError(f"overlap must be True or False, got {self.overlap!r}")
         if not self.overlap or self.scorer is None:
             return
         for part in (self.scorer, getattr(self.scorer, "learner", self.scorer)):
@@ -215,10 +223,12 @@ def check_stateful(source: Source) -> Stateful:
 
 def _check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
     """Raise ``ValueError`` unless both limits are in range."""
-    if stall_timeout_s is not None and not 0 < stall_timeout_s < threading.TIMEOUT_MAX:
+    if stall_timeout_s is not None and not (
+        is_number(stall_timeout_s) and 0 < stall_timeout_s < threading.TIMEOUT_MAX
+    ):
         raise ValueError(
-            f"stall_timeout_s must be a positive number of seconds, got {stall_timeout_s}; use "
+            f"stall_timeout_s must be a positive number of seconds, got {stall_timeout_s!r}; use "
             "None to wait for ever"
         )
-    if not 0 <= max_skipped_fraction <= 1:
-        raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction}")
+    if not is_number(max_skipped_fraction) or not 0 <= max_skipped_fraction <= 1:
+        raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction!r}")

@@ -16,3 +16,8 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         return int(value)
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a number, which text and flags are not."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

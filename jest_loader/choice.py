@@ -237,6 +237,11 @@ def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
             "emit=('reference',) needs sub-batches that are dicts and scores with a reference's "
             f"embeddings, got {type(sub_batch).__name__} and {type(scores).__name__}"
         )
+    if "reference" in sub_batch:
+        raise ValueError(
+            "emit=('reference',) adds a column of that name, but the sub-batch has one already; "
+            "rename it in materialize"
+        )
     rows = rows_of(reference, index.to(reference.image.device))
     return {**sub_batch, "reference": rows}
 

@@ -39,15 +39,14 @@ class JestDataset(IterableDataset[Batch]):
         scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
             also learns from each sub-batch. None goes with ``UniformSelector`` only.
         selector: Picks the sub-batch from the scores.
-        super_batch_size: Candidates scored at once, on each rank where several select together; a
-            multiple of the source's batch size.
+        super_batch_size: Candidates scored at once, on each rank; a multiple of the source's batches.
         sub_batch_size: Examples emitted, on each rank; the filter ratio is
             1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
-            in full.
+            in full. All of them count as trained, so it must not leave any out.
         emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
-            sub-batch, a dict in which ``materialize`` kept all rows, as an ``Embeddings`` named
-            ``"reference"``, for losses that distil it (arXiv 2411.18674); not in uniform steps.
+            sub-batch, a dict, as an ``Embeddings`` named ``"reference"``, for losses that distil
+            it (arXiv 2411.18674); not in uniform steps.
         schedule: Changes filter ratio and gain over the run, and makes steps uniform.
         overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
             does so, on a CUDA stream of its own, with a copy of the weights from before that step.

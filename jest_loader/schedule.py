@@ -1,8 +1,11 @@
 """When to select, and how hard, as a function of the training step."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from jest_loader.checks import is_number, whole
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,32 @@ class Schedule:
     gain: Mapping[float, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        whole("num_steps of a schedule", self.num_steps, 1)
+        if self.uniform_every is not None:
+            whole("uniform_every of a schedule", self.uniform_every, 1)
         for name in ("start_fraction", "stop_fraction"):
-            _check_fraction(name, getattr(self, name))
-        every = self.uniform_every
-        _check("uniform_every", every, every is None or every >= 1, "at least 1, or None")
-        for name in ("filter_ratio", "gain"):
-            # In one form, since a state compares schedules by their text.
-            points = {float(at): float(value) for at, value in sorted(getattr(self, name).items())}
-            object.__setattr__(self, name, points)
-            for fraction in points:
-                _check_fraction(f"each fraction of the run in {name}", fraction)
-        for ratio in self.filter_ratio.values():
-            _check("a filter ratio", ratio, 0 <= ratio < 1, "in [0, 1)")
-        for gain in self.gain.values():
-            _check("a gain", gain, 0 < gain < math.inf, "positive and finite")
+            _check(name, getattr(self, name), 0, 1)
+        if self.start_fraction >= self.stop_fraction:
+            raise ValueError(
+                "start_fraction of a schedule must be below its stop_fraction, got "
+                f"{self.start_fraction} and {self.stop_fraction}; such a run would select nothing"
+            )
+        self._set_points("filter_ratio", 0, math.nextafter(1, 0))
+        self._set_points("gain", math.ulp(0), sys.float_info.max)
+
+    def _set_points(self, name: str, least: float, most: float) -> None:
+        """Keep a mapping in one form, since a state compares schedules by their text."""
+        given: object = getattr(self, name)
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"{name} of a schedule must map fractions of the run to values, got {given!r}; "
+                f"write {{0.0: {given!r}}}"
+            )
+        for fraction, value in given.items():
+            _check(f"each fraction of the run in {name}", fraction, 0, 1)
+            _check(f"each value of {name}", value, least, most)
+        points = {float(fraction): float(value) for fraction, value in sorted(given.items())}
+        object.__setattr__(self, name, points)
 
     def is_uniform(self, step: int) -> bool:
         """Whether nothing is scored at ``step``."""
@@ -91,10 +105,6 @@ class Schedule:
         return (1 - share) * self.gain[before] + share * self.gain[after]
 
 
-def _check_fraction(name: str, value: float) -> None:
-    _check(name, value, 0 <= value <= 1, "from 0 to 1")
-
-
-def _check(name: str, value: object, is_good: bool, rule: str) -> None:
-    if not is_good:
-        raise ValueError(f"{name} of a schedule must be {rule}, got {value}")
+def _check(name: str, value: object, least: float, most: float) -> None:
+    if not is_number(value) or not least <= value <= most:  # type: ignore[operator]
+        raise ValueError(f"{name} of a schedule must be from {least:g} to {most:g}, got {value!r}")

@@ -4,6 +4,7 @@ Over several ranks (``jest_loader.distributed``) each selects from its own candi
 on what all have chosen.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from jest_loader.checks import whole
+from jest_loader.checks import is_number, whole
 from jest_loader.distributed import Group, RankScores, ranks_of
 from jest_loader.drawing import Draw, best, checked, draw, drawable, perturbed
 from jest_loader.ops.noise import fold
@@ -268,5 +269,5 @@ def _check_context(selector: object, scores: Scores) -> None:
 
 
 def _check_gain(gain: float) -> None:
-    if not gain > 0:
-        raise ValueError(f"gain must be positive, got {gain}")
+    if not is_number(gain) or not 0 < gain < math.inf:
+        raise ValueError(f"gain must be positive and finite, got {gain!r}")

@@ -642,3 +642,17 @@ def test_a_scorers_own_loss_function_is_not_part_of_the_state():
 
     state = json.loads(json.dumps(make().state_dict()))
     make().load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": 3}, "schedule must be a Schedule or None, got 3"),
+        ({"overlap": "no"}, "overlap must be True or False, got 'no'"),
+        ({"stall_timeout_s": "x"}, "stall_timeout_s must be a positive number .* got 'x'"),
+        ({"max_skipped_fraction": "1"}, "max_skipped_fraction must be from 0 to 1, got '1'"),
+    ],
+)
+def test_options_of_the_wrong_type_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(numbered_batches(6, 4), **options)

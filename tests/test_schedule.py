@@ -154,13 +154,23 @@ def test_an_online_proxy_learns_from_uniform_steps_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_steps": 0}, "num_steps of a schedule must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps of a schedule must be a whole number of at least 1, got 0"),
+        ({"num_steps": "5"}, "num_steps of a schedule must be a whole number .* got '5'"),
+        ({"start_fraction": "x"}, "start_fraction of a schedule must be from 0 to 1, got 'x'"),
+        ({"start_fraction": 0.9, "stop_fraction": 0.1}, r"0\.9 and 0\.1; such a run would select"),
+        ({"filter_ratio": 0.5}, r"must map fractions .* got 0\.5; write {0\.0: 0\.5}"),
         ({"start_fraction": 1.1}, "start_fraction of a schedule must be from 0 to 1, got 1.1"),
         ({"stop_fraction": -1}, "stop_fraction of a schedule must be from 0 to 1, got -1"),
-        ({"uniform_every": 0}, "uniform_every of a schedule must be at least 1, or None, got 0"),
-        ({"filter_ratio": {0.0: 1.0}}, r"a filter ratio of a schedule must be in \[0, 1\), got 1"),
+        (
+            {"uniform_every": 0},
+            "uniform_every of a schedule must be a whole number .* got 0",
+        ),
+        (
+            {"filter_ratio": {0.0: 1.0}},
+            "each value of filter_ratio of a schedule must be .* got 1",
+        ),
         ({"filter_ratio": {2.0: 0.5}}, "each fraction of the run in filter_ratio .* got 2.0"),
-        ({"gain": {0.0: 0.0}}, "a gain of a schedule must be positive and finite, got 0.0"),
+        ({"gain": {0.0: 0.0}}, r"each value of gain of a schedule must be .*, got 0\.0"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):

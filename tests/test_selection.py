@@ -343,9 +343,9 @@ def test_softmax_scores_need_joint_selection(selector):
             lambda: GibbsSelector(num_sweeps=0),
             "num_sweeps must be a whole number of at least 1, got 0",
         ),
-        (lambda: GibbsSelector(gain=-2), "gain must be positive, got -2"),
-        (lambda: JointSelector(gain=0), "gain must be positive, got 0"),
-        (lambda: IndependentSelector(gain=-1), "gain must be positive, got -1"),
+        (lambda: GibbsSelector(gain=-2), "gain must be positive and finite, got -2"),
+        (lambda: JointSelector(gain=0), "gain must be positive and finite, got 0"),
+        (lambda: IndependentSelector(gain=-1), "gain must be positive and finite, got -1"),
     ],
 )
 def test_bad_options_are_refused(make, message):

@@ -190,3 +190,14 @@ def test_what_cannot_be_emitted_is_refused():
     for wrong in ("reference", ("teacher",), ["reference"]):
         with pytest.raises(ValueError, match="emit must be a tuple of reference, got"):
             JestDataset(numbered_batches(12, 10), Fixed(), emit=wrong, **SIZES)
+
+
+def test_a_column_named_reference_is_not_overwritten():
+    def rename(batch):
+        return {"reference": batch["number"]}
+
+    dataset = JestDataset(
+        numbered_batches(12, 10), Fixed(), materialize=rename, emit=("reference",), **SIZES
+    )
+    with pytest.raises(ValueError, match="but the sub-batch has one already"):
+        next(iter(dataset))

@@ -24,6 +24,7 @@ from jest_loader.scorers.cache_format import (
     CACHE_VERSION,
     ArrayForm,
     Manifest,
+    check_chunk_sizes,
     is_missing,
     read_manifest,
     value_forms,
@@ -183,7 +184,7 @@ def finished(path: Path, settings: Settings) -> Manifest | None:
     """The cache at ``path`` if it is whole.
 
     Raises:
-        ValueError: if it was built with other settings.
+        ValueError: if it was built with other settings, or chunks are missing or cut short.
     """
     if not (path / "zarr.json").is_file():
         return None
@@ -194,6 +195,7 @@ def finished(path: Path, settings: Settings) -> Manifest | None:
     found["chunk_rows"] = manifest.chunk_rows if several else settings.chunk_rows
     found["num_rows"] = manifest.num_rows if settings.num_rows is not None else None
     check_same(path, found, settings)
+    check_chunk_sizes(path, manifest)
     return manifest
 
 

@@ -33,6 +33,6 @@ def verify(path: str | Path, *, expect: Mapping[str, str] | None = None) -> Mani
             if found != expected:
                 raise ValueError(
                     f"the reference cache at {path} is damaged ({file} must have the BLAKE2b "
-                    f"{expected}, got {found}); build it again"
+                    f"{expected}, got {found}); build it again, with overwrite"
                 )
     return manifest

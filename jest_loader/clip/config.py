@@ -31,6 +31,11 @@ class DataConfig:
     batch_size: int = 128
     """Examples trained on per step."""
 
+    max_skipped_fraction: float = 0.01
+    """Share of a super-batch's candidates, or one if that is less, that may be left out because
+    their pictures cannot be decoded or the reference has nothing on them; more is an error.
+    """
+
     augment: bool = True
     """Shift training images a little, differently at each step."""
 
@@ -144,6 +149,16 @@ class TrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        unused = [
+            name
+            for name in ("reference_cache", "reference_checkpoint")
+            if self.selection.selector == "uniform" and getattr(self.selection, name) is not None
+        ]
+        if unused:
+            raise ValueError(
+                f"selection.{unused[0]} has no effect while selection.selector is uniform; set "
+                "selection.selector, to joint for example"
+            )
         at_least_one = {
             "steps": self.steps,
             "eval_every": self.eval_every,

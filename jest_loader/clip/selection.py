@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
         sub_batch_size=batch_size,
         materialize=materialize,
         seed=config.seed,
+        max_skipped_fraction=config.data.max_skipped_fraction,
     )
     if len(loader) == 0:
         raise ValueError(
@@ -91,7 +93,8 @@ def _decoding(
     Otherwise, only those chosen are decoded.
     """
     if config.selection.selector == "uniform":
-        return PrepareCandidates(config.data, config.model), _readable
+        readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
+        return PrepareCandidates(config.data, config.model), readable
     if _scores_pixels(config.selection):
         return PrepareCandidates(config.data, config.model), None
     return Tokenize(config.data, config.model), Decode(config.model)
@@ -103,17 +106,18 @@ def _scores_pixels(selection: SelectionConfig) -> bool:
     return selection.score != "easy_reference" or not cached_only
 
 
-def _readable(batch: Batch) -> Batch:
+def _readable(batch: Batch, max_skipped_fraction: float) -> Batch:
     """The batch without rows that could not be decoded.
 
-    Uniform selection has no other candidates to put in their places. More than 1 % of the batch, or
-    one row where that is less, are left to ``JestDataset`` to refuse.
+    Uniform selection has no other candidates to put in their places. More than may be skipped are
+    left to ``JestDataset`` to refuse.
     """
     try:
         refuse_unreadable(batch)
     except BadSamplesError as error:
         size = len(batch["unreadable"])
-        if len(error.reasons) > max(1, size // 100) or len(error.reasons) == size:
+        budget = max(1, int(max_skipped_fraction * size)) if max_skipped_fraction > 0 else 0
+        if len(error.reasons) > budget or len(error.reasons) == size:
             raise
         _LOG.warning(
             "left out of a batch of %d: %s", size, named_samples(error, batch["sample_id"])

@@ -123,7 +123,8 @@ def describe(run: Run) -> str:
             f"{metrics['zero_shot_top5']:.1%}, retrieval R@10 {metrics['retrieval_r10']:.1%}"
         )
     return (
-        f"{run.step} steps in {run.seconds:.0f} s{measured}; "
+        f"{run.step} steps with {run.config.selection.selector} selection in {run.seconds:.0f} s"
+        f"{measured}; "
         f"{run.config.out} has checkpoint.pt and metrics.json"
     )
 

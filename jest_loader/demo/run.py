@@ -145,7 +145,8 @@ def arm_config(
 ) -> TrainConfig:
     """The training run of one arm; all but the uniform one need the reference's ``cache``."""
     base = _base_config(config, data, data.uncurated, arm)
-    return replace(base, selection=SelectionConfig(selector=arm, reference_cache=cache))
+    reference_cache = None if arm == "uniform" else cache
+    return replace(base, selection=SelectionConfig(selector=arm, reference_cache=reference_cache))
 
 
 def _cache(config: DemoConfig, data: DemoData, reference: Run) -> Path:

@@ -109,8 +109,8 @@ def _check(config: PackConfig) -> None:
         raise ValueError(
             f"max_skipped_fraction must be from 0 to 1, got {config.max_skipped_fraction:g}"
         )
-    if config.thumbnail is not None and config.thumbnail < 1:
-        raise ValueError(f"thumbnail must be at least 1 pixel or None, got {config.thumbnail}")
+    if config.thumbnail is not None and not 1 <= config.thumbnail <= 4096:
+        raise ValueError(f"thumbnail must be from 1 to 4096 pixels or None, got {config.thumbnail}")
     output = config.output.resolve()
     sources = [*config.input, *([config.captions] if config.captions else [])]
     inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]

@@ -192,4 +192,4 @@ def _other_version(found: object, path: str | Path) -> str:
 
 
 def _damaged(path: str | Path, reason: str) -> str:
-    return f"the reference cache at {path} is damaged ({reason}); build it again"
+    return f"the reference cache at {path} is damaged ({reason}); build it again, with overwrite"

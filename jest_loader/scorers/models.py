@@ -38,7 +38,8 @@ class LiveLearner:
 
     Raises:
         ValueError: if the model has no ``embed`` and none is given, it is wrapped in FSDP1 and no
-            ``embed`` is given, or the sizes are not positive or do not go together.
+            ``embed`` is given, the sizes are not positive or do not go together, or an argument is
+            of another type.
     """
 
     def __init__(
@@ -50,6 +51,11 @@ class LiveLearner:
         micro_batch_size: int | None = None,
         max_memory_bytes: int | None = None,
     ) -> None:
+        given: object = model
+        if not isinstance(given, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, got {model!r}")
+        if embed is not None and not callable(embed):
+            raise ValueError(f"embed must be a function(model, batch) or None, got {embed!r}")
         self.model = model
         if embed is None:
             prepare_method(unwrapped(model), "embed")
@@ -147,7 +153,8 @@ class OnlineProxy(LiveLearner):
         max_memory_bytes: As for ``LiveLearner``, when scoring.
 
     Raises:
-        ValueError: as ``LiveLearner``, or if ``loss`` is not known.
+        ValueError: as ``LiveLearner``, or if ``loss`` is not known or ``optimizer`` trains none of
+            the model's weights.
     """
 
     def __init__(
@@ -169,6 +176,7 @@ class OnlineProxy(LiveLearner):
             max_memory_bytes=max_memory_bytes,
         )
         check_loss(loss)
+        _check_optimizer(optimizer, model)
         self.optimizer = optimizer
         self.loss = loss
 
@@ -204,6 +212,19 @@ class OnlineProxy(LiveLearner):
         """Go on from what ``state_dict`` returned."""
         without_compiler(unwrapped(self.model)).load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+def _check_optimizer(optimizer: object, model: nn.Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"a proxy's optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not any(weight.requires_grad and id(weight) in trained for weight in model.parameters()):
+        raise ValueError(
+            "a proxy's optimizer must hold weights of its model that require gradients, but holds "
+            "none; make it of model.parameters()"
+        )
 
 
 def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:

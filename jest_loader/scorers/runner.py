@@ -126,6 +126,8 @@ class ModelRunner(Generic[Output]):
         num_rows = num_examples(batch)
         if self._prepare is not None:
             batch = to_device(self._prepare(batch), device)
+            if batch is None:
+                raise ValueError("prepare must return the batch, got None; add a return")
         try:
             output = self._function(model, batch)
         except KeyError as error:

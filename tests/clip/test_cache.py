@@ -156,3 +156,18 @@ def test_data_that_grew_still_find_their_rows(folder, tmp_path):
     assert len(reference) == ROWS
     assert isinstance(reference._missing, FrozenReference)
     assert run.loader.counts.skipped == 0
+
+
+def test_a_damaged_cache_is_not_called_whole_and_can_be_overwritten(folder, tmp_path):
+    made = command(folder, out=tmp_path / "cache")
+    cache_command(made)
+    chunk = tmp_path / "cache" / "image" / "c" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"is damaged .* build it again, with overwrite"):
+        cache_command(made)
+    assert "48 examples" in cache_command(replace(made, overwrite=True))
+
+
+def test_a_reference_that_uniform_selection_would_not_look_at_is_refused(folder):
+    with pytest.raises(ValueError, match=r"reference_cache has no effect while .* is uniform"):
+        config_for(folder, "unused", SelectionConfig(reference_cache=folder / "cache"))

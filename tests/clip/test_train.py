@@ -72,7 +72,10 @@ def weights_equal(first, second) -> bool:
 def test_it_learns_and_writes_down_how(shards, tmp_path):
     run = train(config_for(shards, tmp_path / "run", steps=150, eval_every=50))
     top1 = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
-    assert f"150 steps in {run.seconds:.0f} s; held out: zero-shot {top1}" in describe(run)
+    assert (
+        f"150 steps with uniform selection in {run.seconds:.0f} s; held out: zero-shot {top1}"
+        in describe(run)
+    )
     assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["finished"] is True

@@ -314,7 +314,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
         (lambda: EasyReference("cache"), "reference must be an embedder, got str; wrap a model in"),
         (
             lambda: HardLearner(
-                OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters()), loss="softmax")
+                OnlineProxy(model := Towers(), torch.optim.SGD(model.parameters()), loss="softmax")
             ),
             "trained with the loss it scores with, got softmax and sigmoid",
         ),
@@ -330,5 +330,30 @@ def test_a_cached_reference_finds_rows_by_sample_id():
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LiveLearner(None), "model must be a torch.nn.Module, got None"),
+        (lambda: LiveLearner(Towers), "model must be a torch.nn.Module, got <class"),
+        (lambda: LiveLearner(Towers(), "embed"), r"embed must be a function\(model, batch\)"),
+        (lambda: OnlineProxy(Towers(), "adam"), r"must be a torch\.optim\.Optimizer, got str"),
+        (
+            lambda: OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters(), lr=1.0)),
+            r"holds none; make it of model\.parameters\(\)",
+        ),
+        (
+            lambda: OnlineProxy(
+                model := Towers().requires_grad_(requires_grad=False),
+                torch.optim.SGD(model.parameters(), lr=1.0),
+            ),
+            "require gradients, but holds none",
+        ),
+    ],
+)
+def test_models_and_optimizers_of_the_wrong_kind_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
