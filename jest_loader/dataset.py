@@ -39,7 +39,7 @@ class JestDataset(IterableDataset[Batch]):
         scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
             also learns from each sub-batch. None goes with ``UniformSelector`` only.
         selector: Picks the sub-batch from the scores.
-        super_batch_size: Candidates scored at once, on each rank; a multiple of the source's batches.
+        super_batch_size: Candidates of each rank, scored at once; a multiple of the source's batch.
         sub_batch_size: Examples emitted, on each rank; the filter ratio is
             1 - sub_batch_size / super_batch_size.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
