@@ -1,7 +1,7 @@
 """From a super-batch to its sub-batch: score, select, materialize, and leave out what is bad."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from jest_loader.selection import (
     UniformSelector,
     moves_rows,
 )
+from jest_loader.skipped import listed, named, skip_budget
 from jest_loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 
-_NUM_SHOWN = 10  # Skipped samples that a message names.
+_NUM_SHOWN = 10  # Rows that are none, of those that a message names.
 
 
 class Choice(NamedTuple):
@@ -84,7 +85,7 @@ class Chooser:
                 "skipped %d of %d candidates: %s",
                 len(skipped),
                 self.super_batch_size,
-                _listed(skipped, candidates),
+                listed(skipped, candidates),
             )
         counts = Counts(
             loaded=self.super_batch_size,
@@ -92,9 +93,7 @@ class Chooser:
             trained=self.sub_batch_size,
             skipped=len(skipped),
         )
-        return Choice(
-            sub_batch, chosen, Measured(counts, _named(skipped, candidates), times, worth)
-        )
+        return Choice(sub_batch, chosen, Measured(counts, named(skipped, candidates), times, worth))
 
     def _materialized(
         self,
@@ -182,18 +181,16 @@ class Chooser:
         if left < size:
             raise ValueError(
                 f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
-                f"usable candidates are left: {_listed(skipped, candidates)}; mend the data, or "
+                f"usable candidates are left: {listed(skipped, candidates)}; mend the data, or "
                 "use a larger super_batch_size"
             )
 
     def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
-        budget = int(self.max_skipped_fraction * self.super_batch_size)
-        if self.max_skipped_fraction > 0:
-            budget = max(1, budget)
+        budget = skip_budget(self.super_batch_size, self.max_skipped_fraction)
         if len(skipped) > budget:
             raise ValueError(
                 f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
-                f"{len(skipped)} must be: {_listed(skipped, candidates)}; mend the data or the "
+                f"{len(skipped)} must be: {listed(skipped, candidates)}; mend the data or the "
                 "models, or raise max_skipped_fraction"
             )
 
@@ -213,21 +210,6 @@ def _without_score(scores: Scores) -> dict[int, str]:
     """Candidates whose score is not finite, which selectors do not draw."""
     rows = (~torch.isfinite(scores.logits)).nonzero()[:, 0].tolist()
     return dict.fromkeys(rows, "its score is not finite")
-
-
-def _named(skipped: Mapping[int, str], candidates: Batch) -> tuple[str, ...]:
-    """The samples by their ids, where the batch has them, and by their rows otherwise."""
-    ids = candidates.get("sample_id") if isinstance(candidates, Mapping) else None
-    return tuple(
-        f"row {row}: {reason}" if ids is None else f"sample {ids[row]}: {reason}"
-        for row, reason in skipped.items()
-    )
-
-
-def _listed(skipped: Mapping[int, str], candidates: Batch) -> str:
-    names = _named(skipped, candidates)
-    more = len(names) - _NUM_SHOWN
-    return "; ".join(names[:_NUM_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:

@@ -21,8 +21,6 @@ from jest_loader.ragged import RaggedBytes
 
 ShardSource = MdsSource | ZarrSource
 
-_NUM_SHOWN = 10  # Bad samples that a message names.
-
 
 def open_shards(
     path: Path, *, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = True
@@ -199,16 +197,6 @@ def refuse_unreadable(batch: dict[str, Any]) -> None:
     bad = {row: reason for row, reason in enumerate(batch.get("unreadable", [])) if reason}
     if bad:
         raise BadSamplesError(bad)
-
-
-def named_samples(error: BadSamplesError, sample_ids: Any = None) -> str:
-    """What is wrong with each, by its id; without ``sample_ids`` its rows are ids already."""
-    some = [
-        f"sample {row if sample_ids is None else sample_ids[row]}: {reason}"
-        for row, reason in list(error.reasons.items())[:_NUM_SHOWN]
-    ]
-    more = len(error.reasons) - len(some)
-    return "; ".join(some) + (f"; and {more} more" if more else "")
 
 
 class PreparedSource:

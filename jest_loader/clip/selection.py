@@ -17,7 +17,6 @@ from jest_loader.clip.data import (
     PreparedSource,
     ShardSource,
     Tokenize,
-    named_samples,
     open_shards,
     refuse_unreadable,
 )
@@ -34,6 +33,7 @@ from jest_loader.selection import (
     TopKSelector,
     UniformSelector,
 )
+from jest_loader.skipped import listed, skip_budget
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,12 +116,12 @@ def _readable(batch: Batch, max_skipped_fraction: float) -> Batch:
         refuse_unreadable(batch)
     except BadSamplesError as error:
         size = len(batch["unreadable"])
-        budget = max(1, int(max_skipped_fraction * size)) if max_skipped_fraction > 0 else 0
-        if len(error.reasons) > budget or len(error.reasons) == size:
+        if (
+            len(error.reasons) > skip_budget(size, max_skipped_fraction)
+            or len(error.reasons) == size
+        ):
             raise
-        _LOG.warning(
-            "left out of a batch of %d: %s", size, named_samples(error, batch["sample_id"])
-        )
+        _LOG.warning("left out of a batch of %d: %s", size, listed(error.reasons, batch))
         return take(batch, torch.tensor([row for row in range(size) if row not in error.reasons]))
     return batch
 

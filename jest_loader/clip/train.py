@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, augment, named_samples, open_shards
+from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
 from jest_loader.clip.selection import build_loader, example_cost, num_at_low_resolution
 from jest_loader.clip.towers import TwoTower
@@ -22,6 +22,7 @@ from jest_loader.dataset import JestDataset
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import BadSamplesError, Embeddings
+from jest_loader.skipped import listed
 from jest_loader.telemetry import Counts
 
 
@@ -263,9 +264,10 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
     try:
         return HeldOut.read(PreparedSource(shards, Prepare(config.data, config.model)))
     except BadSamplesError as error:
+        places = {place: place for place in error.reasons}  # Prepare names them by place already.
         raise ValueError(
             f"all images of {config.data.test} must be readable to evaluate on them, but not "
-            f"{named_samples(error)}; mend them, or leave them out of it"
+            f"{listed(error.reasons, {'sample_id': places})}; mend them, or leave them out of it"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The scores of arXiv 2406.17711, from a learner's and a reference's embeddings."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import nn
 
@@ -11,7 +12,24 @@ from jest_loader.scores import FactoredScores
 
 
 @dataclass(frozen=True)
-class Learnability:
+class _WithLearner:
+    """What scorers do with their learner but score."""
+
+    learner: Embedder
+
+    def update(self, sub_batch: Batch) -> None:
+        """Let a learner that is an online proxy train on the sub-batch."""
+        if isinstance(self.learner, Trainable):
+            self.learner.update(sub_batch)
+
+    def snapshot(self) -> Self:
+        """The same with a copy of the learner's weights, good until the next call."""
+        assert isinstance(self.learner, Snapshots), "JestDataset refuses overlap without it"
+        return replace(self, learner=self.learner.snapshot())
+
+
+@dataclass(frozen=True)
+class Learnability(_WithLearner):
     """Learner loss less reference loss: what is not learned yet and can be learned.
 
     Args:
@@ -23,7 +41,6 @@ class Learnability:
         ValueError: if ``loss`` is another word or a side cannot embed.
     """
 
-    learner: Embedder
     reference: Embedder
     loss: Loss = "sigmoid"
 
@@ -38,15 +55,6 @@ class Learnability:
         return FactoredScores(
             self.learner.embed(super_batch), self.reference.embed(super_batch), self.loss
         )
-
-    def update(self, sub_batch: Batch) -> None:
-        """Let a learner that is an online proxy train on the sub-batch."""
-        if isinstance(self.learner, Trainable):
-            self.learner.update(sub_batch)
-
-    def snapshot(self) -> "Learnability":
-        """The same with a copy of the learner's weights, good until the next call."""
-        return replace(self, learner=_snapshot(self.learner))
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class EasyReference:
 
 
 @dataclass(frozen=True)
-class HardLearner:
+class HardLearner(_WithLearner):
     """The learner's loss: what is not learned yet, learnable or not.
 
     Args:
@@ -89,7 +97,6 @@ class HardLearner:
         ValueError: as ``Learnability``.
     """
 
-    learner: Embedder
     loss: Loss = "sigmoid"
 
     def __post_init__(self) -> None:
@@ -100,21 +107,6 @@ class HardLearner:
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
         return FactoredScores(learner=self.learner.embed(super_batch), loss=self.loss)
-
-    def update(self, sub_batch: Batch) -> None:
-        """Let a learner that is an online proxy train on the sub-batch."""
-        if isinstance(self.learner, Trainable):
-            self.learner.update(sub_batch)
-
-    def snapshot(self) -> "HardLearner":
-        """The same with a copy of the learner's weights, good until the next call."""
-        return replace(self, learner=_snapshot(self.learner))
-
-
-def _snapshot(learner: Embedder) -> Embedder:
-    assert isinstance(learner, Snapshots), "JestDataset refuses overlap without it"
-    copied: Embedder = learner.snapshot()
-    return copied
 
 
 def _check_proxy(learner: Embedder, loss: Loss) -> None:
