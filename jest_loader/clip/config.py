@@ -28,6 +28,11 @@ class DataConfig:
     caption_column: str = "caption"
     """Column of captions."""
 
+    watch_columns: tuple[str, ...] = ()
+    """Columns of numbers, such as marks of quality or source, whose means over the sub-batches
+    trained on are recorded with each evaluation.
+    """
+
     batch_size: int = 128
     """Examples trained on per step."""
 

@@ -64,23 +64,25 @@ class Tokenize:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Columns: image, encoded or uint8 [B, C, H, W]; text, int64 [B, context]; and two more."""
-        for column in (self._data.image_column, self._data.caption_column):
+        data = self._data
+        for column in (data.image_column, data.caption_column, *data.watch_columns):
             if column not in batch:
                 raise ValueError(
                     f"the data has no column {column!r}, it has {', '.join(sorted(batch))}; "
-                    "set data.image_column and data.caption_column"
+                    "set data.image_column, data.caption_column and data.watch_columns"
                 )
-        captions = batch[self._data.caption_column]
+        captions = batch[data.caption_column]
         if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
             raise ValueError(
-                f"captions must be text, but column {self._data.caption_column!r} is not; "
+                f"captions must be text, but column {data.caption_column!r} is not; "
                 "set data.caption_column"
             )
         return {
-            "image": self._images(batch[self._data.image_column]),
+            "image": self._images(batch[data.image_column]),
             "text": self._tokenize(captions),
             "caption": captions,
             "sample_id": batch["sample_id"],
+            **{column: batch[column] for column in data.watch_columns},
         }
 
     def _images(self, column: Any) -> Any:

@@ -1,10 +1,9 @@
 """The training loop."""
 
-import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,16 +11,17 @@ from torch import Tensor, nn
 
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
-from jest_loader.clip.config import OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, augment, open_shards
+from jest_loader.clip.config import TrainConfig
+from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
-from jest_loader.clip.selection import build_loader, example_cost, num_at_low_resolution
+from jest_loader.clip.gradients import backward
+from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
+from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
-from jest_loader.ops.losses import contrastive_loss
-from jest_loader.ops.noise import fold
-from jest_loader.protocols import BadSamplesError, Embeddings
+from jest_loader.protocols import BadSamplesError
 from jest_loader.skipped import listed
 from jest_loader.telemetry import Counts
 
@@ -35,12 +35,14 @@ class Evaluation:
         seconds: Time spent on them, evaluation and checkpoints left out.
         metrics: What ``evaluate`` returned.
         selection: ``SelectionStats`` of the last sub-batch, as JSON values.
+        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
     """
 
     step: int
     seconds: float
     metrics: dict[str, float]
     selection: dict[str, Any] | None = None
+    watched: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Run:
     held_out: HeldOut | None
     device: torch.device
     cost: ExampleCost
+    watched: WatchedColumns
     step: int = 0
     seconds: float = 0.0
     left_out: int = 0
@@ -143,11 +146,12 @@ def _start(config: TrainConfig) -> Run:
     run = Run(
         config,
         model,
-        _optimizer(model, config.optimizer),
+        build_optimizer(model, config.optimizer),
         build_loader(config, model, device),
         _held_out(config),
         device,
         example_cost(config, model),
+        WatchedColumns(config.data.watch_columns),
     )
     if saved is not None:
         _restore(run, saved)
@@ -160,49 +164,22 @@ def _restore(run: Run, contents: dict[str, Any]) -> None:
     run.loader.load_state_dict(contents["loader"])
     run.step, run.seconds = contents["step"], contents["seconds"]
     run.left_out = contents.get("left_out", 0)
+    run.watched.load_state_dict(contents.get("watched", {}))
     run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
 
 
 def _train_step(run: Run, batch: Batch) -> Tensor:
-    for group in run.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * _schedule(run.step, run.config)
-    batch = to_device(batch, run.device)
-    if run.config.data.augment:
-        batch["image"] = augment(batch["image"], seed=fold(run.config.seed, run.step))
-    in_bf16 = run.config.precision == "bf16" or (
-        run.config.precision == "auto" and run.device.type == "cuda"
-    )
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=in_bf16):
-        embeddings = _embed(run, batch)
-    loss = contrastive_loss(embeddings, run.config.loss)
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss must be finite, got {loss.item()} at step {run.step}; start "
-            "again with a lower optimizer.lr, in another folder"
-        )
+    """Train on a batch; its loss, []."""
+    config = run.config
+    run.watched.add(batch)
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optimizer.clip_norm)
+    loss = backward(run.model, to_device(batch, run.device), run.step, config)
+    nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
+    set_learning_rate(run.optimizer, run.step, config)
     run.optimizer.step()
     run.step += 1
-    run.left_out += run.config.data.batch_size - len(batch["caption"])
-    return loss.detach()
-
-
-def _embed(run: Run, batch: Batch) -> Embeddings:
-    """Of the sub-batch: all at full resolution, or some of it at that of scoring."""
-    selection, num_low = run.config.selection, num_at_low_resolution(run.config)
-    embeddings: Embeddings
-    if num_low == 0:
-        embeddings = run.model(batch)
-        return embeddings
-    # Any of them, since the order drawn is no order of chance; the loss knows no order.
-    generator = torch.Generator().manual_seed(fold(run.config.seed, run.step, 1))
-    order = torch.randperm(len(batch["image"]), generator=generator).to(run.device)
-    shuffled = {name: batch[name][order] for name in ("image", "text")}
-    low = (selection.score_patch_size, selection.score_image_size)
-    embeddings = run.model(shuffled, *low, first=num_low)
-    return embeddings
+    run.left_out += config.data.batch_size - len(batch["caption"])
+    return loss
 
 
 def _evaluate_and_save(run: Run) -> None:
@@ -212,12 +189,15 @@ def _evaluate_and_save(run: Run) -> None:
         metrics = evaluate(run.model, run.held_out)
         stats = run.loader.stats
         selection = None if stats is None else stats.to_dict()
-        run.evaluations.append(Evaluation(run.step, run.seconds, metrics, selection))
+        run.evaluations.append(
+            Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
+        )
     if last or run.step % config.checkpoint_every == 0:
         contents = {
             "step": run.step,
             "seconds": run.seconds,
             "left_out": run.left_out,
+            "watched": run.watched.state_dict(),
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "loader": run.loader.state_dict(),
@@ -237,32 +217,13 @@ def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
     return shown
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then cosine to zero, as a factor on the peak learning rate."""
-    warmup = config.optimizer.warmup_steps
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
-
-
-def _optimizer(model: TwoTower, config: OptimizerConfig) -> torch.optim.Optimizer:
-    logit = [p for p in (model.log_scale, model.bias) if p is not None]
-    towers = [p for part in (model.image_tower, model.text_tower) for p in part.parameters()]
-    groups = [
-        {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},
-        {"params": logit, "weight_decay": 0.0, "peak_lr": config.lr * config.scale_lr_factor},
-    ]
-    groups = [{"peak_lr": config.lr, **group} for group in groups]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-
-
 def _held_out(config: TrainConfig) -> HeldOut | None:
     if config.data.test is None:
         return None
     shards = open_shards(config.data.test, batch_size=1024, shuffle=False, drop_last=False)
     try:
-        return HeldOut.read(PreparedSource(shards, Prepare(config.data, config.model)))
+        data = replace(config.data, watch_columns=())
+        return HeldOut.read(PreparedSource(shards, Prepare(data, config.model)))
     except BadSamplesError as error:
         places = {place: place for place in error.reasons}  # Prepare names them by place already.
         raise ValueError(

@@ -16,52 +16,15 @@ from jest_loader.clip.config import (
     DataConfig,
     OptimizerConfig,
     SelectionConfig,
-    TrainConfig,
 )
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.selection import build_loader, example_cost
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.train import describe, train
-from jest_loader.pack import write_mds, write_zarr
+from jest_loader.pack import write_mds
 from jest_loader.telemetry import Counts
-
-MODEL = ModelConfig(
-    image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,
-    text_width=16, text_depth=0, heads=2, embed_dim=8, vocab_size=64, context_length=3,
-)  # fmt: skip
-COLUMNS = {"image": "ndarray:uint8:8,8", "caption": "str"}
-
-
-def rows(size: int):
-    """Bars whose place is their name: something that can be learned."""
-    for row in range(size):
-        image = np.zeros((8, 8), dtype=np.uint8)
-        image[row % 8] = 255
-        yield {"image": image, "caption": f"bar {row % 8}"}
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_mds(folder / "train", COLUMNS, rows(96))
-    write_zarr(folder / "test", COLUMNS, rows(16))
-    return folder
-
-
-def config_for(shards: Path, out: Path, **changes) -> TrainConfig:
-    config = TrainConfig(
-        data=DataConfig(train=shards / "train", test=shards / "test", batch_size=8),
-        out=out,
-        model=MODEL,
-        optimizer=OptimizerConfig(lr=1e-2, warmup_steps=5),
-        steps=12,
-        initial_bias=-2.0,
-        device="cpu",
-        eval_every=4,
-        checkpoint_every=5,
-    )
-    return replace(config, **changes)
+from tests.clip_runs import MODEL, config_for
 
 
 def weights_equal(first, second) -> bool:
@@ -371,7 +334,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
 
 
 def test_training_images_are_shifted_differently_at_each_step(shards, tmp_path, monkeypatch):
-    import jest_loader.clip.train as module
+    import jest_loader.clip.gradients as module
 
     seeds = []
     monkeypatch.setattr(module, "augment", lambda image, seed: (seeds.append(seed), image)[1])

@@ -1,0 +1,51 @@
+"""Means of columns over the sub-batches trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jest_loader.batch import Batch
+
+
+class WatchedColumns:
+    """Running means of columns of numbers; asking for them starts them anew.
+
+    Args:
+        names: The columns.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._sums = dict.fromkeys(names, 0.0)
+        self._count = 0
+
+    def add(self, batch: Batch) -> None:
+        """Count the batch's rows in.
+
+        Raises:
+            ValueError: if a column does not hold one number per example.
+        """
+        for name in self._sums:
+            values = np.asarray(batch[name])
+            if values.dtype.kind not in "biuf" or values.ndim != 1:
+                raise ValueError(
+                    "data.watch_columns must hold one number per example, but column "
+                    f"{name!r} holds {values.dtype} of shape {values.shape}; leave it out"
+                )
+            self._sums[name] += float(values.sum())
+        self._count += len(batch["caption"])
+
+    def means(self) -> dict[str, float]:
+        """The means since they were last asked for; empty if nothing was trained on since."""
+        means = {name: total / self._count for name, total in self._sums.items() if self._count}
+        self.load_state_dict({})
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and how many rows are in them."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; an empty one is the start."""
+        self._sums |= dict.fromkeys(self._sums, 0.0) | state_dict.get("sums", {})
+        self._count = state_dict.get("count", 0)
