@@ -1,4 +1,4 @@
-"""``jest-loader demo | train | pack | cache | verify-cache | cost``."""
+"""``jest-loader demo | train | evaluate | pack | cache | verify-cache | cost``."""
 
 import logging
 import sys
@@ -27,7 +27,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write(
             "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts "
-            "over (pack, verify-cache)\n"
+            "over (evaluate, pack, verify-cache)\n"
         )
         sys.exit(130)
 
@@ -42,6 +42,7 @@ def _run() -> None:
         verify_command,
     )
     from jest_loader.clip.config import TrainConfig
+    from jest_loader.clip.evaluate_command import EvaluateConfig, evaluate_command
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
@@ -52,6 +53,7 @@ def _run() -> None:
         {
             "demo": DemoConfig,
             "train": TrainConfig,
+            "evaluate": EvaluateConfig,
             "pack": PackConfig,
             "cache": CacheConfig,
             "verify-cache": VerifyConfig,
@@ -65,6 +67,8 @@ def _run() -> None:
             run_demo(config)
         case TrainConfig():
             print(describe(train(config)))
+        case EvaluateConfig():
+            print(evaluate_command(config))
         case PackConfig():
             pack_command(config)
         case CacheConfig():

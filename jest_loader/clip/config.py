@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jest_loader.clip.held_out_config import EvaluationConfig
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import Loss
 
@@ -16,8 +17,8 @@ class DataConfig:
     """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
 
     test: Path | None = None
-    """Held-out data of the same columns, for zero-shot and retrieval evaluation; None evaluates
-    nothing.
+    """Held-out data of the same columns, for zero-shot and retrieval evaluation; None evaluates on
+    evaluation.sets alone.
     """
 
     image_column: str = "image"
@@ -125,6 +126,9 @@ class TrainConfig:
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured on held-out data."""
 
     steps: int = 1000
     """Optimizer steps."""

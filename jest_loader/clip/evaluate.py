@@ -1,91 +1,93 @@
-"""Zero-shot classification and retrieval on held-out data, in fp32."""
+"""Zero-shot classification and retrieval on held-out data, in fp32.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+The definitions are those of clip_benchmark, but for ties: they count as often as a random order of
+what ties would put the right one within the first k.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from jest_loader.batch import to_device
+from jest_loader.clip.class_names import fill
+from jest_loader.clip.held_out import HeldOut
 from jest_loader.clip.tokenizer import HashTokenizer
 from jest_loader.clip.towers import TwoTower
 
-_BLOCK = 1024
+_BLOCK = 1024  # Rows at once, of captions and similarities,
+_BLOCK_PAIRS = 1 << 24  # unless that are more similarities than these: 64 MiB.
+_SHOWN = {
+    "zero_shot_top1": "zero-shot",
+    "zero_shot_top5": "top-5",
+    "retrieval_r10": "retrieval R@10",
+    "text_retrieval_r1": "text of image R@1",
+    "image_retrieval_r1": "image of text R@1",
+}
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Images and what they show. Its distinct captions are the classes.
-
-    Args:
-        image: Uint8 [N, C, H, W].
-        label: Int64 [N], the row of ``classes`` that is the image's caption.
-        classes: The distinct captions, sorted.
-    """
-
-    image: Tensor
-    label: Tensor
-    classes: tuple[str, ...]
-
-    @classmethod
-    def read(cls, batches: Iterable[dict[str, Any]]) -> "HeldOut":
-        """All images and captions of prepared batches.
-
-        Raises:
-            ValueError: if there are fewer than two distinct captions to tell apart.
-        """
-        images: list[Tensor] = []
-        captions: list[str] = []
-        for batch in batches:
-            images.append(batch["image"])
-            captions.extend(batch["caption"])
-        classes = tuple(sorted(set(captions)))
-        if len(classes) < 2:
-            raise ValueError(
-                f"held-out data must have at least 2 distinct captions, got {len(classes)}"
-            )
-        row = {name: index for index, name in enumerate(classes)}
-        label = torch.tensor([row[caption] for caption in captions])
-        return cls(torch.cat(images), label, classes)
+def evaluate_all(model: TwoTower, sets: Mapping[str, HeldOut]) -> dict[str, float]:
+    """What ``evaluate`` says of each set, under ``name/metric``; bare where the name is empty."""
+    return {
+        f"{name}/{metric}" if name else metric: value
+        for name, held_out in sets.items()
+        for metric, value in evaluate(model, held_out).items()
+    }
 
 
 @torch.no_grad()
 def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
     """Ratios in [0, 1].
 
-    ``zero_shot_top1`` and ``zero_shot_top5``: images whose own caption is the first, or among the
-    first five, of all classes. ``retrieval_r1``, ``retrieval_r5`` and ``retrieval_r10``: captions
-    for which one of their own images is among the first k of all images. Ties count as often as a
-    random order of what ties would put the right one within the first k.
+    With classes: ``zero_shot_top1`` and ``zero_shot_top5``, images whose own class is the first, or
+    among the first five, of all classes; ``zero_shot_mean_per_class_recall``, the mean over classes
+    of the former; ``retrieval_r1``, ``retrieval_r5`` and ``retrieval_r10``, classes for which one
+    of their own images is among the first k of all images.
+
+    With captions: ``text_retrieval_r1``, ``_r5`` and ``_r10``, images for which one of their own
+    captions is among the first k of all captions; ``image_retrieval_r1``, ``_r5`` and ``_r10``,
+    captions whose image is among the first k of all images.
     """
-    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    text = embed_captions(model, held_out.classes)
-    image = torch.cat(
-        [model.embed_image(b.to(device)) for b in torch.split(held_out.image, _BLOCK)]
-    )
-    model.train(was_training)
-    label = held_out.label.to(device)
-    by_image = [
-        _class_rank(block @ text.T, own)
-        for block, own in zip(torch.split(image, _BLOCK), torch.split(label, _BLOCK), strict=True)
-    ]
-    classes = torch.arange(len(text), device=device)
-    by_text = [
-        _best_rank(block @ image.T, names[:, None] == label)
-        for block, names in zip(
-            torch.split(text, _BLOCK), torch.split(classes, _BLOCK), strict=True
-        )
-    ]
-    return {
-        "zero_shot_top1": _share_within(by_image, 1),
-        "zero_shot_top5": _share_within(by_image, 5),
-        "retrieval_r1": _share_within(by_text, 1),
-        "retrieval_r5": _share_within(by_text, 5),
-        "retrieval_r10": _share_within(by_text, 10),
-    }
+    try:
+        device = next(model.parameters()).device
+        image = torch.cat([model.embed_image(block.to(device)) for block in held_out.images])
+        metrics: dict[str, float] = {}
+        if (classes := held_out.classes) is not None:
+            text = embed_classes(model, classes.names, classes.templates)
+            metrics |= _of_classes(image, text, classes.label.to(device))
+        if (captions := held_out.captions) is not None:
+            text = embed_captions(model, captions.texts)
+            metrics |= _of_captions(image, text, captions.image.to(device))
+    finally:
+        model.train(was_training)
+    return metrics
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metrics that say most, in a line."""
+    parts = []
+    for name, value in metrics.items():
+        held_out, _, metric = name.rpartition("/")
+        if metric in _SHOWN:
+            parts.append(f"{held_out} {_SHOWN[metric]} {value:.1%}".strip())
+    return ", ".join(parts)
+
+
+def embed_classes(model: TwoTower, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Unit-norm [names, embed_dim]: each name, or the mean direction of the templates with it."""
+    if not templates:
+        return embed_captions(model, names)
+    at_once = max(1, _BLOCK // len(templates))
+    means = []
+    for start in range(0, len(names), at_once):
+        block = names[start : start + at_once]
+        each = embed_captions(model, [fill(one, name) for name in block for one in templates])
+        means.append(each.view(len(block), len(templates), -1).mean(dim=1))
+    return normalize(torch.cat(means), dim=1)
 
 
 def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
@@ -96,24 +98,61 @@ def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
     return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
 
 
+def _of_classes(image: Tensor, text: Tensor, label: Tensor) -> dict[str, float]:
+    classes = torch.arange(len(text), device=label.device)
+    by_image = _rank(image, label, text, classes)
+    first = by_image.within(1)
+    counts = label.bincount(minlength=len(text))
+    shown = counts.nonzero()[:, 0]
+    recall = torch.zeros_like(counts, dtype=first.dtype).index_add(0, label, first) / counts
+    by_class = _rank(text[shown], shown, image, label)
+    return {
+        "zero_shot_top1": first.mean().item(),
+        "zero_shot_top5": by_image.within(5).mean().item(),
+        "zero_shot_mean_per_class_recall": recall[shown].mean().item(),
+        **{f"retrieval_r{k}": by_class.within(k).mean().item() for k in (1, 5, 10)},
+    }
+
+
+def _of_captions(image: Tensor, text: Tensor, own_image: Tensor) -> dict[str, float]:
+    images = torch.arange(len(image), device=own_image.device)
+    by_image = _rank(image, images, text, own_image)
+    by_text = _rank(text, own_image, image, images)
+    return {
+        **{f"text_retrieval_r{k}": by_image.within(k).mean().item() for k in (1, 5, 10)},
+        **{f"image_retrieval_r{k}": by_text.within(k).mean().item() for k in (1, 5, 10)},
+    }
+
+
 class _Rank(NamedTuple):
-    """For each row, how many wrong ones come before the right one, and how many tie with it."""
+    """For each query, how many wrong ones come before the best right one, and how many tie."""
 
     ahead: Tensor
     tied: Tensor
 
-
-def _class_rank(similarity: Tensor, label: Tensor) -> _Rank:
-    right = similarity.gather(1, label[:, None])
-    return _Rank((similarity > right).sum(dim=1), (similarity == right).sum(dim=1) - 1)
-
-
-def _best_rank(similarity: Tensor, own: Tensor) -> _Rank:
-    """Of the best of a caption's own images, among the images of other captions."""
-    best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-    return _Rank(((similarity > best) & ~own).sum(dim=1), ((similarity == best) & ~own).sum(dim=1))
+    def within(self, k: int) -> Tensor:
+        """Fp64 [queries]: the chance that a right one is among the first k."""
+        return ((k - self.ahead.double()) / (self.tied.double() + 1)).clamp(0, 1)
 
 
-def _share_within(ranks: list[_Rank], k: int) -> float:
-    ahead, tied = (torch.cat(parts).double() for parts in zip(*ranks, strict=True))
-    return ((k - ahead) / (tied + 1)).clamp(0, 1).mean().item()
+def _rank(query: Tensor, own: Tensor, found: Tensor, group: Tensor) -> _Rank:
+    """Of the best right one for each query, among those that are wrong.
+
+    Args:
+        query: [Q, embed_dim].
+        own: Int64 [Q], the group that is right for each.
+        found: [F, embed_dim], what is looked through.
+        group: Int64 [F], its groups.
+    """
+    rows = max(1, min(_BLOCK, _BLOCK_PAIRS // len(found)))
+    ranks = [
+        _block_rank(block @ found.T, right[:, None] != group)
+        for block, right in zip(torch.split(query, rows), torch.split(own, rows), strict=True)
+    ]
+    return _Rank(*(torch.cat(parts) for parts in zip(*ranks, strict=True)))
+
+
+def _block_rank(similarity: Tensor, wrong: Tensor) -> _Rank:
+    best = similarity.masked_fill(wrong, -torch.inf).amax(dim=1, keepdim=True)
+    ahead = ((similarity > best) & wrong).sum(dim=1)
+    return _Rank(ahead, ((similarity == best) & wrong).sum(dim=1))

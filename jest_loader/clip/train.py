@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.data import Prepare, PreparedSource, open_shards
-from jest_loader.clip.evaluate import HeldOut, evaluate
+from jest_loader.clip.evaluate import evaluate_all, headline
 from jest_loader.clip.gradients import backward
+from jest_loader.clip.held_out import HeldOut, read_held_out
+from jest_loader.clip.held_out_config import held_out_sets
 from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
 from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
-from jest_loader.protocols import BadSamplesError
-from jest_loader.skipped import listed
 from jest_loader.telemetry import Counts
 
 
@@ -33,7 +32,7 @@ class Evaluation:
     Args:
         step: Optimizer steps done.
         seconds: Time spent on them, evaluation and checkpoints left out.
-        metrics: What ``evaluate`` returned.
+        metrics: What ``evaluate_all`` returned.
         selection: ``SelectionStats`` of the last sub-batch, as JSON values.
         watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
     """
@@ -53,7 +52,7 @@ class Run:
     model: TwoTower
     optimizer: torch.optim.Optimizer
     loader: JestDataset
-    held_out: HeldOut | None
+    held_out: dict[str, HeldOut]
     device: torch.device
     cost: ExampleCost
     watched: WatchedColumns
@@ -121,11 +120,7 @@ def describe(run: Run) -> str:
     """One line on how a run ended, and where it is."""
     measured = ""
     if run.evaluations:
-        metrics = run.evaluations[-1].metrics
-        measured = (
-            f"; held out: zero-shot {metrics['zero_shot_top1']:.1%}, top-5 "
-            f"{metrics['zero_shot_top5']:.1%}, retrieval R@10 {metrics['retrieval_r10']:.1%}"
-        )
+        measured = f"; held out: {headline(run.evaluations[-1].metrics)}"
     return (
         f"{run.step} steps with {run.config.selection.selector} selection in {run.seconds:.0f} s"
         f"{measured}; "
@@ -185,8 +180,8 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
 def _evaluate_and_save(run: Run) -> None:
     config = run.config
     last = run.step == config.steps
-    if run.held_out is not None and (last or run.step % config.eval_every == 0):
-        metrics = evaluate(run.model, run.held_out)
+    if run.held_out and (last or run.step % config.eval_every == 0):
+        metrics = evaluate_all(run.model, run.held_out)
         stats = run.loader.stats
         selection = None if stats is None else stats.to_dict()
         run.evaluations.append(
@@ -213,23 +208,14 @@ def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
     if stats is not None and stats.score is not None:
         shown["score"] = f"{stats.score:.2f} (uniform {stats.uniform_score:.2f})"
     if run.evaluations:
-        shown["held-out"] = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
+        shown["held-out"] = f"{next(iter(run.evaluations[-1].metrics.values())):.1%}"
     return shown
 
 
-def _held_out(config: TrainConfig) -> HeldOut | None:
-    if config.data.test is None:
-        return None
-    shards = open_shards(config.data.test, batch_size=1024, shuffle=False, drop_last=False)
-    try:
-        data = replace(config.data, watch_columns=())
-        return HeldOut.read(PreparedSource(shards, Prepare(data, config.model)))
-    except BadSamplesError as error:
-        places = {place: place for place in error.reasons}  # Prepare names them by place already.
-        raise ValueError(
-            f"all images of {config.data.test} must be readable to evaluate on them, but not "
-            f"{listed(error.reasons, {'sample_id': places})}; mend them, or leave them out of it"
-        ) from error
+def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
+    data = config.data
+    sets = held_out_sets(data.test, data.image_column, data.caption_column, config.evaluation)
+    return {name: read_held_out(one, config.model) for name, one in sets.items()}
 
 
 def _endless(loader: JestDataset) -> Iterator[Batch]:

@@ -47,8 +47,7 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
 @torch.no_grad()
 def draw_icons(run: Run, queries: Sequence[str], path: Path, *, num_best: int = 8) -> None:
     """For each query, the icons of the held-out style that the model finds most like it."""
-    assert run.held_out is not None
-    images = run.held_out.image
+    images = torch.cat(list(run.held_out[""].images))
     run.model.eval()
     text = embed_captions(run.model, queries)
     image = torch.cat(
