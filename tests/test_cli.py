@@ -24,6 +24,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     [
         ("demo", ["--out", "--steps", "--noise-fraction", "--seed"]),
         ("train", ["--data.train", "--model.patch-size", "--selection.filter-ratio", "--loss"]),
+        ("evaluate", ["--checkpoint", "--data", "--classes", "--templates", "--sets"]),
         ("pack", ["--input", "--output", "--captions", "--format"]),
         ("cache", ["--data", "--checkpoint", "--out", "--chunk-rows", "--overwrite"]),
         ("verify-cache", ["--cache", "--data", "--checkpoint"]),
