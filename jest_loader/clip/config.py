@@ -81,6 +81,9 @@ class SelectionConfig:
     score_image_size: int | None = None
     """Image size at which the learner scores; None takes the model's."""
 
+    mask_equal_captions: bool = False
+    """Score candidates with equal captions as if they were not each other's negatives."""
+
     low_resolution_fraction: float = 0.0
     """Share of the sub-batch that is trained on at the patch and image size of scoring (half in
     Flexi-JEST); also for the selector uniform.
@@ -131,6 +134,11 @@ class TrainConfig:
 
     loss: Loss = "sigmoid"
     """SigLIP's sigmoid loss or CLIP's softmax loss, for training and for scoring."""
+
+    mask_equal_captions: bool = False
+    """Leave pairs of different examples with equal captions out of the training loss, where they
+    would be negatives of each other; selection.mask_equal_captions does so when scoring.
+    """
 
     initial_scale: float = 10.0
     """Inverse temperature at the start."""

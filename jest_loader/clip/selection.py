@@ -180,15 +180,16 @@ def _scorer(
     selection = config.selection
     if selection.selector == "uniform":
         return None
+    same = "caption" if selection.mask_equal_captions else None
     # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
     live = LiveLearner(learner, _embed(selection), micro_batch_size=config.data.batch_size)
     match selection.score:
         case "learnability":
-            return Learnability(live, _reference(config, shards, device), config.loss)
+            return Learnability(live, _reference(config, shards, device), config.loss, same)
         case "easy_reference":
-            return EasyReference(_reference(config, shards, device), config.loss)
+            return EasyReference(_reference(config, shards, device), config.loss, same)
         case "hard_learner":
-            return HardLearner(live, config.loss)
+            return HardLearner(live, config.loss, same)
 
 
 def _embed(selection: SelectionConfig) -> EmbedFunction:
