@@ -4,8 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jest_loader.clip.proxy_config import ProxyConfig
+from jest_loader.clip.schedule_config import ScheduleConfig
+from jest_loader.clip.selection_checks import check_selection
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import Loss
+from jest_loader.selection import Quota
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,28 @@ class SelectionConfig:
     Flexi-JEST); also for the selector uniform.
     """
 
+    score_micro_batch_size: int | None = None
+    """Candidates that a model embeds at once; None takes as many as are trained on."""
+
+    scores_with: Literal["learner", "proxy"] = "learner"
+    """Which model's loss the score takes: the learner's own, or that of a small model in its place,
+    which learns from each sub-batch.
+    """
+
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    """That small model."""
+
+    overlap: bool = False
+    """Choose the next sub-batch while the last one is trained on, with the weights from before."""
+
+    quota: Quota = "equal"
+    """Over several processes, what each draws: as much as the others, what it has of the best of
+    all, or as much by itself.
+    """
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How selection changes over the run."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -162,16 +188,7 @@ class TrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        unused = [
-            name
-            for name in ("reference_cache", "reference_checkpoint")
-            if self.selection.selector == "uniform" and getattr(self.selection, name) is not None
-        ]
-        if unused:
-            raise ValueError(
-                f"selection.{unused[0]} has no effect while selection.selector is uniform; set "
-                "selection.selector, to joint for example"
-            )
+        check_selection(self.selection, self.model, self.steps)
         at_least_one = {
             "steps": self.steps,
             "eval_every": self.eval_every,
@@ -179,6 +196,8 @@ class TrainConfig:
             "data.batch_size": self.data.batch_size,
             "selection.num_chunks": self.selection.num_chunks,
         }
+        if self.selection.score_micro_batch_size is not None:
+            at_least_one["selection.score_micro_batch_size"] = self.selection.score_micro_batch_size
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
