@@ -90,7 +90,7 @@ class Arguments:
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
         batch_size = declared_batch_size(self.source)
-        loss = getattr(self.scorer, "loss", None)
+        loss, same = (getattr(self.scorer, name, None) for name in ("loss", "same"))
         return {
             "super_batch_size over all ranks": num_ranks * self.super_batch_size,
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
@@ -100,6 +100,7 @@ class Arguments:
             "seed": self.seed,
             "scorer": type(self.scorer).__name__,
             "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.
+            "same": same if isinstance(same, str) else None,
             "selector": type(self.selector).__name__,
             **{f"selector.{name}": value for name, value in _options(self.selector).items()},
             "schedule": None if self.schedule is None else repr(self.schedule),

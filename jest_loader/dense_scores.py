@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from jest_loader.ops.reference import same_group
 from jest_loader.protocols import Embeddings
 
 Side = TypeVar("Side", Embeddings, Tensor)
@@ -20,15 +21,17 @@ class DenseScores:
         pairwise: Floating [B, B], the score s_ij of image i with text j; for learnability the
             learner's loss less the reference's. The diagonal holds each candidate's score on its
             own.
+        groups: Int64 [B], an id of each candidate; pairs of different candidates with equal ids
+            count nothing. None leaves none out.
 
     Raises:
         ValueError: if ``pairwise`` is not a square floating-point matrix.
     """
 
-    def __init__(self, pairwise: Tensor) -> None:
+    def __init__(self, pairwise: Tensor, groups: Tensor | None = None) -> None:
         _check_square("pairwise", pairwise)
-        self._pairwise = pairwise
-        self.logits = pairwise.diagonal()
+        self._pairwise = _without_same(pairwise, groups, 0.0)
+        self.logits = self._pairwise.diagonal()
 
     def given(self, chosen: Tensor) -> DenseScores:
         """The scores once ``chosen`` (int64 [n]) are in the sub-batch."""
@@ -57,6 +60,7 @@ class DenseSoftmaxScores:
         learner: Floating [B, B], the logit of image i with text j; None leaves the learner's loss
             out.
         reference: The same of the reference model, whose loss is subtracted; None leaves it out.
+        groups: As for ``DenseScores``.
 
     Raises:
         ValueError: if both are None, or one is not a square floating-point matrix.
@@ -64,10 +68,16 @@ class DenseSoftmaxScores:
 
     needs_context = True
 
-    def __init__(self, learner: Tensor | None = None, reference: Tensor | None = None) -> None:
-        self._signed = signed(learner, reference)
-        for _, logits in self._signed:
+    def __init__(
+        self,
+        learner: Tensor | None = None,
+        reference: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> None:
+        sides = signed(learner, reference)
+        for _, logits in sides:
             _check_square("logits", logits)
+        self._signed = [(sign, _without_same(z, groups, -torch.inf)) for sign, z in sides]
         self._chosen = torch.empty(0, dtype=torch.int64, device=self._signed[0][1].device)
 
     @property
@@ -110,6 +120,11 @@ def signed(learner: Side | None, reference: Side | None) -> list[tuple[int, Side
     if not signed:
         raise ValueError("scores need a learner, a reference or both, got neither")
     return signed
+
+
+def _without_same(matrix: Tensor, groups: Tensor | None, value: float) -> Tensor:
+    """The matrix with ``value`` at pairs of different candidates of one group."""
+    return matrix if groups is None else matrix.masked_fill(same_group(groups), value)
 
 
 def _check_square(name: str, matrix: Tensor) -> None:

@@ -153,7 +153,8 @@ class RankScores:
         return RankScores(given, ranks, half=self._half, even=self._even)
 
     def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
-        sent = rows.half() if self._half and rows.element_size() > 2 else rows
+        wide = rows.is_floating_point() and rows.element_size() > 2  # Ids of groups stay whole.
+        sent = rows.half() if self._half and wide else rows
         return self.ranks.all_gather_rows(sent, counts).to(rows.dtype)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from jest_loader.ops.reference import exact_dtype
 from jest_loader.protocols import Embeddings, Loss
@@ -47,6 +48,23 @@ def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: 
                 "use loss='softmax' for a softmax model, or give Embeddings a bias"
             )
         _check_range(name, side)
+
+
+def check_groups(groups: Tensor | None, num_examples: int) -> None:
+    """Raise ``ValueError`` unless ``groups`` are ids of the examples; None is none."""
+    given: object = groups
+    if given is None:
+        return
+    if not isinstance(given, Tensor) or given.dtype != torch.int64 or given.ndim != 1:
+        found = f"{given.dtype} of {tuple(given.shape)}" if isinstance(given, Tensor) else given
+        raise ValueError(
+            f"groups must be an int64 vector, one id per example, got {found}; "
+            "jest_loader.scorers.groups.group_ids makes one of captions"
+        )
+    if len(given) != num_examples:
+        raise ValueError(
+            f"groups must have one id per example, got {len(given)} for {num_examples}"
+        )
 
 
 def _check_range(name: str, side: Embeddings) -> None:

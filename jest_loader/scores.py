@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from jest_loader.dense_scores import DenseScores, DenseSoftmaxScores, excluding, signed
-from jest_loader.embedding_checks import check_loss, check_sides
+from jest_loader.embedding_checks import check_groups, check_loss, check_sides
 from jest_loader.ops.dispatch import Pairs, pairs
-from jest_loader.ops.reference import all_logits, exact
+from jest_loader.ops.reference import Groups, all_logits, exact
 from jest_loader.protocols import Embeddings, Loss, Scores
 
 
@@ -77,12 +77,15 @@ class FactoredScores:
         reference: Embeddings of the same candidates by the reference model; the width may differ.
         loss: ``"sigmoid"`` (SigLIP: a sum over pairs) or ``"softmax"`` (CLIP: a running
             log-sum-exp).
+        groups: Int64 [B], an id of each candidate; different candidates with equal ids are not
+            each other's negatives: their pairs are left out of the losses. None leaves none out.
         fused: Whether Triton kernels compute it. None takes them on a CUDA GPU that has bf16,
             where Triton is installed and the embeddings are not fp64.
 
     Raises:
         ValueError: if neither is given, they differ in count or device, a sigmoid score lacks a
-            bias, or fused kernels are asked for where they cannot run.
+            bias, the groups are no ids of the candidates, or fused kernels are asked for where they
+            cannot run.
     """
 
     def __init__(
@@ -91,17 +94,19 @@ class FactoredScores:
         reference: Embeddings | None = None,
         loss: Loss = "sigmoid",
         *,
+        groups: Tensor | None = None,
         fused: bool | None = None,
     ) -> None:
         check_loss(loss)
         sides = signed(learner, reference)
         check_sides(learner, reference, loss)
+        first = sides[0][1].image
+        check_groups(groups, len(first))
         start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
         self._fused = fused
         self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in sides]
-        self._taken = torch.zeros(
-            len(sides[0][1].image), dtype=torch.bool, device=sides[0][1].image.device
-        )
+        self._groups = None if groups is None else groups.to(first.device)
+        self._taken = torch.zeros(len(first), dtype=torch.bool, device=first.device)
 
     @property
     def needs_context(self) -> bool:
@@ -116,25 +121,34 @@ class FactoredScores:
 
     def given(self, chosen: Tensor) -> FactoredScores:
         """The scores once ``chosen`` (int64 [n]) are in the sub-batch; costs O(n B D)."""
-        return self._given(chosen, [loss.pairs.rows(chosen) for _, loss in self._losses])
+        chunks = [loss.pairs.rows(chosen) for _, loss in self._losses]
+        return self._given(chosen, chunks, None if self._groups is None else self._groups[chosen])
 
     def share(self, chosen: Tensor) -> list[Tensor]:
-        """[n, 2, D] of each model: the images and texts of ``chosen`` (int64 [n])."""
-        return [loss.pairs.rows(chosen).transpose(0, 1) for _, loss in self._losses]
+        """[n, 2, D] of each model: the images and texts of ``chosen`` (int64 [n]); [n]: groups."""
+        rows = [loss.pairs.rows(chosen).transpose(0, 1) for _, loss in self._losses]
+        return rows if self._groups is None else [*rows, self._groups[chosen]]
 
     def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> FactoredScores:
         """The scores once ``chosen`` and other ranks' candidates are in the sub-batch.
 
         Args:
             chosen: Int64 [n], those of these candidates.
-            everyones: What ``share`` returned on all ranks, joined: [m, 2, D] of each model.
+            everyones: What ``share`` returned on all ranks, joined: [m, 2, D] of each model, and
+                the groups [m] if there are any.
         """
-        return self._given(chosen, [rows.transpose(0, 1) for rows in everyones])
+        num_models = len(self._losses)
+        chunks = [rows.transpose(0, 1) for rows in everyones[:num_models]]
+        groups = None if self._groups is None else everyones[num_models]
+        return self._given(chosen, chunks, groups)
 
-    def _given(self, chosen: Tensor, chunks: list[Tensor]) -> FactoredScores:
+    def _given(
+        self, chosen: Tensor, chunks: list[Tensor], chunk_groups: Tensor | None
+    ) -> FactoredScores:
         out = copy(self)
+        groups = self._against(chunk_groups)
         out._losses = [
-            (sign, loss.given(chunk))
+            (sign, loss.given(chunk, groups))
             for (sign, loss), chunk in zip(self._losses, chunks, strict=True)
         ]
         out._taken = self._taken.index_fill(0, chosen, value=True)
@@ -147,6 +161,7 @@ class FactoredScores:
             (sign, loss.start(pairs(rows_of(loss.pairs.embeddings, chosen), fused=self._fused)))
             for sign, loss in self._losses
         ]
+        out._groups = None if self._groups is None else self._groups[chosen]
         out._taken = self._taken.new_zeros(len(chosen))
         return out
 
@@ -155,7 +170,8 @@ class FactoredScores:
 
         For learnability that is the learner's loss on them less the reference's.
         """
-        return torch.as_tensor(sum(sign * loss.mean() for sign, loss in self._losses))
+        groups = self._against(self._groups)
+        return torch.as_tensor(sum(sign * loss.mean(groups) for sign, loss in self._losses))
 
     @property
     def reference(self) -> Embeddings | None:
@@ -167,10 +183,15 @@ class FactoredScores:
         """The same scores with nothing chosen and with their matrices, for small super-batches."""
         logits = {sign: all_logits(exact(loss.pairs.embeddings)) for sign, loss in self._losses}
         if self.needs_context:
-            return DenseSoftmaxScores(logits.get(1), logits.get(-1))
+            return DenseSoftmaxScores(logits.get(1), logits.get(-1), self._groups)
         eye = torch.eye(len(self._taken), dtype=torch.bool, device=self._taken.device)
         pairwise = sum(sign * softplus(torch.where(eye, -z, z)) for sign, z in logits.items())
-        return DenseScores(torch.as_tensor(pairwise))
+        return DenseScores(torch.as_tensor(pairwise), self._groups)
+
+    def _against(self, chunk_groups: Tensor | None) -> Groups | None:
+        if self._groups is None or chunk_groups is None:
+            return None
+        return Groups(self._groups, chunk_groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +205,18 @@ class _SigmoidLoss:
     def start(cls, pairs: Pairs) -> _SigmoidLoss:
         return cls(pairs, softplus(-pairs.own_logits()))
 
-    def given(self, chunk: Tensor) -> _SigmoidLoss:
-        return replace(self, value=self.value + self.pairs.sigmoid_loss(chunk))
+    def given(self, chunk: Tensor, groups: Groups | None) -> _SigmoidLoss:
+        return replace(self, value=self.value + self.pairs.sigmoid_loss(chunk, groups))
 
-    def mean(self) -> Tensor:
+    def mean(self, groups: Groups | None) -> Tensor:
         """[]: the loss of all candidates as one batch, per example."""
         own = self.pairs.own_logits()
-        # Each pair of two candidates comes twice; with itself, each comes twice as a negative.
+        # Each pair of two candidates comes twice; with itself, each comes twice as a negative,
+        # but for groups, which leave it out as the pairs within a group.
         everyone = torch.arange(len(own), device=own.device)
-        added = self.pairs.sigmoid_loss(self.pairs.rows(everyone))
-        return (softplus(-own) + added / 2 - softplus(own)).mean()
+        added = self.pairs.sigmoid_loss(self.pairs.rows(everyone), groups)
+        with_itself = softplus(own) if groups is None else 0.0
+        return (softplus(-own) + added / 2 - with_itself).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,16 +236,17 @@ class _SoftmaxLoss:
     def value(self) -> Tensor:
         return torch.logaddexp(self.normalisers, self.own).mean(dim=0) - self.own
 
-    def given(self, chunk: Tensor) -> _SoftmaxLoss:
-        added = self.pairs.softmax_normalisers(chunk)
+    def given(self, chunk: Tensor, groups: Groups | None) -> _SoftmaxLoss:
+        added = self.pairs.softmax_normalisers(chunk, groups)
         return replace(self, normalisers=torch.logaddexp(self.normalisers, added))
 
-    def mean(self) -> Tensor:
+    def mean(self, groups: Groups | None) -> Tensor:
         """[]: the loss of all candidates as one batch, per example."""
         everyone = torch.arange(len(self.own), device=self.own.device)
-        return (
-            self.pairs.softmax_normalisers(self.pairs.rows(everyone)).mean(dim=0) - self.own
-        ).mean()
+        normalisers = self.pairs.softmax_normalisers(self.pairs.rows(everyone), groups)
+        if groups is not None:  # They leave out each candidate's pair with itself too.
+            normalisers = torch.logaddexp(normalisers, self.own)
+        return (normalisers.mean(dim=0) - self.own).mean()
 
 
 def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:

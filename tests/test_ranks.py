@@ -95,6 +95,30 @@ def test_processes_with_global_quota_pick_what_one_process_picks(num_ranks):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("num_ranks", "half"), [(2, False), (3, True)])
+def test_groups_span_ranks(num_ranks, half, loss):
+    """Ids cross ranks whole, so that what one rank has chosen is no negative on another."""
+    ids = torch.tensor([2**40 + row % 5 for row in range(60)])
+
+    def pick(groups, group=None):
+        rank, size = (0, 1) if group is None else (group.rank, group.size)
+        selector = JointSelector(4, gain=30.0, quota="global", half=half, group=group)
+        found = []
+        for seed in range(4):
+            learner, _ = sides(60, seed=seed)
+            ids = None if groups is None else groups[rank::size]
+            scores = FactoredScores(dealt(learner, rank, size), loss=loss, groups=ids)
+            chosen = selector.select(scores, 24 // size, seed=seed, step=3)
+            found += (100 * seed + chosen * size + rank).tolist()
+        return found
+
+    alone = pick(ids)
+    together = simulate_ranks(num_ranks, lambda group: pick(ids, group))
+    assert sorted(row for one in together for row in one) == sorted(alone)
+    assert sorted(alone) != sorted(pick(None))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("num_ranks", [3, 6])
 def test_ranks_with_global_quota_pick_what_one_picks(num_ranks, loss):
     cases = [(loss, seed) for seed in range(20)]

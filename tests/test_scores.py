@@ -16,6 +16,7 @@ from jest_loader import (
     FactoredScores,
     JointSelector,
 )
+from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.reference import sum_of_softplus
 from jest_loader.testing import assert_scores_consistent
 from tests.helpers import random_embeddings
@@ -74,6 +75,98 @@ def test_softmax_scores_are_the_losses_of_the_definition():
             for sign, side in ((1, learner), (-1, reference))
         )
         assert scores.logits[i].item() == pytest.approx(expected, abs=1e-12)
+
+
+GROUPS = torch.tensor([row % 7 if row % 3 else 100 + row for row in range(37)])
+
+
+def summed_by_hand(side, loss, members):
+    """The loss of a batch by its definition, pair by pair, without pairs of one group."""
+    z = side.scale * side.image @ side.text.T + (side.bias or 0.0)
+    total = 0.0
+    for i in members:
+        negatives = [j for j in members if j != i and GROUPS[i] != GROUPS[j]]
+        if loss == "sigmoid":
+            total += softplus(-z[i, i]) + sum(softplus(z[i, j]) for j in negatives)
+        else:
+            for row in (z[i], z[:, i]):
+                total += (row[[i, *negatives]].logsumexp(0) - row[i]) / 2
+    return float(total)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_a_group_has_no_negatives_within_it(loss):
+    """By hand: a sub-batch's mean score, and what a candidate's conditional score is."""
+    learner, reference = sides(loss=loss)
+    scores = FactoredScores(learner, reference, loss, groups=GROUPS)
+    by_hand = [summed_by_hand(side, loss, range(37)) / 37 for side in (learner, reference)]
+    assert scores.mean().item() == pytest.approx(by_hand[0] - by_hand[1], abs=1e-12)
+    some = torch.tensor([1, 8, 15, 3, 4, 11])
+    by_hand = [summed_by_hand(side, loss, some.tolist()) / 6 for side in (learner, reference)]
+    assert scores.rows(some).mean().item() == pytest.approx(by_hand[0] - by_hand[1], abs=1e-12)
+    assert scores.mean() != FactoredScores(learner, reference, loss).mean()
+    if loss == "sigmoid":
+        given = scores.given(some)
+        with_one_more = [
+            summed_by_hand(side, loss, [*some.tolist(), 22])
+            - summed_by_hand(side, loss, some.tolist())
+            for side in (learner, reference)
+        ]
+        expected = with_one_more[0] - with_one_more[1]
+        assert given.logits[22].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_factored_scores_with_groups_equal_dense_scores_with_groups(loss):
+    learner, reference = sides(loss=loss)
+    for given in ((learner, reference), (None, reference), (learner, None)):
+        factored = FactoredScores(*given, loss, groups=GROUPS)
+        dense = factored.dense()
+        torch.testing.assert_close(factored.mean(), dense.mean(), rtol=0, atol=1e-12)
+        assert_scores_consistent(factored, chosen=torch.tensor([3, 1, 8, 15]))
+        some = torch.tensor([1, 8, 15, 3, 0])
+        torch.testing.assert_close(factored.rows(some).mean(), dense.rows(some).mean())
+        for chunk in CHUNKS:
+            factored, dense = (s.given(torch.tensor(chunk)) for s in (factored, dense))
+            torch.testing.assert_close(factored.logits, dense.logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_groups_of_one_change_nothing_and_one_group_leaves_no_negatives(loss):
+    learner, reference = sides(loss=loss)
+    plain, apart, together = (
+        FactoredScores(learner, reference, loss, groups=groups)
+        for groups in (None, torch.arange(37) * 2**40, torch.full((37,), -5))
+    )
+    alone = together.logits
+    for chunk in CHUNKS:
+        plain, apart, together = (s.given(torch.tensor(chunk)) for s in (plain, apart, together))
+        torch.testing.assert_close(apart.logits, plain.logits, rtol=0, atol=1e-12)
+        left = torch.isfinite(together.logits)
+        assert torch.equal(together.logits[left], alone[left])
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_the_training_loss_leaves_out_the_same_pairs(loss):
+    learner, _ = sides(loss=loss)
+    with_gradient = replace(learner, image=learner.image.clone().requires_grad_())
+    found = contrastive_loss(with_gradient, loss, GROUPS)
+    by_hand = summed_by_hand(learner, loss, range(37)) / 37
+    assert found.item() == pytest.approx(by_hand, abs=1e-12)
+    found.backward()
+    assert torch.isfinite(with_gradient.image.grad).all()
+    ungrouped = contrastive_loss(learner, loss)
+    assert torch.equal(contrastive_loss(learner, loss, torch.arange(37)), ungrouped)
+    # A text of the same group, at whatever place, is nothing to an image.
+    others = learner.text.clone()
+    others[8] = -others[8]
+    (gradient,) = torch.autograd.grad(
+        contrastive_loss(replace(with_gradient, text=others), loss, GROUPS), with_gradient.image
+    )
+    assert GROUPS[1] == GROUPS[8]
+    if loss == "sigmoid":
+        torch.testing.assert_close(gradient[1], with_gradient.image.grad[1])
+    assert not torch.allclose(gradient[2], with_gradient.image.grad[2])
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
@@ -186,6 +279,15 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
         ),
         (lambda: FactoredScores(replace(GOOD, scale=math.inf)), "positive and finite .* got inf"),
         (lambda: FactoredScores(replace(GOOD, bias=torch.tensor(math.nan))), "got 10.0 and nan"),
+        (
+            lambda: FactoredScores(GOOD, groups=torch.zeros(6)),
+            r"groups must be an int64 vector, .* got torch.float32 of \(6,\); .*group_ids makes",
+        ),
+        (lambda: FactoredScores(GOOD, groups=["a"] * 6), r"an int64 vector, .* got \['a'"),
+        (
+            lambda: FactoredScores(GOOD, groups=torch.arange(5)),
+            "groups must have one id per example, got 5 for 6",
+        ),
         (lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 5), 1.0), r"got \(6, 4\) and \(6, 5\)"),
         (
             lambda: replace(GOOD, scale=torch.ones(2)),

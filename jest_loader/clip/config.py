@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from jest_loader.clip.held_out_config import EvaluationConfig
+from jest_loader.clip.proxy_config import ProxyConfig
+from jest_loader.clip.schedule_config import ScheduleConfig
+from jest_loader.clip.selection_checks import check_selection
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import Loss
+from jest_loader.selection import Quota
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,35 @@ class SelectionConfig:
     score_image_size: int | None = None
     """Image size at which the learner scores; None takes the model's."""
 
+    mask_equal_captions: bool = False
+    """Score candidates with equal captions as if they were not each other's negatives."""
+
     low_resolution_fraction: float = 0.0
     """Share of the sub-batch that is trained on at the patch and image size of scoring (half in
     Flexi-JEST); also for the selector uniform.
     """
+
+    score_micro_batch_size: int | None = None
+    """Candidates that a model embeds at once; None takes as many as are trained on."""
+
+    scores_with: Literal["learner", "proxy"] = "learner"
+    """Which model's loss the score takes: the learner's own, or that of a small model in its place,
+    which learns from each sub-batch.
+    """
+
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    """That small model."""
+
+    overlap: bool = False
+    """Choose the next sub-batch while the last one is trained on, with the weights from before."""
+
+    quota: Quota = "equal"
+    """Over several processes, what each draws: as much as the others, what it has of the best of
+    all, or as much by itself.
+    """
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How selection changes over the run."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +165,11 @@ class TrainConfig:
     loss: Loss = "sigmoid"
     """SigLIP's sigmoid loss or CLIP's softmax loss, for training and for scoring."""
 
+    mask_equal_captions: bool = False
+    """Leave pairs of different examples with equal captions out of the training loss, where they
+    would be negatives of each other; selection.mask_equal_captions does so when scoring.
+    """
+
     initial_scale: float = 10.0
     """Inverse temperature at the start."""
 
@@ -158,16 +192,7 @@ class TrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        unused = [
-            name
-            for name in ("reference_cache", "reference_checkpoint")
-            if self.selection.selector == "uniform" and getattr(self.selection, name) is not None
-        ]
-        if unused:
-            raise ValueError(
-                f"selection.{unused[0]} has no effect while selection.selector is uniform; set "
-                "selection.selector, to joint for example"
-            )
+        check_selection(self.selection, self.model, self.steps)
         at_least_one = {
             "steps": self.steps,
             "eval_every": self.eval_every,
@@ -175,6 +200,8 @@ class TrainConfig:
             "data.batch_size": self.data.batch_size,
             "selection.num_chunks": self.selection.num_chunks,
         }
+        if self.selection.score_micro_batch_size is not None:
+            at_least_one["selection.score_micro_batch_size"] = self.selection.score_micro_batch_size
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

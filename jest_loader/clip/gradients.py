@@ -11,6 +11,7 @@ from jest_loader.clip.towers import TwoTower
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Embeddings
+from jest_loader.scorers.groups import group_ids
 
 
 def backward(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> Tensor:
@@ -33,8 +34,11 @@ def backward(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> T
     device = batch["image"].device
     in_bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-        embeddings = _embed(model, batch, step, config)
-    loss = contrastive_loss(embeddings, config.loss)
+        embeddings, order = _embed(model, batch, step, config)
+    groups = group_ids(batch, "caption") if config.mask_equal_captions else None
+    if groups is not None and order is not None:
+        groups = groups[order.cpu()]
+    loss = contrastive_loss(embeddings, config.loss, groups)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss must be finite, got {loss.item()} at step {step}; start "
@@ -44,17 +48,22 @@ def backward(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> T
     return loss.detach()
 
 
-def _embed(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> Embeddings:
-    """Of the sub-batch: all at full resolution, or some of it at that of scoring."""
+def _embed(
+    model: TwoTower, batch: Batch, step: int, config: TrainConfig
+) -> tuple[Embeddings, Tensor | None]:
+    """Of the sub-batch: all at full resolution, or some of it at that of scoring.
+
+    And which rows they are of, int64 [B]; None for the batch's order.
+    """
     selection, num_low = config.selection, num_at_low_resolution(config)
     embeddings: Embeddings
     if num_low == 0:
         embeddings = model(batch)
-        return embeddings
+        return embeddings, None
     # Any of them, since the order drawn is no order of chance; the loss knows no order.
     generator = torch.Generator().manual_seed(fold(config.seed, step, 1))
     order = torch.randperm(len(batch["image"]), generator=generator).to(batch["image"].device)
     shuffled = {name: batch[name][order] for name in ("image", "text")}
     low = (selection.score_patch_size, selection.score_image_size)
     embeddings = model(shuffled, *low, first=num_low)
-    return embeddings
+    return embeddings, order

@@ -20,13 +20,16 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.proxy import Proxy
 from jest_loader.clip.reference_cache import open_reference_cache
+from jest_loader.clip.schedule_config import num_batches
 from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
+from jest_loader.schedule import Schedule
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner
+from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.selection import (
     IndependentSelector,
     JointSelector,
@@ -57,10 +60,13 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
         materialize=materialize,
         seed=config.seed,
         max_skipped_fraction=config.data.max_skipped_fraction,
+        overlap=config.selection.overlap,
+        schedule=_schedule(config),
     )
-    if len(loader) == 0:
+    largest = max(loader.super_batch_size, _largest_super_batch(config))
+    if len(loader) == 0 or shards.num_examples < largest:
         raise ValueError(
-            f"{config.data.train} must hold at least one super-batch of {loader.super_batch_size} "
+            f"{config.data.train} must hold at least one super-batch of {largest} "
             f"examples, but has {shards.num_examples}; lower data.batch_size or "
             "selection.filter_ratio"
         )
@@ -75,13 +81,18 @@ def super_batch_size(config: TrainConfig) -> int:
     """
     if config.selection.selector == "uniform":
         return config.data.batch_size
-    ratio = config.selection.filter_ratio
-    if not 0 <= ratio < 1 or abs(1 / (1 - ratio) - round(1 / (1 - ratio))) > 1e-6:
-        raise ValueError(
-            "filter_ratio must be 1 - 1/n for a whole n, so that a super-batch is n batches "
-            f"(0.5, 0.75, 0.8, 0.9), got {ratio}"
-        )
-    return round(1 / (1 - ratio)) * config.data.batch_size
+    return num_batches(config.selection.filter_ratio) * config.data.batch_size
+
+
+def _largest_super_batch(config: TrainConfig) -> int:
+    """Candidates of the run's largest step, as far as a schedule says."""
+    ratio = config.selection.schedule.final_filter_ratio
+    return 0 if ratio is None else num_batches(ratio) * config.data.batch_size
+
+
+def _schedule(config: TrainConfig) -> Schedule | None:
+    selection = config.selection
+    return selection.schedule.schedule(config.steps, selection.filter_ratio, selection.gain)
 
 
 def _decoding(
@@ -92,12 +103,13 @@ def _decoding(
     Where all candidates are needed as pixels they are decoded once, while reading ahead.
     Otherwise, only those chosen are decoded.
     """
-    if config.selection.selector == "uniform":
-        readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
-        return PrepareCandidates(config.data, config.model), readable
-    if _scores_pixels(config.selection):
-        return PrepareCandidates(config.data, config.model), None
-    return Tokenize(config.data, config.model), Decode(config.model)
+    selection, decode = config.selection, Decode(config.model)
+    some_uniform = selection.selector == "uniform" or selection.schedule.has_uniform_steps
+    readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
+    if selection.selector == "uniform" or _scores_pixels(selection):
+        return PrepareCandidates(config.data, config.model), readable if some_uniform else None
+    prepare = Tokenize(config.data, config.model)
+    return prepare, partial(readable, decode=decode) if some_uniform else decode
 
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
@@ -106,24 +118,31 @@ def _scores_pixels(selection: SelectionConfig) -> bool:
     return selection.score != "easy_reference" or not cached_only
 
 
-def _readable(batch: Batch, max_skipped_fraction: float) -> Batch:
-    """The batch without rows that could not be decoded.
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _readable(
+    batch: Batch, max_skipped_fraction: float, decode: Callable[[Batch], Batch] = _as_it_is
+) -> Batch:
+    """The batch, decoded, without rows that cannot be.
 
     Uniform selection has no other candidates to put in their places. More than may be skipped are
     left to ``JestDataset`` to refuse.
     """
     try:
         refuse_unreadable(batch)
+        return decode(batch)
     except BadSamplesError as error:
-        size = len(batch["unreadable"])
+        size = len(batch["caption"])
         if (
             len(error.reasons) > skip_budget(size, max_skipped_fraction)
             or len(error.reasons) == size
         ):
             raise
         _LOG.warning("left out of a batch of %d: %s", size, listed(error.reasons, batch))
-        return take(batch, torch.tensor([row for row in range(size) if row not in error.reasons]))
-    return batch
+        good = torch.tensor([row for row in range(size) if row not in error.reasons])
+        return decode(take(batch, good))
 
 
 def _embed_readable(
@@ -146,11 +165,15 @@ def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
-    widths = config.model.embed_dim * (uses_learner + uses_reference)
+    by_proxy = selection.scores_with == "proxy"
+    learners_width = selection.proxy.embed_dim if by_proxy else config.model.embed_dim
+    widths = learners_width * uses_learner + config.model.embed_dim * uses_reference
     products = selection_flops(1, batch_size, widths, selection.num_chunks)
+    proxy = _proxy_flops(config)
     return ExampleCost(
         training=training,
-        scoring=low * uses_learner,
+        scoring=(low if proxy is None else proxy) * uses_learner,
+        proxy=3 * (proxy or 0),
         reference=_reference_flops(config) if runs_reference else 0,
         selection=products if selection.selector == "joint" else 0,
         uniform=3 * forward,
@@ -165,11 +188,11 @@ def num_at_low_resolution(config: TrainConfig) -> int:
 def _selector(selection: SelectionConfig) -> Selector:
     match selection.selector:
         case "joint":
-            return JointSelector(selection.num_chunks, selection.gain)
+            return JointSelector(selection.num_chunks, selection.gain, quota=selection.quota)
         case "independent":
-            return IndependentSelector(selection.gain)
+            return IndependentSelector(selection.gain, quota=selection.quota)
         case "topk":
-            return TopKSelector()
+            return TopKSelector(quota=selection.quota)
         case "uniform":
             return UniformSelector()
 
@@ -180,15 +203,36 @@ def _scorer(
     selection = config.selection
     if selection.selector == "uniform":
         return None
-    # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
-    live = LiveLearner(learner, _embed(selection), micro_batch_size=config.data.batch_size)
+    same = "caption" if selection.mask_equal_captions else None
     match selection.score:
         case "learnability":
-            return Learnability(live, _reference(config, shards, device), config.loss)
+            scoring, reference = (
+                _learner(config, learner, device),
+                _reference(config, shards, device),
+            )
+            return Learnability(scoring, reference, config.loss, same)
         case "easy_reference":
-            return EasyReference(_reference(config, shards, device), config.loss)
+            return EasyReference(_reference(config, shards, device), config.loss, same)
         case "hard_learner":
-            return HardLearner(live, config.loss)
+            return HardLearner(_learner(config, learner, device), config.loss, same)
+
+
+def _learner(config: TrainConfig, learner: TwoTower, device: torch.device) -> LiveLearner:
+    """What scores as the learner."""
+    if config.selection.scores_with == "proxy":
+        return Proxy(config, _embed_readable, device)
+    return LiveLearner(learner, _embed(config.selection), micro_batch_size=_num_at_once(config))
+
+
+def _num_at_once(config: TrainConfig) -> int:
+    # As many as in training: that much fits, and a CPU's caches like it (a third faster).
+    return config.selection.score_micro_batch_size or config.data.batch_size
+
+
+def proxy_of(loader: JestDataset) -> OnlineProxy | None:
+    """The small model that scores in the learner's place, whose weights must be saved too."""
+    learner = getattr(loader.scorer, "learner", None)
+    return learner if isinstance(learner, OnlineProxy) else None
 
 
 def _embed(selection: SelectionConfig) -> EmbedFunction:
@@ -203,7 +247,7 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     if selection.reference_checkpoint is not None:
         model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
         live = FrozenReference(
-            model.to(device), _embed_readable, micro_batch_size=config.data.batch_size
+            model.to(device), _embed_readable, micro_batch_size=_num_at_once(config)
         )
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
@@ -213,6 +257,14 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
         f"the score {selection.score} needs a reference; set selection.reference_cache or "
         "selection.reference_checkpoint, or use the score hard_learner"
     )
+
+
+def _proxy_flops(config: TrainConfig) -> int | None:
+    """Forward of the proxy on an example; None where the learner scores."""
+    selection = config.selection
+    if selection.scores_with == "learner":
+        return None
+    return selection.proxy.model(config.model).shape.forward_flops
 
 
 def _reference_flops(config: TrainConfig) -> int:

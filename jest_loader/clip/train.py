@@ -17,7 +17,7 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.held_out import HeldOut, read_held_out
 from jest_loader.clip.held_out_config import held_out_sets
 from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
-from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.selection import build_loader, example_cost, proxy_of
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
@@ -157,6 +157,8 @@ def _restore(run: Run, contents: dict[str, Any]) -> None:
     run.model.load_state_dict(contents["model"])
     run.optimizer.load_state_dict(contents["optimizer"])
     run.loader.load_state_dict(contents["loader"])
+    if (proxy := proxy_of(run.loader)) is not None:
+        proxy.load_state_dict(contents["proxy"])
     run.step, run.seconds = contents["step"], contents["seconds"]
     run.left_out = contents.get("left_out", 0)
     run.watched.load_state_dict(contents.get("watched", {}))
@@ -188,6 +190,7 @@ def _evaluate_and_save(run: Run) -> None:
             Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
         )
     if last or run.step % config.checkpoint_every == 0:
+        proxy = proxy_of(run.loader)
         contents = {
             "step": run.step,
             "seconds": run.seconds,
@@ -196,6 +199,7 @@ def _evaluate_and_save(run: Run) -> None:
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "loader": run.loader.state_dict(),
+            "proxy": None if proxy is None else proxy.state_dict(),
             "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
         }
         checkpoint.save(config.out / "checkpoint.pt", config, contents)

@@ -32,11 +32,11 @@ class Pairs(Protocol):
         """[2, chosen, D]."""
         ...
 
-    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+    def sigmoid_loss(self, chunk: Tensor, groups: reference.Groups | None = None) -> Tensor:
         """[B]."""
         ...
 
-    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
+    def softmax_normalisers(self, chunk: Tensor, groups: reference.Groups | None = None) -> Tensor:
         """[2, B]."""
         ...
 

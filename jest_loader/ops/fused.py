@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jest_loader.ops import noise
-from jest_loader.ops.reference import detached, own_logits
+from jest_loader.ops.reference import Groups, detached, own_logits
 from jest_loader.protocols import Embeddings
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -25,6 +25,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ROW_BYTES = 16
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
+_LOWEST = tl.constexpr(-3.0e38)  # Finite, so that its distance to minus infinity is a number.
 _LN_2 = tl.constexpr(0.6931471805599453)
 # Factors 1 + exp(-|z|) are in (1, 2]. Scaled by 2^-1/2, a product of 128 is within 2^-64 and 2^64,
 # so that many of a candidate's pairs share one logarithm.
@@ -78,15 +79,15 @@ class Pairs:
         """As ``reference.Pairs.rows``, with the width padded to what the copy engine takes."""
         return self._stacked.view(2, self._num_candidates, -1).index_select(1, chosen)
 
-    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+    def sigmoid_loss(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
         """As ``reference.Pairs.sigmoid_loss``, in fp32."""
-        return self._over_pairs(chunk, softmax=False).sum(dim=0)
+        return self._over_pairs(chunk, groups, softmax=False).sum(dim=0)
 
-    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
+    def softmax_normalisers(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
         """As ``reference.Pairs.softmax_normalisers``, in fp32."""
-        return self._over_pairs(chunk, softmax=True)
+        return self._over_pairs(chunk, groups, softmax=True)
 
-    def _over_pairs(self, chunk: Tensor, *, softmax: bool) -> Tensor:
+    def _over_pairs(self, chunk: Tensor, groups: Groups | None, *, softmax: bool) -> Tensor:
         chunk_size = chunk.shape[1]
         drawn = chunk.contiguous().flatten(0, 1)
         out = torch.empty(2, self._num_candidates, dtype=torch.float32, device=self._stacked.device)
@@ -98,6 +99,8 @@ class Pairs:
                 TensorDescriptor.from_tensor(drawn, [tiles.chunk, tiles.width]),
                 self._scale,
                 self._bias,
+                None if groups is None else groups.candidates.contiguous(),
+                None if groups is None else groups.chunk.contiguous(),
                 out,
                 self._num_candidates,
                 chunk_size,
@@ -168,11 +171,20 @@ def _multiply(a, b):
 
 
 @triton.jit
+def _other_groups(logits, group, drawn_groups, column, chunk_size):
+    """The logits with minus infinity at pairs of one group."""
+    others = tl.load(drawn_groups + column, mask=column < chunk_size, other=0)
+    return tl.where(group[:, None] == others[None, :], -float("inf"), logits)
+
+
+@triton.jit
 def _sum_over_chunk(
     stacked,  # [2 * num_candidates, width]: images, then texts
     drawn,  # [2 * chunk_size, width]: the chunk's images, then its texts
     scale_pointer,
     bias_pointer,
+    groups,  # int64 [num_candidates], or None, as the next
+    drawn_groups,  # int64 [chunk_size]
     out,  # float32 [2, num_candidates]
     num_candidates,
     chunk_size,
@@ -186,7 +198,8 @@ def _sum_over_chunk(
     """One tile of candidates in one direction against the whole chunk; logits in base 2.
 
     Rows past the end of a half belong to the other half or are zeros: their columns are masked by
-    an infinite bias, and what they would have written by the store's mask.
+    an infinite bias, and what they would have written by the store's mask. Pairs of equal groups
+    are masked as such columns are.
     """
     direction = tl.program_id(1)
     row = tl.program_id(0) * CANDIDATES
@@ -196,6 +209,10 @@ def _sum_over_chunk(
     bias = tl.load(bias_pointer) * _LOG2_E
     total = tl.zeros([CANDIDATES], tl.float32)
     highest = tl.full([CANDIDATES], -float("inf"), tl.float32)
+    rows = row + tl.arange(0, CANDIDATES)
+    if groups is not None:
+        group = tl.load(groups + rows, mask=rows < num_candidates, other=0)
+        highest = tl.full([CANDIDATES], _LOWEST, tl.float32)  # A tile may be masked as a whole.
     # Flattened, the loads of the next tile are under way during this one's epilogue (on Hopper;
     # before it the compiler does not load ahead through descriptors).
     for start in tl.range(0, chunk_size, CHUNK, flatten=True):
@@ -207,6 +224,8 @@ def _sum_over_chunk(
         column = start + tl.arange(0, CHUNK)
         column_bias = tl.where(column < chunk_size, bias, -float("inf"))
         logits = products * scale + column_bias[None, :]
+        if groups is not None:
+            logits = _other_groups(logits, group, drawn_groups, column, chunk_size)
         if SOFTMAX:
             higher = tl.maximum(highest, tl.max(logits, axis=1))
             total *= tl.exp2(highest - higher)
@@ -224,7 +243,6 @@ def _sum_over_chunk(
             total += 0.5 * CHUNK
     if SOFTMAX:
         total = highest + tl.log2(total)
-    rows = row + tl.arange(0, CANDIDATES)
     tl.store(out + direction * num_candidates + rows, total * _LN_2, mask=rows < num_candidates)
 
 

@@ -8,6 +8,7 @@ chunk, so no array of B x B elements exists at any time.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ _BLOCK_ELEMENTS = 1 << 25
 
 # Factors 1 + exp(-|z|) are at most 2, so a product of 64 of them is far from overflow in fp32.
 _FACTORS_PER_LOG = 64
+
+
+class Groups(NamedTuple):
+    """Which candidates and members of a chunk are not each other's negatives: those of equal ids.
+
+    Args:
+        candidates: Int64 [B].
+        chunk: Int64 [n].
+    """
+
+    candidates: Tensor
+    chunk: Tensor
 
 
 class Pairs:
@@ -46,19 +59,24 @@ class Pairs:
         sides = (self.embeddings.image, self.embeddings.text)
         return torch.stack([side[chosen] for side in sides]).to(self._given_dtype)
 
-    def sigmoid_loss(self, chunk: Tensor) -> Tensor:
+    def sigmoid_loss(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
         """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), k's own pair too.
 
         This is what each candidate adds to the sigmoid loss, as a negative, when it joins the
-        chunk.
+        chunk. With ``groups`` the sum is over the k of another group than i's.
         """
-        return self._over_blocks(chunk, sum_of_softplus).sum(dim=0)
+        return self._over_blocks(chunk, groups, sum_of_softplus).sum(dim=0)
 
-    def softmax_normalisers(self, chunk: Tensor) -> Tensor:
-        """[2, B]: the log-sum-exp over k in ``chunk`` of z_ik (row 0) and of z_ki (row 1)."""
-        return self._over_blocks(chunk, lambda logits: torch.logsumexp(logits, dim=1))
+    def softmax_normalisers(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
+        """[2, B]: the log-sum-exp over k in ``chunk`` of z_ik (row 0) and of z_ki (row 1).
 
-    def _over_blocks(self, chunk: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        With ``groups`` it is over the k of another group than i's; minus infinity over none.
+        """
+        return self._over_blocks(chunk, groups, lambda logits: torch.logsumexp(logits, dim=1))
+
+    def _over_blocks(
+        self, chunk: Tensor, groups: Groups | None, reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """[2, B]: ``reduce`` of [block, chunk] logits, image to text (0) and text to image (1)."""
         image, text = self.embeddings.image, self.embeddings.text
         scale, bias = self.embeddings.scale, self.embeddings.bias
@@ -68,9 +86,13 @@ class Pairs:
         for total, candidates, others in zip(out, (image, text), (texts, images), strict=True):
             drawn = (others * scale).T
             for start in range(0, len(candidates), rows):
-                logits = candidates[start : start + rows] @ drawn
+                block = slice(start, start + rows)
+                logits = candidates[block] @ drawn
                 logits += 0.0 if bias is None else bias
-                total[start : start + rows] = reduce(logits)
+                if groups is not None:
+                    same = groups.candidates[block, None] == groups.chunk
+                    logits.masked_fill_(same, -torch.inf)
+                total[block] = reduce(logits)
         return out
 
 
@@ -111,6 +133,12 @@ def own_logits(embeddings: Embeddings) -> Tensor:
 def all_logits(embeddings: Embeddings) -> Tensor:
     """[B, B]: the logit z_ij of image i with text j; only a specification needs all of them."""
     return _logits(embeddings.image @ embeddings.text.T, embeddings)
+
+
+def same_group(groups: Tensor) -> Tensor:
+    """Bool [B, B]: pairs of different examples whose ids (int64 [B]) are equal."""
+    own = torch.eye(len(groups), dtype=torch.bool, device=groups.device)
+    return (groups[:, None] == groups) & ~own
 
 
 def sum_of_softplus(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 from jest_loader.batch import Batch
 from jest_loader.embedding_checks import check_loss
 from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable
+from jest_loader.scorers.groups import check_column, group_ids
 from jest_loader.scores import FactoredScores
 
 
@@ -36,24 +37,31 @@ class Learnability(_WithLearner):
         learner: Embeds with the model being trained, or with an online proxy of it.
         reference: Embeds with a model trained on well-curated data, or reads its cached embeddings.
         loss: ``"sigmoid"`` or ``"softmax"``, the loss that both models are trained with.
+        same: A column of the batch, such as ``"caption"``: different candidates whose values in it
+            are equal are not each other's negatives. Strings or whole numbers. None for none.
 
     Raises:
-        ValueError: if ``loss`` is another word or a side cannot embed.
+        ValueError: if ``loss`` is another word, a side cannot embed or ``same`` names no column.
     """
 
     reference: Embedder
     loss: Loss = "sigmoid"
+    same: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("learner", self.learner)
         _check_proxy(self.learner, self.loss)
         check_embedder("reference", self.reference)
+        check_column(self.same)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
         return FactoredScores(
-            self.learner.embed(super_batch), self.reference.embed(super_batch), self.loss
+            self.learner.embed(super_batch),
+            self.reference.embed(super_batch),
+            self.loss,
+            groups=group_ids(super_batch, self.same),
         )
 
 
@@ -64,6 +72,7 @@ class EasyReference:
     Args:
         reference: As for ``Learnability``.
         loss: As for ``Learnability``.
+        same: As for ``Learnability``.
 
     Raises:
         ValueError: as ``Learnability``.
@@ -71,14 +80,20 @@ class EasyReference:
 
     reference: Embedder
     loss: Loss = "sigmoid"
+    same: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("reference", self.reference)
+        check_column(self.same)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
-        return FactoredScores(reference=self.reference.embed(super_batch), loss=self.loss)
+        return FactoredScores(
+            reference=self.reference.embed(super_batch),
+            loss=self.loss,
+            groups=group_ids(super_batch, self.same),
+        )
 
     def snapshot(self) -> "EasyReference":
         """Itself: the reference's weights stay as they are."""
@@ -92,21 +107,28 @@ class HardLearner(_WithLearner):
     Args:
         learner: As for ``Learnability``.
         loss: As for ``Learnability``.
+        same: As for ``Learnability``.
 
     Raises:
         ValueError: as ``Learnability``.
     """
 
     loss: Loss = "sigmoid"
+    same: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("learner", self.learner)
         _check_proxy(self.learner, self.loss)
+        check_column(self.same)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
-        return FactoredScores(learner=self.learner.embed(super_batch), loss=self.loss)
+        return FactoredScores(
+            learner=self.learner.embed(super_batch),
+            loss=self.loss,
+            groups=group_ids(super_batch, self.same),
+        )
 
 
 def _check_proxy(learner: Embedder, loss: Loss) -> None:

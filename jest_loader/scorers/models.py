@@ -12,6 +12,7 @@ from jest_loader.batch import Batch
 from jest_loader.embedding_checks import check_loss, warn_if_coarse
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Embeddings, Loss
+from jest_loader.scorers.groups import check_column, group_ids
 from jest_loader.scorers.runner import ModelRunner
 from jest_loader.scorers.wrappers import device_of, prepare_method, unwrapped, without_compiler
 
@@ -148,13 +149,15 @@ class OnlineProxy(LiveLearner):
         optimizer: Over the model's parameters.
         embed: As for ``LiveLearner``; while training it is given ``model`` itself.
         loss: The contrastive loss that it is trained with.
+        same: A column of the sub-batch whose equal values are not each other's negatives in that
+            loss, as for ``Learnability``; None for none.
         prepare: As for ``LiveLearner``; also in training.
         micro_batch_size: As for ``LiveLearner``, when scoring.
         max_memory_bytes: As for ``LiveLearner``, when scoring.
 
     Raises:
-        ValueError: as ``LiveLearner``, or if ``loss`` is not known or ``optimizer`` trains none of
-            the model's weights.
+        ValueError: as ``LiveLearner``, or if ``loss`` is not known, ``same`` names no column or
+            ``optimizer`` trains none of the model's weights.
     """
 
     def __init__(
@@ -164,6 +167,7 @@ class OnlineProxy(LiveLearner):
         embed: EmbedFunction | None = None,
         *,
         loss: Loss = "sigmoid",
+        same: str | None = None,
         prepare: Callable[[Batch], Batch] | None = None,
         micro_batch_size: int | None = None,
         max_memory_bytes: int | None = None,
@@ -176,18 +180,22 @@ class OnlineProxy(LiveLearner):
             max_memory_bytes=max_memory_bytes,
         )
         check_loss(loss)
+        check_column(same)
         _check_optimizer(optimizer, model)
         self.optimizer = optimizer
         self.loss = loss
+        self.same = same
 
     def update(self, sub_batch: Batch) -> None:
         """One optimizer step on the sub-batch's contrastive loss, outside autocast.
 
         Raises:
-            ValueError: if the loss is not finite; the weights are left as they were.
+            ValueError: if the loss is not finite, or the sub-batch has no column ``same``; the
+                weights are left as they were.
         """
+        groups = group_ids(sub_batch, self.same)
         with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
-            loss = contrastive_loss(self._runner.call(self.model, sub_batch), self.loss)
+            loss = contrastive_loss(self._runner.call(self.model, sub_batch), self.loss, groups)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the online proxy's loss must be finite, got {loss.item()}; "

@@ -29,17 +29,19 @@ SIZES = ((5120, 64), (20_480, 100), (163_840, 2048))
 def main() -> None:
     """Compile it for small and large super-batches, both losses and all dtypes."""
     found = []
-    for capability, dtype, size, softmax in product(GPUS, DTYPES, SIZES, (False, True)):
+    both = (False, True)
+    for capability, dtype, size, softmax, groups in product(GPUS, DTYPES, SIZES, both, both):
         if dtype == "bf16" and capability != 90:
             continue  # Before Hopper it takes fp16's path.
         tiles = fused.tiles_for(*size, DTYPES[dtype], GPUS[capability])
-        kernel = compile_sums(capability, dtype, tiles, softmax)
+        kernel = compile_sums(capability, dtype, tiles, softmax, groups)
         found.append(
             {
                 "capability": capability,
                 "shared_bytes_of_gpu": GPUS[capability],
                 "dtype": dtype,
                 "softmax": softmax,
+                "groups": groups,
                 **tiles._asdict(),
                 **properties(kernel),
             }
@@ -47,9 +49,13 @@ def main() -> None:
     sys.stdout.write(json.dumps(found))
 
 
-def compile_sums(capability: int, dtype: str, tiles: fused.Tiles, softmax: bool) -> Any:
-    """The kernel of the sums, for one GPU, dtype and tiles."""
+def compile_sums(
+    capability: int, dtype: str, tiles: fused.Tiles, softmax: bool, groups: bool
+) -> Any:
+    """The kernel of the sums, for one GPU, dtype and tiles, with groups or without."""
+    names = ("groups", "drawn_groups")
     constants = {
+        **({} if groups else dict.fromkeys(names)),
         "SOFTMAX": softmax,
         "CANDIDATES": tiles.candidates,
         "CHUNK": tiles.chunk,
@@ -61,6 +67,7 @@ def compile_sums(capability: int, dtype: str, tiles: fused.Tiles, softmax: bool)
         "drawn": f"tensordesc<{dtype}[{tiles.chunk},{tiles.width}]>",
         "scale_pointer": "*fp32",
         "bias_pointer": "*fp32",
+        **dict.fromkeys(names, "*i64"),
         "out": "*fp32",
         "num_candidates": "i32",
         "chunk_size": "i32",

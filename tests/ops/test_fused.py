@@ -129,6 +129,31 @@ def test_a_chunk_may_be_of_other_candidates(name, width):
         torch.testing.assert_close(foreign, own[..., :50], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.parametrize("num_groups", [1, 2, 30])
+@pytest.mark.parametrize("name", SUMS)
+def test_pairs_of_one_group_are_left_out(name, num_groups, monkeypatch):
+    """Of one group nothing is left; of two, whole tiles are masked before any pair counts."""
+    low = embeddings(203, 24, torch.float16)
+    tiles = fused.tiles_for(203, 97, element_size=2, shared_bytes=99 << 10)
+    monkeypatch.setattr(fused, "_tiles", lambda *_: tiles._replace(chunk=16))
+    ids = torch.randint(-num_groups, 0, (203,), generator=torch.Generator().manual_seed(0))
+    ids = (ids.sort().values * 2**40).to(DEVICE)
+    chunk = torch.arange(5, 199, 2, device=DEVICE)
+    exact = replace(low, image=low.image.double(), text=low.text.double())
+    found, plain, expected = (
+        getattr(pairs, name)(pairs.rows(chunk), reference.Groups(ids, ids[chunk])).double()
+        for pairs in (fused.Pairs(low), reference.Pairs(low), reference.Pairs(exact))
+    )
+    z = exact.scale * exact.image @ exact.text.T + exact.bias
+    z = torch.stack([z, z.T]).masked_fill(ids[:, None] == ids, -torch.inf)[:, :, chunk]
+    by_hand = z.logsumexp(2) if name == "softmax_normalisers" else z.exp().log1p().sum((0, 2))
+    torch.testing.assert_close(expected, by_hand)
+    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.isfinite().all() == (num_groups > 1 or name == "sigmoid_loss")
+
+
 @pytest.mark.parametrize("key", [0, 5, noise.fold(1, 2, 3), 2**63, 2**64 - 1])
 def test_noise_is_the_plain_forms(key):
     found = fused.gumbel(key, 5003, device=DEVICE).cpu()
@@ -146,13 +171,15 @@ def test_a_share_of_the_candidates_has_the_noise_of_those(first, stride):
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize(
-    ("size", "sub_batch", "num_chunks"), [(203, 41, 4), (65, 65, 3), (90, 9, 1)]
+    ("size", "sub_batch", "num_chunks", "num_groups"),
+    [(203, 41, 4, None), (65, 65, 3, None), (90, 9, 1, None), (203, 41, 4, 50), (65, 65, 3, 2)],
 )
-def test_the_same_candidates_are_selected(loss, size, sub_batch, num_chunks):
+def test_the_same_candidates_are_selected(loss, size, sub_batch, num_chunks, num_groups):
     sides = [embeddings(size, 24, torch.float16, agreement=a) for a in (0.5, 2.0)]
+    groups = None if num_groups is None else torch.arange(size) % num_groups
     picks = [
         JointSelector(num_chunks).select(
-            FactoredScores(*sides, loss, fused=form), sub_batch, seed=0, step=3
+            FactoredScores(*sides, loss, groups=groups, fused=form), sub_batch, seed=0, step=3
         )
         for form in (True, False)
     ]
@@ -204,7 +231,7 @@ def compiled():
 
 @pytest.mark.slow
 def test_kernels_compile_without_spills_and_fit_the_shared_memory(compiled):
-    assert len(compiled) >= 12
+    assert len(compiled) >= 24
     for kernel in compiled:
         assert kernel["shared_bytes"] <= kernel["shared_bytes_of_gpu"], kernel
         assert kernel["stack_bytes"] == 0, kernel

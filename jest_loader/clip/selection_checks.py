@@ -1,0 +1,69 @@
+"""The sentences for options of selection that do not go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jest_loader.clip.config import SelectionConfig
+    from jest_loader.clip.towers import ModelConfig
+
+_OF_SCORING = (
+    "reference_cache",
+    "reference_checkpoint",
+    "scores_with",
+    "score_micro_batch_size",
+    "mask_equal_captions",
+    "overlap",
+    "quota",
+    "schedule",
+)
+_OF_THE_LEARNER = ("score_patch_size", "score_image_size")
+
+
+def check_selection(selection: SelectionConfig, model: ModelConfig, num_steps: int) -> None:
+    """Raise ``ValueError`` for an option that another one leaves without effect, or out of range.
+
+    Args:
+        selection: The options.
+        model: The learner.
+        num_steps: Of the run.
+    """
+    default = type(selection)()
+    if selection.selector == "uniform":
+        _refuse(selection, default, _OF_SCORING, "selector is uniform", "selector, to joint")
+        return
+    if selection.scores_with == "learner":
+        _refuse(selection, default, ("proxy",), "scores_with is learner", "scores_with, to proxy")
+    else:
+        _refuse(
+            selection, default, _OF_THE_LEARNER, "scores_with is proxy", "proxy.patch_size instead"
+        )
+        if selection.score == "easy_reference":
+            raise ValueError(
+                "selection.scores_with must be learner with the score easy_reference, for which "
+                "neither learner nor proxy runs, got proxy"
+            )
+        selection.proxy.model(model)
+    schedule = selection.schedule
+    if schedule.final_gain is not None and selection.selector == "topk":
+        raise ValueError(
+            "selection.schedule.final_gain has no effect while selection.selector is topk; use "
+            "joint or independent"
+        )
+    schedule.schedule(num_steps, selection.filter_ratio, selection.gain)
+
+
+def _refuse(
+    selection: SelectionConfig,
+    default: SelectionConfig,
+    names: tuple[str, ...],
+    state: str,
+    remedy: str,
+) -> None:
+    unused = [name for name in names if getattr(selection, name) != getattr(default, name)]
+    if unused:
+        raise ValueError(
+            f"selection.{unused[0]} has no effect while selection.{state}; set selection.{remedy}"
+            f"{'' if 'instead' in remedy else ' for example'}"
+        )
