@@ -20,6 +20,7 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.processes import per_rank
 from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import ExampleCost, selection_flops
@@ -39,20 +40,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -> JestDataset:
-    """The training data, as sub-batches of ``config.data.batch_size``.
+    """The training data, as sub-batches of this rank's share of ``config.data.batch_size``.
 
     Raises:
-        ValueError: if the filter ratio does not make whole super-batches, or a reference is
-            missing.
+        ValueError: if the ranks do not divide a batch, the filter ratio does not make whole
+            super-batches, or a reference is missing.
     """
-    batch_size = config.data.batch_size
+    batch_size = per_rank("data.batch_size", config.data.batch_size)
     shards = open_shards(config.data.train, batch_size=batch_size, shuffle=True, seed=config.seed)
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         PreparedSource(shards, prepare),
         _scorer(config, learner, shards, device),
         _selector(config.selection),
-        super_batch_size=super_batch_size(config),
+        super_batch_size=per_rank("a super-batch", super_batch_size(config)),
         sub_batch_size=batch_size,
         materialize=materialize,
         seed=config.seed,
@@ -181,7 +182,7 @@ def _scorer(
     if selection.selector == "uniform":
         return None
     # As many at once as in training: that much fits, and a CPU's caches like it (a third faster).
-    live = LiveLearner(learner, _embed(selection), micro_batch_size=config.data.batch_size)
+    live = LiveLearner(learner, _embed(selection), micro_batch_size=_rows_at_once(config))
     match selection.score:
         case "learnability":
             return Learnability(live, _reference(config, shards, device), config.loss)
@@ -189,6 +190,12 @@ def _scorer(
             return EasyReference(_reference(config, shards, device), config.loss)
         case "hard_learner":
             return HardLearner(live, config.loss)
+
+
+def _rows_at_once(config: TrainConfig) -> int:
+    """Examples that this rank runs at once in training."""
+    share = per_rank("data.batch_size", config.data.batch_size)
+    return min(share, config.data.micro_batch_size or share)
 
 
 def _embed(selection: SelectionConfig) -> EmbedFunction:
@@ -203,7 +210,7 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     if selection.reference_checkpoint is not None:
         model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
         live = FrozenReference(
-            model.to(device), _embed_readable, micro_batch_size=config.data.batch_size
+            model.to(device), _embed_readable, micro_batch_size=_rows_at_once(config)
         )
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
