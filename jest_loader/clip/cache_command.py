@@ -8,8 +8,8 @@ from jest_loader.checks import whole
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.data import open_shards
+from jest_loader.clip.processes import choose_device
 from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.train import choose_device
 from jest_loader.scorers.cache_format import read_manifest
 
 

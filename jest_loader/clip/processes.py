@@ -39,22 +39,24 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def own_gpu() -> torch.device:
-    """The GPU of this process: by LOCAL_RANK, as torchrun numbers a machine's processes.
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is a GPU where there is one.
+
+    Each process of torchrun has its own GPU, unless the name has a number.
 
     Raises:
-        ValueError: if there are more processes than GPUs.
+        ValueError: if it cannot be used here, or there are fewer GPUs than processes.
     """
-    if "LOCAL_RANK" not in os.environ:
-        return torch.device("cuda")
-    number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if number >= num_gpus:
-        raise ValueError(
-            "each process of a machine needs a GPU of its own, but there are "
-            f"{num_gpus} for the one with LOCAL_RANK {number}; use --nproc-per-node {num_gpus}, or "
-            "device cpu"
-        )
-    return torch.device("cuda", number)
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return _own_gpu()
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
+    return torch.device(name)
 
 
 def per_rank(name: str, size: int) -> int:
@@ -80,3 +82,21 @@ def per_rank(name: str, size: int) -> int:
 def in_ddp(model: nn.Module, ranks: Ranks) -> nn.Module:
     """The model to call in training: in DDP, which averages gradients, or as it is if alone."""
     return model if ranks.size == 1 else DistributedDataParallel(model)
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process: by LOCAL_RANK, as torchrun numbers a machine's processes.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda")
+    number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= num_gpus:
+        raise ValueError(
+            "each process of a machine needs a GPU of its own, but there are "
+            f"{num_gpus} for the one with LOCAL_RANK {number}; use --nproc-per-node {num_gpus}, or "
+            "device cpu"
+        )
+    return torch.device("cuda", number)

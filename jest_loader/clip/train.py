@@ -17,7 +17,7 @@ from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
 from jest_loader.clip.gradients import backward
 from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
-from jest_loader.clip.processes import in_ddp, own_gpu, process_group
+from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
@@ -269,23 +269,3 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
 def _endless(loader: JestDataset) -> Iterator[Batch]:
     while True:
         yield from loader
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU where there is one.
-
-    Each process of torchrun has its own GPU, unless the name has a number.
-
-    Raises:
-        ValueError: if it cannot be used here.
-    """
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return own_gpu()
-    if name == "auto":
-        return torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
-    return torch.device(name)

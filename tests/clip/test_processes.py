@@ -11,11 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import DataConfig, SelectionConfig
+from jest_loader.clip.processes import choose_device
 from jest_loader.clip.train import train
+from jest_loader.clip.watched import WatchedColumns
+from jest_loader.distributed import Ranks
 from jest_loader.pack import write_mds
+from jest_loader.testing import simulate_ranks
 from tests.clip_runs import COLUMNS, config_for, rows
 from tests.processes import launch
 
@@ -167,12 +172,13 @@ def test_held_out_data_that_rank_0_cannot_use_end_all(marked, tmp_path):
 def torchrun(num_ranks: int, config_arguments: list[str], log: Path) -> subprocess.Popen:
     command = ["torch.distributed.run", "--nproc-per-node", str(num_ranks), "-m", "jest_loader.cli"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", *command, "train", *config_arguments],
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        env=environment,
-    )
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command, "train", *config_arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
 
 
 def processes_of(parent: int) -> list[int]:
@@ -186,7 +192,7 @@ def test_torchrun_trains_and_goes_on_after_kill_9(marked, tmp_path):
     """One process is killed; the other ends by itself or is ended, and the same command goes on."""
     arguments = [
         *("--data.train", str(marked / "train"), "--data.batch-size", "24", "--device", "cpu"),
-        *("--steps", "400", "--checkpoint-every", "20", "--optimizer.lr", "1e-4"),
+        *("--steps", "200", "--checkpoint-every", "10", "--optimizer.lr", "1e-4"),
         *("--model.image-size", "8", "--model.channels", "1", "--model.patch-size", "4"),
         *("--model.vision-depth", "1", "--model.context-length", "3", "--model.vocab-size", "64"),
         *("--model.embed-dim", "8"),
@@ -204,11 +210,34 @@ def test_torchrun_trains_and_goes_on_after_kill_9(marked, tmp_path):
         assert launched.wait(60) != 0
     finally:
         launched.kill()
-    assert checkpoint.load(saved)["step"] < 400
+    assert checkpoint.load(saved)["step"] < 200
     assert torchrun(2, two, log).wait(200) == 0, log.read_text()
-    assert log.read_text().count("400 steps with uniform selection") == 1
+    assert log.read_text().count("200 steps with uniform selection") == 1
     assert torchrun(1, [*arguments, "--out", str(tmp_path / "one")], log).wait(200) == 0
     assert summary_of(tmp_path / "two") == summary_of(tmp_path / "one")
     weights = weights_of(tmp_path / "two")
     for name, value in weights_of(tmp_path / "one").items():
         assert np.abs(weights[name] - value).max() < 1e-3, name
+
+
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert choose_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"there are 2 .* LOCAL_RANK 2; use --nproc-per-node 2"):
+        choose_device("auto")
+
+
+def test_watched_means_are_those_of_all_ranks():
+    def run(group):
+        watched, mine = WatchedColumns(["mark"]), [[1, 2, 3], [6]][group.rank]
+        watched.add({"caption": ["a"] * len(mine), "mark": mine}, Ranks(group))
+        return watched.state_dict(), watched.means()
+
+    state = {"sums": {"mark": 12.0}, "count": 4}
+    assert simulate_ranks(2, run) == [(state, {"mark": 3.0})] * 2
