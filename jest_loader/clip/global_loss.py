@@ -41,7 +41,9 @@ class GlobalLoss:
 
 
 @torch.no_grad()
-def global_loss(embeddings: Embeddings, loss: Loss, ranks: Ranks) -> GlobalLoss:
+def global_loss(
+    embeddings: Embeddings, loss: Loss, ranks: Ranks, groups: Tensor | None = None
+) -> GlobalLoss:
     """``contrastive_loss`` of the examples of all ranks, in fp32 (fp64 where they are), and more.
 
     All ranks call it at once. It never holds more than some rows of the B x B logits.
@@ -50,17 +52,20 @@ def global_loss(embeddings: Embeddings, loss: Loss, ranks: Ranks) -> GlobalLoss:
         embeddings: Of this rank's examples, one or more; ranks may have different numbers of them.
         loss: Which.
         ranks: Whose examples are each other's negatives.
+        groups: Int64 [b], an id of each example; different examples with equal ids, on any ranks,
+            are not each other's negatives: their pairs are left out. None leaves none out.
     """
     own = exact(detached(embeddings))
     with torch.autocast(own.image.device.type, enabled=False):
         counts = ranks.all_gather(torch.tensor(len(own.image))).tolist()
         pairs = torch.stack([own.image, own.text], dim=1)
         images, texts = ranks.all_gather_rows(pairs, counts).unbind(dim=1)
-        first, bias = sum(counts[: ranks.rank]), 0.0 if own.bias is None else own.bias
-        sides = (
-            _Side(own.image, texts, first, own.scale, bias),
-            _Side(own.text, images, first, own.scale, bias),
-        )
+        same = None
+        if groups is not None:
+            groups = groups.to(own.image.device)
+            same = _Groups(groups, ranks.all_gather_rows(groups, counts))
+        logit = _Logit(sum(counts[: ranks.rank]), own.scale, own.bias, same)
+        sides = _Side(own.image, texts, logit), _Side(own.text, images, logit)
         if loss == "sigmoid":
             by_image, by_text = (_sums(side, _sigmoid_terms) for side in sides)
         else:
@@ -91,32 +96,52 @@ class _Block(NamedTuple):
     pairs: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """This rank's rows of one modality and everyone's of the other.
+class _Groups(NamedTuple):
+    """Ids of this rank's examples, int64 [b], and of everyone's, [B]."""
+
+    own: Tensor
+    everyones: Tensor
+
+
+class _Logit(NamedTuple):
+    """How logits are made of products.
 
     Args:
-        rows: [b, D].
-        columns: [B, D].
         first: The column of row 0's own pair.
         scale: Inverse temperature.
-        bias: Logit bias.
+        bias: Logit bias, if there is one.
+        groups: Whose pairs are left out, if any are.
     """
+
+    first: int
+    scale: float | Tensor
+    bias: float | Tensor | None
+    groups: _Groups | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """This rank's rows of one modality, [b, D], and everyone's of the other, [B, D]."""
 
     rows: Tensor
     columns: Tensor
-    first: int
-    scale: float | Tensor
-    bias: float | Tensor
+    logit: _Logit
 
     def blocks(self) -> Iterator[_Block]:
         """All logits of the rows, some rows at a time."""
         size = block_rows(self.rows, len(self.columns))
+        first, scale, bias, groups = self.logit
         for start in range(0, len(self.rows), size):
             rows = slice(start, start + size)
-            logits = (self.rows[rows] * self.scale) @ self.columns.T + self.bias
+            logits = (self.rows[rows] * scale) @ self.columns.T
+            logits += 0.0 if bias is None else bias
             here = torch.arange(len(logits), device=logits.device)
-            yield _Block(rows, logits, (here, here + (self.first + start)))
+            pairs = (here, here + (first + start))
+            if groups is not None:
+                same = groups.own[rows, None] == groups.everyones
+                same[pairs] = False
+                logits.masked_fill_(same, -torch.inf)
+            yield _Block(rows, logits, pairs)
 
 
 class _Sums(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from jest_loader import Embeddings
 from jest_loader.clip.global_loss import global_loss
@@ -37,14 +37,14 @@ def by_autograd(of: Embeddings, loss):
     return value.detach(), torch.autograd.grad(value, leaves)
 
 
-def over_ranks(of: Embeddings, sizes, loss):
+def over_ranks(of: Embeddings, sizes, loss, groups=None):
     starts = [sum(sizes[:rank]) for rank in range(len(sizes))]
 
     def run(group):
         start = starts[group.rank]
         rows = slice(start, start + sizes[group.rank])
         own = replace(of, image=of.image[rows], text=of.text[rows])
-        return global_loss(own, loss, ranks_of(group))
+        return global_loss(own, loss, ranks_of(group), None if groups is None else groups[rows])
 
     return simulate_ranks(len(sizes), run)
 
@@ -72,6 +72,31 @@ def test_any_ranks_find_the_gradients_of_one_batch(sizes, loss, bias):
     torch.testing.assert_close(sum(each.scale for each in found), scale, **close)
     for bias_gradient in rest:
         torch.testing.assert_close(sum(each.bias for each in found), bias_gradient, **close)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_examples_of_one_group_are_not_each_others_negatives(sizes, loss):
+    """As if the pairs of two of them were not there."""
+    of = embeddings(sum(sizes))
+    groups = torch.arange(sum(sizes)) % 5
+    image, text = of.image.clone().requires_grad_(), of.text.clone().requires_grad_()
+    logits, value = of.scale * image @ text.T + of.bias, 0.0
+    for row, own in enumerate(groups):
+        others = [k for k in range(len(groups)) if k == row or groups[k] != own]
+        if loss == "sigmoid":
+            value = value + sum(softplus((1 - 2 * (k == row)) * logits[row, k]) for k in others)
+        else:
+            for line in (logits[row], logits[:, row]):
+                value = value + (line[others].logsumexp(dim=0) - line[row]) / 2
+    (value / len(groups)).backward()
+    found = over_ranks(of, sizes, loss, groups)
+    close = {"rtol": 1e-10, "atol": 1e-13}
+    for each in found:
+        torch.testing.assert_close(each.value, value.detach() / len(groups), **close)
+    torch.testing.assert_close(torch.cat([each.image for each in found]), image.grad, **close)
+    torch.testing.assert_close(torch.cat([each.text for each in found]), text.grad, **close)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
