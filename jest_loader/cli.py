@@ -4,6 +4,8 @@ import logging
 import sys
 from importlib.util import find_spec
 
+from jest_loader.distributed import RankError
+
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 
 
@@ -18,7 +20,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         _run()
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, RankError) as error:
         sys.stderr.write(f"jest-loader: {error}\n")
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -66,7 +68,9 @@ def _run() -> None:
         case DemoConfig():
             run_demo(config)
         case TrainConfig():
-            print(describe(train(config)))
+            run = train(config)
+            if run.ranks.rank == 0:
+                print(describe(run))
         case EvaluateConfig():
             print(evaluate_command(config))
         case PackConfig():

@@ -16,7 +16,7 @@ import torch.distributed as dist
 LIMIT_S = 60.0
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "jest_loader", "tests.helpers"])
+CONTEXT.set_forkserver_preload(["torch", "jest_loader.clip.train", "tests.helpers"])
 
 
 class Ended(NamedTuple):

@@ -1,18 +1,15 @@
 """``jest-loader cache`` and ``jest-loader verify-cache``."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from jest_loader.cache import Manifest, model_fingerprint, verify
 from jest_loader.checks import whole
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.data import open_shards
+from jest_loader.clip.processes import choose_device
 from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.train import choose_device
 from jest_loader.scorers.cache_format import read_manifest
 
 
@@ -75,7 +72,7 @@ def cache_command(config: CacheConfig) -> str:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     saved = checkpoint.load(config.checkpoint)["config"]
-    model = checkpoint.load_model(config.checkpoint).to(_device(config.device))
+    model = checkpoint.load_model(config.checkpoint).to(choose_device(config.device))
     data = DataConfig(
         config.data, image_column=config.image_column, caption_column=config.caption_column
     )
@@ -106,12 +103,6 @@ def verify_command(config: VerifyConfig) -> str:
     if config.checkpoint is not None:
         expect["model"] = model_fingerprint(checkpoint.load_model(config.checkpoint))
     return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return choose_device(name)
 
 
 def _described(manifest: Manifest) -> str:

@@ -15,7 +15,7 @@ from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.towers import ModelConfig, TwoTower
 
 _VERSION = 1
-_FREE = {"out", "device"}  # May differ when a run goes on.
+_FREE = {"out", "device", "data.micro_batch_size"}  # May differ when a run goes on.
 _INPUTS = ("model.image_size", "model.channels", "model.vocab_size", "model.context_length", "loss")
 
 

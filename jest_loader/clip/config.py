@@ -39,7 +39,13 @@ class DataConfig:
     """
 
     batch_size: int = 128
-    """Examples trained on per step."""
+    """Examples trained on per step, by all processes together."""
+
+    micro_batch_size: int | None = None
+    """Examples that a process runs at once in training; None runs all of its share of a batch. Less
+    needs less memory and computes more: everything is embedded twice, since all examples of a batch
+    stay each other's negatives.
+    """
 
     max_skipped_fraction: float = 0.01
     """Share of a super-batch's candidates, or one if that is less, that may be left out because
@@ -202,6 +208,8 @@ class TrainConfig:
         }
         if self.selection.score_micro_batch_size is not None:
             at_least_one["selection.score_micro_batch_size"] = self.selection.score_micro_batch_size
+        if self.data.micro_batch_size is not None:
+            at_least_one["data.micro_batch_size"] = self.data.micro_batch_size
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

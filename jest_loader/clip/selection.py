@@ -20,6 +20,7 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.processes import per_rank
 from jest_loader.clip.proxy import Proxy
 from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.schedule_config import num_batches
@@ -42,20 +43,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -> JestDataset:
-    """The training data, as sub-batches of ``config.data.batch_size``.
+    """The training data, as sub-batches of this rank's share of ``config.data.batch_size``.
 
     Raises:
-        ValueError: if the filter ratio does not make whole super-batches, or a reference is
-            missing.
+        ValueError: if the ranks do not divide a batch, the filter ratio does not make whole
+            super-batches, or a reference is missing.
     """
-    batch_size = config.data.batch_size
+    batch_size = per_rank("data.batch_size", config.data.batch_size)
     shards = open_shards(config.data.train, batch_size=batch_size, shuffle=True, seed=config.seed)
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         PreparedSource(shards, prepare),
         _scorer(config, learner, shards, device),
         _selector(config.selection),
-        super_batch_size=super_batch_size(config),
+        super_batch_size=per_rank("a super-batch", super_batch_size(config)),
         sub_batch_size=batch_size,
         materialize=materialize,
         seed=config.seed,
@@ -63,7 +64,7 @@ def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -
         overlap=config.selection.overlap,
         schedule=_schedule(config),
     )
-    largest = max(loader.super_batch_size, _largest_super_batch(config))
+    largest = max(super_batch_size(config), _largest_super_batch(config))
     if len(loader) == 0 or shards.num_examples < largest:
         raise ValueError(
             f"{config.data.train} must hold at least one super-batch of {largest} "
@@ -226,7 +227,9 @@ def _learner(config: TrainConfig, learner: TwoTower, device: torch.device) -> Li
 
 def _num_at_once(config: TrainConfig) -> int:
     # As many as in training: that much fits, and a CPU's caches like it (a third faster).
-    return config.selection.score_micro_batch_size or config.data.batch_size
+    share = per_rank("data.batch_size", config.data.batch_size)
+    num_trained = min(share, config.data.micro_batch_size or share)
+    return config.selection.score_micro_batch_size or num_trained
 
 
 def proxy_of(loader: JestDataset) -> OnlineProxy | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import TrainConfig
@@ -17,11 +18,13 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.held_out import HeldOut, read_held_out
 from jest_loader.clip.held_out_config import held_out_sets
 from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
+from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.selection import build_loader, example_cost, proxy_of
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
+from jest_loader.distributed import Ranks
 from jest_loader.telemetry import Counts
 
 
@@ -46,10 +49,16 @@ class Evaluation:
 
 @dataclass
 class Run:
-    """A training run: what changes from step to step."""
+    """A training run: what changes from step to step.
+
+    Over several ranks all have the same model; evaluations are with rank 0. Counts, flops and means
+    of watched columns are of all ranks.
+    """
 
     config: TrainConfig
+    ranks: Ranks
     model: TwoTower
+    in_training: nn.Module
     optimizer: torch.optim.Optimizer
     loader: JestDataset
     held_out: dict[str, HeldOut]
@@ -87,6 +96,8 @@ class Run:
 def train(config: TrainConfig, *, label: str = "training") -> Run:
     """Train to ``config.steps``, going on from the checkpoint in ``config.out`` if there is one.
 
+    Under torchrun all its processes train together, and only rank 0 evaluates and writes.
+
     Args:
         config: The run.
         label: Shown beside the progress bar.
@@ -94,26 +105,45 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
     Raises:
         ValueError: if the configuration does not fit the data or an earlier run in the same folder.
         FloatingPointError: if the loss is not finite.
+        RankError: if another rank failed.
     """
+    device = choose_device(config.device)
+    with process_group(device) as ranks:
+        agreement = Agreement(ranks)
+        with agreement.step("starting"):
+            run = _start(config, device, ranks)
+        run.in_training = in_ddp(run.model, ranks)
+        _train_on(run, label)
+        with agreement.step("ending the run"):
+            if ranks.rank == 0:
+                checkpoint.save_json(config.out / "metrics.json", run.summary())
+    return run
+
+
+def _train_on(run: Run, label: str) -> None:
+    """Take the steps that are left."""
     from tqdm import tqdm
 
-    config.out.mkdir(parents=True, exist_ok=True)
-    run = _start(config)
+    config, is_first = run.config, run.ranks.rank == 0
     batches = _endless(run.loader)
     seconds_between = 0.1 if sys.stderr.isatty() else 10.0  # A log needs fewer lines.
     with tqdm(
-        total=config.steps, initial=run.step, desc=label, unit="step", mininterval=seconds_between
+        total=config.steps,
+        initial=run.step,
+        desc=label,
+        unit="step",
+        mininterval=seconds_between,
+        disable=not is_first,
     ) as bar:
         while run.step < config.steps:
             started = time.perf_counter()
             loss = _train_step(run, next(batches))
             run.seconds += time.perf_counter() - started
             bar.update()
-            _evaluate_and_save(run)
-            if run.step % 10 == 0:
-                bar.set_postfix(_postfix(run, loss), refresh=False)
-    checkpoint.save_json(config.out / "metrics.json", run.summary())
-    return run
+            if is_first:
+                _evaluate_and_save(run)
+                if run.step % 10 == 0:
+                    bar.set_postfix(_postfix(run, loss), refresh=False)
 
 
 def describe(run: Run) -> str:
@@ -128,22 +158,24 @@ def describe(run: Run) -> str:
     )
 
 
-def _start(config: TrainConfig) -> Run:
+def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
+    config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / "checkpoint.pt"
     saved = checkpoint.load(path) if path.is_file() else None
     if saved is not None:
         checkpoint.check_same_run(path, saved["config"], config)
-    device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
     ).to(device)
     run = Run(
         config,
+        ranks,
+        model,
         model,
         build_optimizer(model, config.optimizer),
         build_loader(config, model, device),
-        _held_out(config),
+        _held_out(config) if ranks.rank == 0 else {},
         device,
         example_cost(config, model),
         WatchedColumns(config.data.watch_columns),
@@ -168,15 +200,17 @@ def _restore(run: Run, contents: dict[str, Any]) -> None:
 def _train_step(run: Run, batch: Batch) -> Tensor:
     """Train on a batch; its loss, []."""
     config = run.config
-    run.watched.add(batch)
+    run.watched.add(batch, run.ranks)
     run.optimizer.zero_grad(set_to_none=True)
-    loss = backward(run.model, to_device(batch, run.device), run.step, config)
+    trained_on = backward(
+        run.in_training, to_device(batch, run.device), run.step, config, run.ranks
+    )
     nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
     set_learning_rate(run.optimizer, run.step, config)
     run.optimizer.step()
     run.step += 1
-    run.left_out += config.data.batch_size - len(batch["caption"])
-    return loss
+    run.left_out += config.data.batch_size - trained_on.num_examples
+    return trained_on.loss
 
 
 def _evaluate_and_save(run: Run) -> None:
@@ -225,19 +259,3 @@ def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
 def _endless(loader: JestDataset) -> Iterator[Batch]:
     while True:
         yield from loader
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU where there is one.
-
-    Raises:
-        ValueError: if it cannot be used here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
-    return torch.device(name)

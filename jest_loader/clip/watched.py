@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from jest_loader.batch import Batch
+from jest_loader.distributed import Ranks
 
 
 class WatchedColumns:
@@ -19,12 +21,15 @@ class WatchedColumns:
         self._sums = dict.fromkeys(names, 0.0)
         self._count = 0
 
-    def add(self, batch: Batch) -> None:
-        """Count the batch's rows in.
+    def add(self, batch: Batch, ranks: Ranks) -> None:
+        """Count in the rows of the batches of all ranks, which call this at once.
 
         Raises:
             ValueError: if a column does not hold one number per example.
         """
+        if not self._sums:
+            return
+        found = [float(len(batch["caption"]))]
         for name in self._sums:
             values = np.asarray(batch[name])
             if values.dtype.kind not in "biuf" or values.ndim != 1:
@@ -32,8 +37,11 @@ class WatchedColumns:
                     "data.watch_columns must hold one number per example, but column "
                     f"{name!r} holds {values.dtype} of shape {values.shape}; leave it out"
                 )
-            self._sums[name] += float(values.sum())
-        self._count += len(batch["caption"])
+            found.append(float(values.sum()))
+        count, *sums = ranks.all_gather(torch.tensor(found, dtype=torch.float64)).sum(0).tolist()
+        for name, total in zip(self._sums, sums, strict=True):
+            self._sums[name] += total
+        self._count += int(count)
 
     def means(self) -> dict[str, float]:
         """The means since they were last asked for; empty if nothing was trained on since."""

@@ -81,7 +81,7 @@ class Pairs:
         image, text = self.embeddings.image, self.embeddings.text
         scale, bias = self.embeddings.scale, self.embeddings.bias
         out = image.new_empty(2, len(image))
-        rows = _block_rows(image, chunk.shape[1])
+        rows = block_rows(image, chunk.shape[1])
         images, texts = chunk.to(image.dtype)
         for total, candidates, others in zip(out, (image, text), (texts, images), strict=True):
             drawn = (others * scale).T
@@ -123,7 +123,7 @@ def own_logits(embeddings: Embeddings) -> Tensor:
     image, text = embeddings.image, embeddings.text
     dtype = exact_dtype(image.dtype)
     products = image.new_empty(len(image), dtype=dtype)
-    rows = _block_rows(image, image.shape[1])
+    rows = block_rows(image, image.shape[1])
     for start in range(0, len(image), rows):
         block = slice(start, start + rows)
         products[block] = (image[block].to(dtype) * text[block].to(dtype)).sum(dim=1)
@@ -153,7 +153,7 @@ def sum_of_softplus(logits: Tensor) -> Tensor:
     return total
 
 
-def _block_rows(candidates: Tensor, columns: int) -> int:
+def block_rows(candidates: Tensor, columns: int) -> int:
     """Rows of blocks that are about equal, since small remainders waste threads."""
     elements = _CPU_BLOCK_ELEMENTS if candidates.is_cpu else _BLOCK_ELEMENTS
     num_blocks = math.ceil(len(candidates) * columns / elements)

@@ -9,6 +9,7 @@ import pytest
 from jest_loader.clip import train as training
 from jest_loader.clip.train import train
 from jest_loader.clip.watched import WatchedColumns
+from jest_loader.distributed import Ranks
 from jest_loader.pack import write_mds
 from tests.clip_runs import COLUMNS, config_for, rows
 
@@ -52,9 +53,9 @@ def test_a_run_that_was_stopped_has_counted_all(shards, marked, tmp_path, monkey
 
 def test_means_start_anew_when_they_were_asked_for():
     watched = WatchedColumns(["mark"])
-    watched.add({"caption": ["a", "b"], "mark": [1, 2]})
+    watched.add({"caption": ["a", "b"], "mark": [1, 2]}, Ranks())
     assert watched.means() == {"mark": 1.5}
-    watched.add({"caption": ["a"], "mark": np.array([4.0])})
+    watched.add({"caption": ["a"], "mark": np.array([4.0])}, Ranks())
     assert watched.means() == {"mark": 4.0}
     assert watched.means() == {}
 
@@ -62,4 +63,4 @@ def test_means_start_anew_when_they_were_asked_for():
 @pytest.mark.parametrize("column", [["a", "b"], np.zeros((2, 3))])
 def test_other_columns_are_refused_by_name(column):
     with pytest.raises(ValueError, match=r"one number per example, but column 'mark' holds"):
-        WatchedColumns(["mark"]).add({"caption": ["a", "b"], "mark": column})
+        WatchedColumns(["mark"]).add({"caption": ["a", "b"], "mark": column}, Ranks())

@@ -1,0 +1,102 @@
+"""The processes that train together: their group, their devices, their shares of a batch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from jest_loader.distributed import Ranks, ranks_of
+
+# Longer than a stalled source is waited for (30 minutes), so that the rank it belongs to can say
+# so, and than rank 0 takes for an evaluation. A process that dies is noticed at once.
+_TIMEOUT = timedelta(minutes=40)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """The ranks that torchrun started, or this process alone.
+
+    A default group that is there already is used as it is, and left.
+
+    Args:
+        device: What this process trains on. Its tensors travel by NCCL on a GPU, others by gloo.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if started:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    try:
+        yield ranks_of(None)
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is a GPU where there is one.
+
+    Each process of torchrun has its own GPU, unless the name has a number.
+
+    Raises:
+        ValueError: if it cannot be used here, or there are fewer GPUs than processes.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return _own_gpu()
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
+    return torch.device(name)
+
+
+def per_rank(name: str, size: int) -> int:
+    """One rank's share of a size that is meant over all ranks.
+
+    Args:
+        name: Of the option.
+        size: Its value.
+
+    Raises:
+        ValueError: if the ranks do not divide it.
+    """
+    num_ranks = ranks_of(None).size
+    if size % num_ranks != 0:
+        raise ValueError(
+            f"{name} is that of all ranks together and must be a multiple of their number, got "
+            f"{size} and {num_ranks} ranks; use {-(-size // num_ranks) * num_ranks}, or another "
+            "number of processes"
+        )
+    return size // num_ranks
+
+
+def in_ddp(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model to call in training: in DDP, which averages gradients, or as it is if alone."""
+    return model if ranks.size == 1 else DistributedDataParallel(model)
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process: by LOCAL_RANK, as torchrun numbers a machine's processes.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda")
+    number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= num_gpus:
+        raise ValueError(
+            "each process of a machine needs a GPU of its own, but there are "
+            f"{num_gpus} for the one with LOCAL_RANK {number}; use --nproc-per-node {num_gpus}, or "
+            "device cpu"
+        )
+    return torch.device("cuda", number)
