@@ -4,6 +4,8 @@ import logging
 import sys
 from importlib.util import find_spec
 
+from jest_loader.clip.stop import Stopped
+
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 
 
@@ -19,8 +21,10 @@ def main() -> None:
     try:
         _run()
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.stderr.write(f"jest-loader: {error}\n")
+        sys.stderr.write(f"jest-loader: {_as_typed(error)}\n")
         sys.exit(2)
+    except Stopped as stopped:
+        print(_as_typed(stopped))
     except ModuleNotFoundError as error:
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
         sys.exit(2)
@@ -30,6 +34,15 @@ def main() -> None:
             "over (pack, verify-cache)\n"
         )
         sys.exit(130)
+
+
+def _as_typed(error: Exception) -> str:
+    """Its message, which names options of the trainer as fields, with flags in their places."""
+    if sys.argv[1:2] != ["train"]:
+        return str(error)
+    from jest_loader.clip.flags import with_flags
+
+    return with_flags(str(error))
 
 
 def _run() -> None:

@@ -26,7 +26,7 @@ from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner
+from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.selection import (
     IndependentSelector,
     JointSelector,
@@ -189,6 +189,12 @@ def _scorer(
             return EasyReference(_reference(config, shards, device), config.loss)
         case "hard_learner":
             return HardLearner(live, config.loss)
+
+
+def proxy_of(loader: JestDataset) -> OnlineProxy | None:
+    """The small model that scores in the learner's place, whose weights must be saved too."""
+    learner = getattr(loader.scorer, "learner", None)
+    return learner if isinstance(learner, OnlineProxy) else None
 
 
 def _embed(selection: SelectionConfig) -> EmbedFunction:

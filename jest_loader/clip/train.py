@@ -1,22 +1,29 @@
 """The training loop."""
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
+from jest_loader.clip.average import AverageWeights
+from jest_loader.clip.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
+from jest_loader.clip.finite_check import FiniteCheck
 from jest_loader.clip.gradients import backward
-from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
-from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.logs import Logs, open_logs
+from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
+from jest_loader.clip.progress import Progress
+from jest_loader.clip.random_states import random_states, restore_random_states
+from jest_loader.clip.records import Records
+from jest_loader.clip.selection import build_loader, example_cost, proxy_of
+from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
@@ -57,6 +64,9 @@ class Run:
     device: torch.device
     cost: ExampleCost
     watched: WatchedColumns
+    average: AverageWeights | None
+    checkpoints: CheckpointFolder
+    check: FiniteCheck
     step: int = 0
     seconds: float = 0.0
     left_out: int = 0
@@ -94,27 +104,42 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
 
     Raises:
         ValueError: if the configuration does not fit the data or an earlier run in the same folder.
-        FloatingPointError: if the loss is not finite.
+        FloatingPointError: if a loss or gradient is not finite; what was saved is from before.
+        Stopped: if the run was saved before its end, because of SIGTERM or ``config.max_seconds``.
     """
-    from tqdm import tqdm
-
     config.out.mkdir(parents=True, exist_ok=True)
-    run = _start(config)
-    batches = _endless(run.loader)
-    seconds_between = 0.1 if sys.stderr.isatty() else 10.0  # A log needs fewer lines.
-    with tqdm(
-        total=config.steps, initial=run.step, desc=label, unit="step", mininterval=seconds_between
-    ) as bar:
-        while run.step < config.steps:
-            started = time.perf_counter()
-            loss = _train_step(run, next(batches))
-            run.seconds += time.perf_counter() - started
-            bar.update()
-            _evaluate_and_save(run)
-            if run.step % 10 == 0:
-                bar.set_postfix(_postfix(run, loss), refresh=False)
+    with Stop(config.max_seconds) as stop:
+        run = _start(config)
+        if run.step < config.steps:
+            with (
+                open_logs(config.log, config.out, run.step, checkpoint.plain(config)) as logs,
+                Progress(config.steps, run.step, label) as progress,
+            ):
+                _train(run, logs, progress, stop)
     checkpoint.save_json(config.out / "metrics.json", run.summary())
     return run
+
+
+def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
+    config, batches, records = run.config, _endless(run.loader), Records(run)
+    while run.step < config.steps:
+        started = time.perf_counter()
+        _train_step(run, next(batches))
+        values = run.check.settle() if _is_due(run, config.log.every) else None
+        step_seconds = time.perf_counter() - started
+        run.seconds += step_seconds
+        progress.update()
+        if values is not None:
+            record = records.of_step(run, values, 1000 * step_seconds)
+            logs.write(record)
+            progress.show(record, run.evaluations[-1].metrics if run.evaluations else {})
+        why = stop.why()
+        _evaluate_and_save(run, logs, stopping=why is not None)
+        if why is not None and run.step < config.steps:
+            raise Stopped(
+                f"stopped {why}, after {run.step} of {config.steps} steps; {config.out} has the "
+                "checkpoint, and the same command goes on from it"
+            )
 
 
 def describe(run: Run) -> str:
@@ -134,15 +159,16 @@ def describe(run: Run) -> str:
 
 
 def _start(config: TrainConfig) -> Run:
-    path = config.out / "checkpoint.pt"
-    saved = checkpoint.load(path) if path.is_file() else None
+    checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
+    saved = checkpoints.load()
     if saved is not None:
-        checkpoint.check_same_run(path, saved["config"], config)
+        checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
     ).to(device)
+    decay = config.optimizer.ema_decay
     run = Run(
         config,
         model,
@@ -152,6 +178,9 @@ def _start(config: TrainConfig) -> Run:
         device,
         example_cost(config, model),
         WatchedColumns(config.data.watch_columns),
+        None if decay is None else AverageWeights(model, decay),
+        checkpoints,
+        FiniteCheck(config.out),
     )
     if saved is not None:
         _restore(run, saved)
@@ -166,55 +195,71 @@ def _restore(run: Run, contents: dict[str, Any]) -> None:
     run.left_out = contents.get("left_out", 0)
     run.watched.load_state_dict(contents.get("watched", {}))
     run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
+    if run.average is not None:
+        run.average.model.load_state_dict(contents["average"])
+    if (proxy := proxy_of(run.loader)) is not None:
+        proxy.load_state_dict(contents["proxy"])
+    if "random" in contents:  # Last, since making things may draw numbers too.
+        restore_random_states(contents["random"])
 
 
-def _train_step(run: Run, batch: Batch) -> Tensor:
-    """Train on a batch; its loss, []."""
+def _train_step(run: Run, batch: Batch) -> None:
     config = run.config
     run.watched.add(batch)
     run.optimizer.zero_grad(set_to_none=True)
     loss = backward(run.model, to_device(batch, run.device), run.step, config)
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
-    set_learning_rate(run.optimizer, run.step, config)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
+    set_learning_rate(run.optimizer, run.step, config.steps, config.optimizer)
     run.optimizer.step()
+    clamp_scale(run.model, config.optimizer.max_scale)
+    if run.average is not None:
+        run.average.update(run.model)
     run.step += 1
     run.left_out += config.data.batch_size - len(batch["caption"])
-    return loss
+    run.check.add(run.step, loss, norm, batch["sample_id"])
 
 
-def _evaluate_and_save(run: Run) -> None:
+def _is_due(run: Run, every: int) -> bool:
+    return run.step % every == 0 or run.step == run.config.steps
+
+
+def _evaluate_and_save(run: Run, logs: Logs, *, stopping: bool) -> None:
     config = run.config
-    last = run.step == config.steps
-    if run.held_out is not None and (last or run.step % config.eval_every == 0):
+    if run.held_out is not None and _is_due(run, config.eval_every):
+        run.check.settle()
         metrics = evaluate(run.model, run.held_out)
+        if run.average is not None:
+            averaged = evaluate(run.average.model, run.held_out)
+            metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+        logs.write({"step": run.step, "held_out": metrics})
         stats = run.loader.stats
         selection = None if stats is None else stats.to_dict()
         run.evaluations.append(
             Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
         )
-    if last or run.step % config.checkpoint_every == 0:
-        contents = {
-            "step": run.step,
-            "seconds": run.seconds,
-            "left_out": run.left_out,
-            "watched": run.watched.state_dict(),
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "loader": run.loader.state_dict(),
-            "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
-        }
-        checkpoint.save(config.out / "checkpoint.pt", config, contents)
+    if stopping or _is_due(run, config.checkpoint_every):
+        run.check.settle()
+        logs.flush()
+        run.checkpoints.save(run.step, config, _contents(run))
         checkpoint.save_json(config.out / "metrics.json", run.summary())
 
 
-def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
-    shown = {"loss": f"{loss.item():.3f}"}
-    stats = run.loader.stats
-    if stats is not None and stats.score is not None:
-        shown["score"] = f"{stats.score:.2f} (uniform {stats.uniform_score:.2f})"
-    if run.evaluations:
-        shown["held-out"] = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
-    return shown
+def _contents(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds besides the configuration."""
+    proxy = proxy_of(run.loader)
+    return {
+        "step": run.step,
+        "seconds": run.seconds,
+        "left_out": run.left_out,
+        "watched": run.watched.state_dict(),
+        "model": run.model.state_dict(),
+        "average": None if run.average is None else run.average.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "loader": run.loader.state_dict(),
+        "proxy": None if proxy is None else proxy.state_dict(),
+        "random": random_states(),
+        "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
+    }
 
 
 def _held_out(config: TrainConfig) -> HeldOut | None:
