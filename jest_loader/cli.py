@@ -54,7 +54,7 @@ def _run() -> None:
         cache_command,
         verify_command,
     )
-    from jest_loader.clip.config import TrainConfig
+    from jest_loader.clip.flags import TrainCommand
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
@@ -64,7 +64,7 @@ def _run() -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         {
             "demo": DemoConfig,
-            "train": TrainConfig,
+            "train": TrainCommand,
             "pack": PackConfig,
             "cache": CacheConfig,
             "verify-cache": VerifyConfig,
@@ -76,7 +76,7 @@ def _run() -> None:
     match config:
         case DemoConfig():
             run_demo(config)
-        case TrainConfig():
+        case TrainCommand():
             print(describe(train(config)))
         case PackConfig():
             pack_command(config)

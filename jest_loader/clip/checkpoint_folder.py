@@ -39,14 +39,17 @@ class CheckpointFolder:
 
     def save(self, step: int, config: TrainConfig, contents: dict[str, Any]) -> None:
         """Write the checkpoint of ``step``, and delete the oldest beyond those to keep."""
-        checkpoint.save(self.newest, config, contents)
         if self._keep == 0:
+            checkpoint.save(self.newest, config, contents)
             return
-        # After the newest: a run that is killed here goes on from it, with one fewer beside it.
-        with checkpoint.replacing(self.newest.with_name(f"checkpoint-{step:08}.pt")) as part:
-            _link(self.newest, part)
+        # The newest last: a run that is killed before goes on from the one before it, and does all
+        # of this again.
+        numbered = self.newest.with_name(f"checkpoint-{step:08}.pt")
+        checkpoint.save(numbered, config, contents)
         for old in self._numbered(step)[: -self._keep]:
             old.unlink()
+        with checkpoint.replacing(self.newest) as part:
+            _link(numbered, part)
 
     def _numbered(self, step: int) -> list[Path]:
         """Those up to ``step``, oldest first; later ones are of a run that was begun again."""

@@ -7,9 +7,16 @@ import numpy as np
 import torch
 
 
+def seed_all(seed: int) -> None:
+    """Seed PyTorch's, Python's and NumPy's generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002, what others may draw from
+
+
 def random_states() -> dict[str, Any]:
     """The states of PyTorch's, Python's and NumPy's generators, as tensors and plain values."""
-    generator: Any = np.random.get_state()  # noqa: NPY002, what others may draw from
+    generator: Any = np.random.get_state()  # noqa: NPY002
     name, keys, *rest = generator
     states = {
         "torch": torch.get_rng_state(),

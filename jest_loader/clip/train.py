@@ -20,7 +20,7 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.logs import Logs, open_logs
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.progress import Progress
-from jest_loader.clip.random_states import random_states, restore_random_states
+from jest_loader.clip.random_states import random_states, restore_random_states, seed_all
 from jest_loader.clip.records import Records
 from jest_loader.clip.selection import build_loader, example_cost, proxy_of
 from jest_loader.clip.stop import Stop, Stopped
@@ -164,7 +164,7 @@ def _start(config: TrainConfig) -> Run:
     if saved is not None:
         checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
     device = choose_device(config.device)
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
     ).to(device)
