@@ -1,11 +1,31 @@
-"""What the logs say of a step."""
+"""What is written down of a step, and of an evaluation."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jest_loader.clip.finite_check import StepValues
 
 if TYPE_CHECKING:
     from jest_loader.clip.train import Run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out metrics after some steps.
+
+    Args:
+        step: Optimizer steps done.
+        seconds: Time spent on them, evaluation and checkpoints left out.
+        metrics: What ``evaluate`` returned.
+        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
+        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
+    """
+
+    step: int
+    seconds: float
+    metrics: dict[str, float]
+    selection: dict[str, Any] | None = None
+    watched: dict[str, float] = field(default_factory=dict)
 
 
 class Records:

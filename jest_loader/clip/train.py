@@ -20,9 +20,10 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.logs import Logs, open_logs
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.progress import Progress
-from jest_loader.clip.random_states import random_states, restore_random_states, seed_all
-from jest_loader.clip.records import Records
-from jest_loader.clip.selection import build_loader, example_cost, proxy_of
+from jest_loader.clip.random_states import seed_all
+from jest_loader.clip.records import Evaluation, Records
+from jest_loader.clip.run_state import restore, state_of
+from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
@@ -31,25 +32,6 @@ from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError
 from jest_loader.skipped import listed
 from jest_loader.telemetry import Counts
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out metrics after some steps.
-
-    Args:
-        step: Optimizer steps done.
-        seconds: Time spent on them, evaluation and checkpoints left out.
-        metrics: What ``evaluate`` returned.
-        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
-        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
-    """
-
-    step: int
-    seconds: float
-    metrics: dict[str, float]
-    selection: dict[str, Any] | None = None
-    watched: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -124,7 +106,7 @@ def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
     config, batches, records = run.config, _endless(run.loader), Records(run)
     while run.step < config.steps:
         started = time.perf_counter()
-        _train_step(run, next(batches))
+        _train_step(run, _next(run, batches))
         values = run.check.settle() if _is_due(run, config.log.every) else None
         step_seconds = time.perf_counter() - started
         run.seconds += step_seconds
@@ -183,24 +165,8 @@ def _start(config: TrainConfig) -> Run:
         FiniteCheck(config.out),
     )
     if saved is not None:
-        _restore(run, saved)
+        restore(run, saved)
     return run
-
-
-def _restore(run: Run, contents: dict[str, Any]) -> None:
-    run.model.load_state_dict(contents["model"])
-    run.optimizer.load_state_dict(contents["optimizer"])
-    run.loader.load_state_dict(contents["loader"])
-    run.step, run.seconds = contents["step"], contents["seconds"]
-    run.left_out = contents.get("left_out", 0)
-    run.watched.load_state_dict(contents.get("watched", {}))
-    run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
-    if run.average is not None:
-        run.average.model.load_state_dict(contents["average"])
-    if (proxy := proxy_of(run.loader)) is not None:
-        proxy.load_state_dict(contents["proxy"])
-    if "random" in contents:  # Last, since making things may draw numbers too.
-        restore_random_states(contents["random"])
 
 
 def _train_step(run: Run, batch: Batch) -> None:
@@ -240,26 +206,8 @@ def _evaluate_and_save(run: Run, logs: Logs, *, stopping: bool) -> None:
     if stopping or _is_due(run, config.checkpoint_every):
         run.check.settle()
         logs.flush()
-        run.checkpoints.save(run.step, config, _contents(run))
+        run.checkpoints.save(run.step, config, state_of(run))
         checkpoint.save_json(config.out / "metrics.json", run.summary())
-
-
-def _contents(run: Run) -> dict[str, Any]:
-    """What a checkpoint holds besides the configuration."""
-    proxy = proxy_of(run.loader)
-    return {
-        "step": run.step,
-        "seconds": run.seconds,
-        "left_out": run.left_out,
-        "watched": run.watched.state_dict(),
-        "model": run.model.state_dict(),
-        "average": None if run.average is None else run.average.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "loader": run.loader.state_dict(),
-        "proxy": None if proxy is None else proxy.state_dict(),
-        "random": random_states(),
-        "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
-    }
 
 
 def _held_out(config: TrainConfig) -> HeldOut | None:
@@ -275,6 +223,14 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
             f"all images of {config.data.test} must be readable to evaluate on them, but not "
             f"{listed(error.reasons, {'sample_id': places})}; mend them, or leave them out of it"
         ) from error
+
+
+def _next(run: Run, batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except ValueError:
+        run.check.settle()  # Weights that are not finite make scores that are none: say so first.
+        raise
 
 
 def _endless(loader: JestDataset) -> Iterator[Batch]:

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
-from jest_loader.clip.config import OptimizerConfig
-from jest_loader.clip.finite_check import FiniteCheck, StepValues
+from jest_loader.clip.config import OptimizerConfig, SelectionConfig
+from jest_loader.clip.finite_check import FiniteCheck, StepValues, _Pending
 from jest_loader.clip.logs import LogConfig
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 
 
-def run_that_breaks(shards, out, monkeypatch, broken, at=8):
+def run_that_breaks(shards, out, monkeypatch, broken, at=8, **changes):
     """A run in whose ``at``-th step ``broken(run)`` is called before; what was trained on then."""
-    config = config_for(shards, out, log=LogConfig(every=1), checkpoint_every=4)
+    config = config_for(shards, out, checkpoint_every=4, **changes)
     step, ids, calls = training._train_step, [], iter(range(1, 100))
 
     def breaking(run, batch):
@@ -37,9 +37,19 @@ def spoil(run):
         run.model.log_scale.fill_(torch.nan)
 
 
-def test_a_loss_that_is_not_finite_names_its_samples(shards, tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    config, ids, message = run_that_breaks(shards, out, monkeypatch, spoil)
+def late(self, *step):
+    """As on a GPU: a step is looked at when the next one is added."""
+    before, self._pending = self._pending, _Pending(*step)
+    if before is not None:
+        self._look_at(before)
+
+
+@pytest.mark.parametrize("when", ["at once", "a step later"])
+def test_a_loss_that_is_not_finite_names_its_samples(shards, tmp_path, monkeypatch, when):
+    out, log = tmp_path / "run", LogConfig(every=1)
+    if when == "a step later":
+        monkeypatch.setattr(FiniteCheck, "add", late)
+    config, ids, message = run_that_breaks(shards, out, monkeypatch, spoil, log=log)
     assert len(ids) == 8
     named = ", ".join(map(str, ids[:5]))
     assert message == (
@@ -71,6 +81,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(shards, tmp_path, monke
     _, _, message = run_that_breaks(shards, tmp_path / "run", monkeypatch, spoil_the_gradient)
     assert message.startswith("the norm of the gradient must be finite, got inf at step 8 on")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_it_is_named_before_the_scores_that_it_spoils(shards, tmp_path, monkeypatch):
+    """Candidates of the next step are scored by weights that are not finite any more."""
+    monkeypatch.setattr(FiniteCheck, "add", late)
+    joint = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
+    changes = {"selection": joint, "log": LogConfig(every=100), "eval_every": 100}
+    out = tmp_path / "run"
+    _, ids, message = run_that_breaks(shards, out, monkeypatch, spoil, at=6, **changes)
+    assert message.startswith(f"the loss must be finite, got nan at step 6 on samples {ids[0]}, ")
 
 
 def test_on_another_device_it_is_noticed_a_step_later(tmp_path):
