@@ -22,6 +22,8 @@ from jest_loader.clip.towers import TwoTower
 from tests.clip_runs import config_for
 from tests.processes import CONTEXT
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("time", "examples_per_s")
 
 

@@ -89,19 +89,24 @@ def test_a_run_in_another_thread_leaves_signals_alone(shards, tmp_path):
 def test_the_command_ends_with_status_0_and_names_flags(shards, tmp_path):
     command = (
         f"train --data.train {shards}/train --out {tmp_path}/run --data.batch-size 8 --steps 10000 "
-        "--model.image-size 8 --model.channels 1 --model.patch-size 4 --device cpu "
+        "--model.image-size 8 --model.channels 1 --model.patch-size 4 --model.vision-width 16 "
+        "--model.vision-depth 1 --model.text-width 16 --model.text-depth 0 --device cpu "
         "--log.every 1 --max-seconds"
     )
     program = [sys.executable, "-c", "from jest_loader.cli import main; main()", *command.split()]
     ended = subprocess.run([*program, "0.001"], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("stopped for --max-seconds = 0.001, after 1 of 10000 steps; ")
     process = subprocess.Popen([*program, "600"], stdout=subprocess.PIPE, text=True)
-    log, deadline = tmp_path / "run" / "log.jsonl", time.monotonic() + 100
-    while log.read_bytes().count(b"\n") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.terminate()
-    stdout, _ = process.communicate(timeout=100)
+    try:
+        log, deadline = tmp_path / "run" / "log.jsonl", time.monotonic() + 200
+        while log.read_bytes().count(b"\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        stdout, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 0
     assert stdout.startswith("stopped by SIGTERM, after ")
     mistake = subprocess.run(
