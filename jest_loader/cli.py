@@ -4,6 +4,7 @@ import logging
 import sys
 from importlib.util import find_spec
 
+from jest_loader.clip.stop import Stopped
 from jest_loader.distributed import RankError
 
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
@@ -21,8 +22,10 @@ def main() -> None:
     try:
         _run()
     except (ValueError, FloatingPointError, OSError, RankError) as error:
-        sys.stderr.write(f"jest-loader: {error}\n")
+        sys.stderr.write(f"jest-loader: {_as_typed(error)}\n")
         sys.exit(2)
+    except Stopped as stopped:
+        print(_as_typed(stopped))
     except ModuleNotFoundError as error:
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
         sys.exit(2)
@@ -34,6 +37,15 @@ def main() -> None:
         sys.exit(130)
 
 
+def _as_typed(error: Exception) -> str:
+    """Its message, which names options of the trainer as fields, with flags in their places."""
+    if sys.argv[1:2] != ["train"]:
+        return str(error)
+    from jest_loader.clip.flags import with_flags
+
+    return with_flags(str(error))
+
+
 def _run() -> None:
     import tyro
 
@@ -43,8 +55,8 @@ def _run() -> None:
         cache_command,
         verify_command,
     )
-    from jest_loader.clip.config import TrainConfig
     from jest_loader.clip.evaluate_command import EvaluateConfig, evaluate_command
+    from jest_loader.clip.flags import TrainCommand
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
@@ -54,7 +66,7 @@ def _run() -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         {
             "demo": DemoConfig,
-            "train": TrainConfig,
+            "train": TrainCommand,
             "evaluate": EvaluateConfig,
             "pack": PackConfig,
             "cache": CacheConfig,
@@ -67,7 +79,7 @@ def _run() -> None:
     match config:
         case DemoConfig():
             run_demo(config)
-        case TrainConfig():
+        case TrainCommand():
             run = train(config)
             if run.ranks.rank == 0:
                 print(describe(run))

@@ -16,7 +16,10 @@ import torch.distributed as dist
 LIMIT_S = 60.0
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "jest_loader.clip.train", "tests.helpers"])
+# The first optimizer of a process imports the compiler, for two seconds.
+CONTEXT.set_forkserver_preload(
+    ["torch", "torch._dynamo", "jest_loader.clip.train", "tests.helpers"]
+)
 
 
 class Ended(NamedTuple):

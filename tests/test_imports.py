@@ -19,11 +19,13 @@ HEAVY = {
     "open_clip",
     "simplejpeg",
     "streaming",
+    "tensorboard",
     "torchdata",
     "torchvision",
     "tqdm",
     "transformers",
     "tyro",
+    "wandb",
     "zarr",
 }
 

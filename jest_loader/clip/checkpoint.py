@@ -15,24 +15,28 @@ from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.towers import ModelConfig, TwoTower
 
 _VERSION = 1
-_FREE = {"out", "device", "data.micro_batch_size"}  # May differ when a run goes on.
+# May differ when a run goes on.
+_FREE = {
+    "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
+    "log.every", "log.tensorboard", "log.wandb",
+}  # fmt: skip
 _INPUTS = ("model.image_size", "model.channels", "model.vocab_size", "model.context_length", "loss")
 
 
 def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
     """Write ``contents`` with the configuration to ``path``, in place of what was there."""
-    with _replacing(path) as part:
+    with replacing(path) as part:
         torch.save({"version": _VERSION, "config": plain(config), **contents}, part)
 
 
 def save_json(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``path``, in place of what was there."""
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_text(json.dumps(values, indent=1) + "\n")
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the name ``path`` once it is whole and on disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     yield part
@@ -118,9 +122,14 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
+def default_options() -> dict[str, Any]:
+    """Every option by its dotted name, as JSON values."""
+    return _flat(plain(TrainConfig(DataConfig(Path()), Path())))
+
+
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration, with the options that did not exist yet at what they do by default."""
-    return _flat(plain(TrainConfig(DataConfig(Path()), Path()))) | _flat(saved)
+    return default_options() | _flat(saved)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

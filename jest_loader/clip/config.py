@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jest_loader.checks import whole
 from jest_loader.clip.held_out_config import EvaluationConfig
+from jest_loader.clip.logs import LogConfig
+from jest_loader.clip.optimizer import OptimizerConfig
 from jest_loader.clip.proxy_config import ProxyConfig
 from jest_loader.clip.schedule_config import ScheduleConfig
 from jest_loader.clip.selection_checks import check_selection
@@ -124,26 +127,6 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay to zero."""
-
-    lr: float = 1e-3
-    """Peak learning rate."""
-
-    scale_lr_factor: float = 10.0
-    """Learning rate of the logit scale and bias, as a multiple of lr: they must travel further."""
-
-    weight_decay: float = 0.1
-    """Applied to matrices only, not to biases, norms, scale and bias."""
-
-    warmup_steps: int = 100
-    """Steps until the learning rate is at its peak."""
-
-    clip_norm: float = 1.0
-    """Largest norm of the gradient."""
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Train a two-tower CLIP model on selected sub-batches."""
 
@@ -151,7 +134,9 @@ class TrainConfig:
     """The data."""
 
     out: Path
-    """Folder of the run: checkpoint.pt and metrics.json. The same command goes on from it."""
+    """Folder of the run: checkpoint.pt, metrics.json and log.jsonl. The same command goes on from
+    it.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """Sizes of the model."""
@@ -197,6 +182,17 @@ class TrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints."""
 
+    keep_checkpoints: int = 0
+    """Newest checkpoints that stay beside checkpoint.pt, as checkpoint-00000200.pt."""
+
+    max_seconds: float | None = None
+    """Stop before so many seconds have passed since the start, with a checkpoint; the same command
+    goes on. None trains to the end.
+    """
+
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down while training."""
+
     def __post_init__(self) -> None:
         check_selection(self.selection, self.model, self.steps)
         at_least_one = {
@@ -214,20 +210,15 @@ class TrainConfig:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         positive = {
-            "optimizer.lr": self.optimizer.lr,
-            "optimizer.clip_norm": self.optimizer.clip_norm,
             "initial_scale": self.initial_scale,
+            "max_seconds": 1.0 if self.max_seconds is None else self.max_seconds,
         }
         for name, number in positive.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
-        not_negative = {
-            "optimizer.warmup_steps": self.optimizer.warmup_steps,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
-        }
-        for name, number in not_negative.items():
-            if not number >= 0:
-                raise ValueError(f"{name} must not be negative, got {number}")
+        whole("keep_checkpoints", self.keep_checkpoints, 0)
+        whole("log.every", self.log.every, 1)
+        self.optimizer.check(self.steps, self.initial_scale)
         self._check_resolution()
 
     def _check_resolution(self) -> None:

@@ -51,8 +51,8 @@ def backward(
         config: The run.
         ranks: Who trains on a part of the step's batch.
 
-    Raises:
-        FloatingPointError: if the loss is not finite; gradients are then left alone.
+    Returns:
+        The loss, which ``FiniteCheck`` looks at later, and of how many examples it is.
     """
     if config.data.augment:
         batch["image"] = augment(batch["image"], seed=fold(config.seed, step))
@@ -67,11 +67,9 @@ def backward(
     embeddings, groups = forward(model, parts[0]), parts[0].batch.get("group")
     if ranks.size > 1:
         found = global_loss(embeddings, config.loss, ranks, groups)
-        _check_finite(found.value, step)
         _pass_back(embeddings, found, ranks)
         return TrainedOn(found.value, found.num_examples)
     loss = contrastive_loss(embeddings, config.loss, groups)
-    _check_finite(loss, step)
     loss.backward()  # type: ignore[no-untyped-call]
     return TrainedOn(loss.detach(), len(batch["image"]))
 
@@ -143,7 +141,6 @@ def _in_micro_batches(
     if forward.config.mask_equal_captions:
         groups = torch.cat([part.batch["group"] for part in parts])
     found = global_loss(embeddings, forward.config.loss, ranks, groups)
-    _check_finite(found.value, step)
     first = 0
     for part, state in zip(parts, states, strict=True):
         state.restore(forward.device)  # The same dropout as before.
@@ -205,11 +202,3 @@ class _RandomState(NamedTuple):
         torch.set_rng_state(self.cpu)
         if self.gpu is not None:
             torch.cuda.set_rng_state(self.gpu, device)
-
-
-def _check_finite(loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss must be finite, got {loss.item()} at step {step}; start "
-            "again with a lower optimizer.lr, in another folder"
-        )

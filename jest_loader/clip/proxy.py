@@ -9,7 +9,7 @@ from torch import nn
 from jest_loader.batch import Batch, take
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
+from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.distributed import ranks_of
 from jest_loader.ops.noise import fold
 from jest_loader.scorers.models import EmbedFunction, OnlineProxy
@@ -67,8 +67,10 @@ class Proxy(OnlineProxy):
         good = [row for row, reason in enumerate(sub_batch["unreadable"]) if not reason]
         if len(good) < len(sub_batch["unreadable"]):
             sub_batch = take(sub_batch, torch.tensor(good))
-        set_learning_rate(self.optimizer, self._step, self._config)
+        config = self._config
+        set_learning_rate(self.optimizer, self._step, config.steps, config.optimizer)
         super().update(sub_batch)
+        clamp_scale(self.model, config.optimizer.max_scale)
         self._step += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,50 +1,40 @@
 """The training loop."""
 
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, to_device
 from jest_loader.clip import checkpoint
+from jest_loader.clip.average import AverageWeights
+from jest_loader.clip.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.evaluate import evaluate_all, headline
+from jest_loader.clip.finite_check import FiniteCheck
 from jest_loader.clip.gradients import backward
 from jest_loader.clip.held_out import HeldOut, read_held_out
 from jest_loader.clip.held_out_config import held_out_sets
-from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
+from jest_loader.clip.logs import Logs, open_logs
+from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
-from jest_loader.clip.selection import build_loader, example_cost, proxy_of
+from jest_loader.clip.progress import Progress
+from jest_loader.clip.random_states import seed_all
+from jest_loader.clip.records import Evaluation, Records
+from jest_loader.clip.run_state import restore, state_of
+from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
 from jest_loader.distributed import Ranks
 from jest_loader.telemetry import Counts
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out metrics after some steps.
-
-    Args:
-        step: Optimizer steps done.
-        seconds: Time spent on them, evaluation and checkpoints left out.
-        metrics: What ``evaluate_all`` returned.
-        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
-        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
-    """
-
-    step: int
-    seconds: float
-    metrics: dict[str, float]
-    selection: dict[str, Any] | None = None
-    watched: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,10 +55,17 @@ class Run:
     device: torch.device
     cost: ExampleCost
     watched: WatchedColumns
+    average: AverageWeights | None
+    checkpoints: CheckpointFolder
+    check: FiniteCheck
     step: int = 0
     seconds: float = 0.0
     left_out: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
+
+    def is_due(self, every: int) -> bool:
+        """Whether something is to be done now that is done each so many steps, and at the end."""
+        return self.step % every == 0 or self.step == self.config.steps
 
     @property
     def counts(self) -> Counts:
@@ -104,46 +101,55 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
 
     Raises:
         ValueError: if the configuration does not fit the data or an earlier run in the same folder.
-        FloatingPointError: if the loss is not finite.
+        FloatingPointError: if a loss or gradient is not finite; what was saved is from before.
+        Stopped: if the run was saved before its end, because of SIGTERM or ``config.max_seconds``.
         RankError: if another rank failed.
     """
     device = choose_device(config.device)
-    with process_group(device) as ranks:
+    with Stop(config.max_seconds) as stop, process_group(device) as ranks:
         agreement = Agreement(ranks)
         with agreement.step("starting"):
             run = _start(config, device, ranks)
         run.in_training = in_ddp(run.model, ranks)
-        _train_on(run, label)
+        if run.step < config.steps:
+            shown = ranks.rank == 0
+            with _logs(run) as logs, Progress(config.steps, run.step, label, shown=shown) as bar:
+                _train(run, logs, bar, stop)
         with agreement.step("ending the run"):
             if ranks.rank == 0:
                 checkpoint.save_json(config.out / "metrics.json", run.summary())
     return run
 
 
-def _train_on(run: Run, label: str) -> None:
-    """Take the steps that are left."""
-    from tqdm import tqdm
-
-    config, is_first = run.config, run.ranks.rank == 0
-    batches = _endless(run.loader)
-    seconds_between = 0.1 if sys.stderr.isatty() else 10.0  # A log needs fewer lines.
-    with tqdm(
-        total=config.steps,
-        initial=run.step,
-        desc=label,
-        unit="step",
-        mininterval=seconds_between,
-        disable=not is_first,
-    ) as bar:
-        while run.step < config.steps:
-            started = time.perf_counter()
-            loss = _train_step(run, next(batches))
-            run.seconds += time.perf_counter() - started
-            bar.update()
-            if is_first:
-                _evaluate_and_save(run)
-                if run.step % 10 == 0:
-                    bar.set_postfix(_postfix(run, loss), refresh=False)
+def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
+    config, batches, records = run.config, _endless(run.loader), Records(run)
+    while run.step < config.steps:
+        started = time.perf_counter()
+        _train_step(run, _next(run, batches))
+        values = run.check.settle() if run.is_due(config.log.every) else None
+        step_seconds = time.perf_counter() - started
+        run.seconds += step_seconds
+        progress.update()
+        if values is not None and run.ranks.rank == 0:
+            record = records.of_step(run, values, 1000 * step_seconds)
+            logs.write(record)
+            progress.show(record, run.evaluations[-1].metrics if run.evaluations else {})
+        why = _why(run, stop)
+        evaluates = run.is_due(config.eval_every)
+        saves = run.is_due(config.checkpoint_every) or why is not None
+        if evaluates or saves:
+            run.check.settle()
+        if evaluates and run.held_out:
+            _evaluate(run, logs)
+        if saves and run.ranks.rank == 0:
+            logs.flush()
+            run.checkpoints.save(run.step, config, state_of(run))
+            checkpoint.save_json(config.out / "metrics.json", run.summary())
+        if why is not None and run.step < config.steps:
+            raise Stopped(
+                f"stopped {why}, after {run.step} of {config.steps} steps; {config.out} has the "
+                "checkpoint, and the same command goes on from it"
+            )
 
 
 def describe(run: Run) -> str:
@@ -159,15 +165,15 @@ def describe(run: Run) -> str:
 
 
 def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
-    config.out.mkdir(parents=True, exist_ok=True)
-    path = config.out / "checkpoint.pt"
-    saved = checkpoint.load(path) if path.is_file() else None
+    checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
+    saved = checkpoints.load()
     if saved is not None:
-        checkpoint.check_same_run(path, saved["config"], config)
-    torch.manual_seed(config.seed)
+        checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
+    seed_all(config.seed)
     model = checkpoint.new_model(
         config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
     ).to(device)
+    decay = config.optimizer.ema_decay
     run = Run(
         config,
         ranks,
@@ -179,81 +185,75 @@ def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         device,
         example_cost(config, model),
         WatchedColumns(config.data.watch_columns),
+        None if decay is None else AverageWeights(model, decay),
+        checkpoints,
+        FiniteCheck(config.out, ranks.rank),
     )
     if saved is not None:
-        _restore(run, saved)
+        restore(run, saved)
     return run
 
 
-def _restore(run: Run, contents: dict[str, Any]) -> None:
-    run.model.load_state_dict(contents["model"])
-    run.optimizer.load_state_dict(contents["optimizer"])
-    run.loader.load_state_dict(contents["loader"])
-    if (proxy := proxy_of(run.loader)) is not None:
-        proxy.load_state_dict(contents["proxy"])
-    run.step, run.seconds = contents["step"], contents["seconds"]
-    run.left_out = contents.get("left_out", 0)
-    run.watched.load_state_dict(contents.get("watched", {}))
-    run.evaluations = [Evaluation(**evaluation) for evaluation in contents["evaluations"]]
+def _why(run: Run, stop: Stop) -> str | None:
+    """Why to stop now, or None: all ranks stop after the same step."""
+    why = stop.why()
+    if run.ranks.size == 1:
+        return why
+    any_stops = bool(run.ranks.all_gather(torch.tensor(why is not None)).any())
+    return why or ("with another process" if any_stops else None)
 
 
-def _train_step(run: Run, batch: Batch) -> Tensor:
-    """Train on a batch; its loss, []."""
+def _logs(run: Run) -> AbstractContextManager[Logs]:
+    """Rank 0's; those of others write nothing."""
+    config = run.config
+    if run.ranks.rank > 0:
+        return nullcontext(Logs())
+    return open_logs(config.log, config.out, run.step, checkpoint.plain(config))
+
+
+def _train_step(run: Run, batch: Batch) -> None:
     config = run.config
     run.watched.add(batch, run.ranks)
     run.optimizer.zero_grad(set_to_none=True)
     trained_on = backward(
         run.in_training, to_device(batch, run.device), run.step, config, run.ranks
     )
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
-    set_learning_rate(run.optimizer, run.step, config)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
+    set_learning_rate(run.optimizer, run.step, config.steps, config.optimizer)
     run.optimizer.step()
+    clamp_scale(run.model, config.optimizer.max_scale)
+    if run.average is not None:
+        run.average.update(run.model)
     run.step += 1
     run.left_out += config.data.batch_size - trained_on.num_examples
-    return trained_on.loss
+    run.check.add(run.step, trained_on.loss, norm, batch["sample_id"])
 
 
-def _evaluate_and_save(run: Run) -> None:
-    config = run.config
-    last = run.step == config.steps
-    if run.held_out and (last or run.step % config.eval_every == 0):
-        metrics = evaluate_all(run.model, run.held_out)
-        stats = run.loader.stats
-        selection = None if stats is None else stats.to_dict()
-        run.evaluations.append(
-            Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
-        )
-    if last or run.step % config.checkpoint_every == 0:
-        proxy = proxy_of(run.loader)
-        contents = {
-            "step": run.step,
-            "seconds": run.seconds,
-            "left_out": run.left_out,
-            "watched": run.watched.state_dict(),
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "loader": run.loader.state_dict(),
-            "proxy": None if proxy is None else proxy.state_dict(),
-            "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
-        }
-        checkpoint.save(config.out / "checkpoint.pt", config, contents)
-        checkpoint.save_json(config.out / "metrics.json", run.summary())
-
-
-def _postfix(run: Run, loss: Tensor) -> dict[str, str]:
-    shown = {"loss": f"{loss.item():.3f}"}
+def _evaluate(run: Run, logs: Logs) -> None:
+    metrics = evaluate_all(run.model, run.held_out)
+    if run.average is not None:
+        averaged = evaluate_all(run.average.model, run.held_out)
+        metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+    logs.write({"step": run.step, "held_out": metrics})
     stats = run.loader.stats
-    if stats is not None and stats.score is not None:
-        shown["score"] = f"{stats.score:.2f} (uniform {stats.uniform_score:.2f})"
-    if run.evaluations:
-        shown["held-out"] = f"{next(iter(run.evaluations[-1].metrics.values())):.1%}"
-    return shown
+    selection = None if stats is None else stats.to_dict()
+    run.evaluations.append(
+        Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
+    )
 
 
 def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
     data = config.data
     sets = held_out_sets(data.test, data.image_column, data.caption_column, config.evaluation)
     return {name: read_held_out(one, config.model) for name, one in sets.items()}
+
+
+def _next(run: Run, batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except ValueError:
+        run.check.settle()  # Weights that are not finite make scores that are none: say so first.
+        raise
 
 
 def _endless(loader: JestDataset) -> Iterator[Batch]:

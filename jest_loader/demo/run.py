@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jest_loader.checks import whole
-from jest_loader.clip.config import (
-    DataConfig,
-    OptimizerConfig,
-    SelectionConfig,
-    TrainConfig,
-)
+from jest_loader.clip.config import DataConfig, SelectionConfig, TrainConfig
+from jest_loader.clip.optimizer import OptimizerConfig
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import Run, train

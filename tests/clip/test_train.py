@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,22 +90,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(shards, tmp_path, selec
     assert weights_equal(whole.model, resumed.model)
     assert resumed.loader.counts == whole.loader.counts
     assert [e.metrics for e in resumed.evaluations] == [e.metrics for e in whole.evaluations]
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero_as_a_cosine(shards, tmp_path, monkeypatch):
-    rates = []
-    step = torch.optim.AdamW.step
-
-    def recording(self, *arguments):
-        rates.append([group["lr"] for group in self.param_groups])
-        return step(self, *arguments)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
-    train(config_for(shards, tmp_path / "run"))
-    expected = [0.002, 0.004, 0.006, 0.008, 0.01]
-    expected += [0.01 * (1 + math.cos(math.pi * done / 7)) / 2 for done in range(7)]
-    assert [rate[0] for rate in rates] == pytest.approx(expected)
-    assert [rate[2] / rate[0] for rate in rates] == pytest.approx([10.0] * 12)
 
 
 def test_a_finished_run_is_not_run_again(shards, tmp_path):
@@ -322,15 +305,8 @@ def test_metrics_are_written_again_where_they_are_missing(shards, tmp_path):
     (tmp_path / "run" / "metrics.json").unlink()
     train(config)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["finished"] is True
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "metrics.json"}
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path):
-    config = config_for(
-        shards, tmp_path / "run", optimizer=OptimizerConfig(lr=1e30, warmup_steps=1, clip_norm=1e9)
-    )
-    with pytest.raises(FloatingPointError, match=r"loss must be finite, got .* at step"):
-        train(config)
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert found == {"checkpoint.pt", "metrics.json", "log.jsonl"}
 
 
 def test_training_images_are_shifted_differently_at_each_step(shards, tmp_path, monkeypatch):

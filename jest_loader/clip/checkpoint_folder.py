@@ -1,0 +1,69 @@
+"""The checkpoints of one run: the newest, and some before it."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jest_loader.clip import checkpoint
+from jest_loader.clip.config import TrainConfig
+
+_NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")
+
+
+class CheckpointFolder:
+    """``checkpoint.pt`` is the newest, always whole; ``checkpoint-00000200.pt`` that of a step.
+
+    The newest numbered one is the same file as ``checkpoint.pt``, so that it takes no space of its
+    own, where the file system knows two names for a file.
+
+    Args:
+        path: The run's folder. What a killed process left half-written is deleted.
+        keep: How many numbered checkpoints stay.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.newest = path / "checkpoint.pt"
+        self._keep = keep
+        for part in path.glob(".*.part"):
+            part.unlink(missing_ok=True)  # Another rank may have been first.
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint's contents; None if there is none.
+
+        Raises:
+            ValueError: as ``checkpoint.load``.
+        """
+        return checkpoint.load(self.newest) if self.newest.is_file() else None
+
+    def save(self, step: int, config: TrainConfig, contents: dict[str, Any]) -> None:
+        """Write the checkpoint of ``step``, and delete the oldest beyond those to keep."""
+        if self._keep == 0:
+            checkpoint.save(self.newest, config, contents)
+            return
+        # The newest last: a run that is killed before goes on from the one before it, and does all
+        # of this again.
+        numbered = self.newest.with_name(f"checkpoint-{step:08}.pt")
+        checkpoint.save(numbered, config, contents)
+        for old in self._numbered(step)[: -self._keep]:
+            old.unlink()
+        with checkpoint.replacing(self.newest) as part:
+            _link(numbered, part)
+
+    def _numbered(self, step: int) -> list[Path]:
+        """Those up to ``step``, oldest first; later ones are of a run that was begun again."""
+        found = {
+            int(match[1]): path
+            for path in self.newest.parent.iterdir()
+            if (match := _NUMBERED.fullmatch(path.name))
+        }
+        return [found[number] for number in sorted(found) if number <= step]
+
+
+def _link(path: Path, name: Path) -> None:
+    """Make ``name`` another name of the file, or a copy where there is no such thing."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)

@@ -1,0 +1,154 @@
+"""What a run writes down while it trains: JSON lines, and on demand TensorBoard and W&B."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+_NAME = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written down while training, besides metrics.json."""
+
+    every: int = 10
+    """Steps between lines of log.jsonl, each of which waits for the GPU once."""
+
+    tensorboard: bool = False
+    """Also write event files for TensorBoard to OUT/tensorboard."""
+
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases; a run that goes on is the same run there."""
+
+
+class Log(Protocol):
+    """Somewhere to write records."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write a record: numbers, maybe in dicts, of the step under ``"step"``."""
+        ...
+
+    def flush(self) -> None:
+        """Let nothing that was written be lost if the process is killed."""
+        ...
+
+
+class Logs:
+    """Several logs as one.
+
+    Args:
+        logs: May be none, as on ranks that do not write.
+    """
+
+    def __init__(self, *logs: Log) -> None:
+        self._logs = logs
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write a record to all of them."""
+        for log in self._logs:
+            log.write(record)
+
+    def flush(self) -> None:
+        """To be called before a checkpoint: a run that goes on from it needs what came before."""
+        for log in self._logs:
+            log.flush()
+
+
+@contextmanager
+def open_logs(config: LogConfig, out: Path, step: int, run: dict[str, Any]) -> Iterator[Logs]:
+    """The logs of a run in ``out`` that goes on after ``step``.
+
+    Args:
+        config: Which ones.
+        out: The run's folder.
+        step: Steps done. What the logs have of later ones is dropped: it will be written again.
+        run: The run's configuration, as JSON values.
+
+    Raises:
+        ModuleNotFoundError: if a package that a log needs is not installed.
+    """
+    with ExitStack() as closing:
+        logs: list[Log] = [closing.enter_context(_json_lines(out, step))]
+        if config.tensorboard:
+            from jest_loader.clip.tensorboard_log import TensorBoardLog
+
+            logs.append(closing.enter_context(TensorBoardLog(out / "tensorboard", step)))
+        if config.wandb is not None:
+            from jest_loader.clip.wandb_log import WandbLog
+
+            logs.append(closing.enter_context(WandbLog(config.wandb, out, run)))
+        yield Logs(*logs)
+
+
+class JsonLines:
+    """One line of JSON for each record, with the time in seconds since 1970.
+
+    Args:
+        descriptor: Of the file, open for appending.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a line; numbers that are not finite, which JSON lacks, become null."""
+        line = json.dumps(_finite({**record, "time": time.time()}), allow_nan=False) + "\n"
+        os.write(self._descriptor, line.encode())  # In one piece, and at once.
+
+    def flush(self) -> None:
+        """Bring the lines to disk."""
+        os.fsync(self._descriptor)
+
+
+@contextmanager
+def _json_lines(out: Path, step: int) -> Iterator[JsonLines]:
+    path = out / _NAME
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.ftruncate(descriptor, _num_bytes_up_to(path, step))
+        yield JsonLines(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _num_bytes_up_to(path: Path, step: int) -> int:
+    """The length of the file's whole lines of steps up to ``step``."""
+    length = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            found = _step_of(line)
+            if found is None or found > step:
+                break
+            length += len(line)
+    return length
+
+
+def _step_of(line: bytes) -> int | None:
+    """None where a process or a machine died before the line was whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The record's numbers by name, as in ``counts/trained``; for logs that know no dicts."""
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            numbers |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            numbers[prefix + name] = value
+    return numbers
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

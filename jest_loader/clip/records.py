@@ -1,0 +1,71 @@
+"""What is written down of a step, and of an evaluation."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jest_loader.clip.finite_check import StepValues
+
+if TYPE_CHECKING:
+    from jest_loader.clip.train import Run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out metrics after some steps.
+
+    Args:
+        step: Optimizer steps done.
+        seconds: Time spent on them, evaluation and checkpoints left out.
+        metrics: What ``evaluate`` returned.
+        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
+        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
+    """
+
+    step: int
+    seconds: float
+    metrics: dict[str, float]
+    selection: dict[str, Any] | None = None
+    watched: dict[str, float] = field(default_factory=dict)
+
+
+class Records:
+    """Makes the records of a run's steps, each with the rate since the one before.
+
+    Args:
+        run: The run as it starts or goes on.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        self._trained, self._seconds = run.counts.trained, run.seconds
+
+    def of_step(self, run: "Run", values: StepValues, step_ms: float) -> dict[str, Any]:
+        """The record of the step done last; computes the sub-batch's scores.
+
+        Args:
+            run: The run after the step.
+            values: The step's.
+            step_ms: What it took, of which waiting, scoring, selecting and materializing are
+                fractions.
+        """
+        counts, stats, bias = run.counts, run.loader.stats, run.model.bias
+        assert stats is not None, "a step is done"
+        seconds = max(run.seconds - self._seconds, 1e-9)
+        rate = (counts.trained - self._trained) / seconds
+        self._trained, self._seconds = counts.trained, run.seconds
+        return {
+            "step": values.step,
+            "loss": values.loss,
+            "gradient_norm": values.gradient_norm,
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "scale": run.model.log_scale.exp().item(),
+            "bias": None if bias is None else bias.item(),
+            "score": stats.score,
+            "uniform_score": stats.uniform_score,
+            "examples_per_s": rate,
+            "waiting_fraction": stats.waiting_ms / step_ms,
+            "scoring_fraction": stats.scoring_ms / step_ms,
+            "selecting_fraction": stats.selecting_ms / step_ms,
+            "materializing_fraction": stats.materializing_ms / step_ms,
+            "counts": counts.to_dict(),
+            "flops": run.flops,
+        }

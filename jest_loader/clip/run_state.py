@@ -1,0 +1,46 @@
+"""What a checkpoint holds of a run, besides the configuration."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from jest_loader.clip.random_states import random_states, restore_random_states
+from jest_loader.clip.records import Evaluation
+from jest_loader.clip.selection import proxy_of
+
+if TYPE_CHECKING:
+    from jest_loader.clip.train import Run
+
+
+def state_of(run: "Run") -> dict[str, Any]:
+    """All that changes from step to step, as tensors and plain values."""
+    proxy = proxy_of(run.loader)
+    return {
+        "step": run.step,
+        "seconds": run.seconds,
+        "left_out": run.left_out,
+        "watched": run.watched.state_dict(),
+        "model": run.model.state_dict(),
+        "average": None if run.average is None else run.average.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "loader": run.loader.state_dict(),
+        "proxy": None if proxy is None else proxy.state_dict(),
+        "random": random_states(),
+        "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
+    }
+
+
+def restore(run: "Run", state: dict[str, Any]) -> None:
+    """Bring a run that was just made to where ``state_of`` was called."""
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.loader.load_state_dict(state["loader"])
+    run.step, run.seconds = state["step"], state["seconds"]
+    run.left_out = state.get("left_out", 0)
+    run.watched.load_state_dict(state.get("watched", {}))
+    run.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+    if run.average is not None:
+        run.average.model.load_state_dict(state["average"])
+    if (proxy := proxy_of(run.loader)) is not None:
+        proxy.load_state_dict(state["proxy"])
+    if "random" in state:  # Last, since making things may draw numbers too.
+        restore_random_states(state["random"])

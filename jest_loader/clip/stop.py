@@ -1,0 +1,61 @@
+"""Stopping a run before its end, so that the same command can go on."""
+
+import math
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, Self
+
+
+class Stopped(Exception):
+    """A run was stopped before its end, and saved; the message says why, and how it goes on."""
+
+
+class Stop:
+    """Says after each step whether to stop there: at a SIGTERM, or for want of time.
+
+    While this is entered, SIGTERM ends the run after the step that it arrives in. Signals reach the
+    main thread only; in another one they are left alone.
+
+    Args:
+        max_seconds: From entering this; None is for ever.
+    """
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self._max_seconds = max_seconds
+        self._terminated = False
+        self._began = 0.0
+        self._asked: float | None = None
+        self._longest = 0.0
+        self._handler_before: Any = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGTERM, self._terminate)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler_before is not None:
+            signal.signal(signal.SIGTERM, self._handler_before)
+
+    def why(self) -> str | None:
+        """Why to stop now, or None; to be asked once after each step.
+
+        Time is up when another step as long as the longest so far would not fit; evaluations and
+        checkpoints between two of these questions count as part of the step after them.
+        """
+        now = time.monotonic()
+        if self._asked is not None:  # The first step also starts things, and compiles.
+            self._longest = max(self._longest, now - self._asked)
+        self._asked = now
+        if self._terminated:
+            return "by SIGTERM"
+        limit = math.inf if self._max_seconds is None else self._max_seconds
+        if now - self._began + self._longest >= limit:
+            return f"for max_seconds = {limit:g}"
+        return None
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._terminated = True

@@ -1,0 +1,40 @@
+"""Event files for TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from jest_loader.clip.logs import flat
+
+
+class TensorBoardLog:
+    """Writes the numbers of records as scalars; to be entered, and left at the end.
+
+    Args:
+        path: The folder of the event files.
+        step: Steps done: TensorBoard is told to forget what earlier files have of later ones.
+
+    Raises:
+        ModuleNotFoundError: if tensorboard is not installed.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(path, purge_step=step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a scalar for each number but the step, and those within dicts as ``outer/inner``."""
+        for name, value in flat(record).items():
+            if name != "step":
+                self._writer.add_scalar(name, value, record["step"])
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system, which keeps it if the process dies."""
+        self._writer.flush()
