@@ -1,6 +1,7 @@
 """``jest-loader demo | train | evaluate | pack | cache | verify-cache | cost``."""
 
 import logging
+import os
 import sys
 from importlib.util import find_spec
 
@@ -25,7 +26,8 @@ def main() -> None:
         sys.stderr.write(f"jest-loader: {_as_typed(error)}\n")
         sys.exit(2)
     except Stopped as stopped:
-        print(_as_typed(stopped))
+        if os.environ.get("RANK", "0") == "0":
+            print(_as_typed(stopped))
     except ModuleNotFoundError as error:
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
         sys.exit(2)

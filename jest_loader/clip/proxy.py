@@ -10,6 +10,7 @@ from jest_loader.batch import Batch, take
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
+from jest_loader.clip.towers import TwoTower
 from jest_loader.distributed import ranks_of
 from jest_loader.ops.noise import fold
 from jest_loader.scorers.models import EmbedFunction, OnlineProxy
@@ -70,6 +71,7 @@ class Proxy(OnlineProxy):
         config = self._config
         set_learning_rate(self.optimizer, self._step, config.steps, config.optimizer)
         super().update(sub_batch)
+        assert isinstance(self.model, TwoTower)
         clamp_scale(self.model, config.optimizer.max_scale)
         self._step += 1
 

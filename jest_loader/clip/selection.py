@@ -238,12 +238,6 @@ def proxy_of(loader: JestDataset) -> OnlineProxy | None:
     return learner if isinstance(learner, OnlineProxy) else None
 
 
-def proxy_of(loader: JestDataset) -> OnlineProxy | None:
-    """The small model that scores in the learner's place, whose weights must be saved too."""
-    learner = getattr(loader.scorer, "learner", None)
-    return learner if isinstance(learner, OnlineProxy) else None
-
-
 def _embed(selection: SelectionConfig) -> EmbedFunction:
     """How the learner scores: at its own resolution, or at a lower one."""
     low = (selection.score_patch_size, selection.score_image_size)
