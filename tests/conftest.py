@@ -1,4 +1,4 @@
-"""What every test starts from: the same seeds, two threads, and a GPU only where there is one."""
+"""What every test starts from: the same seeds, one thread, and a GPU only where there is one."""
 
 import os
 import random
@@ -18,7 +18,7 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # More threads only wait for each other on tensors as small as the tests'.
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -165,6 +165,7 @@ def describe(run: Run) -> str:
 
 
 def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
+    config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
     saved = checkpoints.load()
     if saved is not None:

@@ -109,6 +109,7 @@ def test_two_processes_train_as_one(marked, tmp_path, micro):
     assert watched[0] == {"even": 0.5}
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "checkpoint.pt",
+        "log.jsonl",
         "metrics.json",
     ]
 
