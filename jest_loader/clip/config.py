@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jest_loader.clip.architecture import Architecture
+from jest_loader.clip.open_clip_architecture import resolve
+from jest_loader.clip.open_clip_config import OpenClipConfig
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import Loss
 
@@ -74,6 +77,9 @@ class SelectionConfig:
     the cache lacks.
     """
 
+    reference_open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip with its weights, in place of reference_checkpoint."""
+
     score_patch_size: int | None = None
     """Patch size at which the learner scores; None takes the model's. The reference keeps its own.
     """
@@ -85,6 +91,11 @@ class SelectionConfig:
     """Share of the sub-batch that is trained on at the patch and image size of scoring (half in
     Flexi-JEST); also for the selector uniform.
     """
+
+    @property
+    def has_live_reference(self) -> bool:
+        """Whether a reference is there to be run."""
+        return self.reference_checkpoint is not None or self.reference_open_clip.name is not None
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,10 @@ class TrainConfig:
     """Folder of the run: checkpoint.pt and metrics.json. The same command goes on from it."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Sizes of the model."""
+    """Sizes of the bundled model, which is trained unless open_clip.name is given."""
+
+    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip to train in its place."""
 
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     """The selection."""
@@ -133,10 +147,12 @@ class TrainConfig:
     """SigLIP's sigmoid loss or CLIP's softmax loss, for training and for scoring."""
 
     initial_scale: float = 10.0
-    """Inverse temperature at the start."""
+    """Inverse temperature at the start, unless the weights that a run starts from have one."""
 
     initial_bias: float = -10.0
-    """Logit bias at the start; the softmax loss has none."""
+    """Logit bias at the start, unless the weights that a run starts from have one; the softmax loss
+    has none.
+    """
 
     seed: int = 0
     """Of the weights, the order of the data, augmentation and selection."""
@@ -147,19 +163,45 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in fp32."""
 
+    compile: bool = False
+    """Compile the towers with torch.compile, for training and for scoring: minutes at the start,
+    faster steps.
+    """
+
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower
+    steps.
+    """
+
     eval_every: int = 100
     """Steps between evaluations on the held-out data."""
 
     checkpoint_every: int = 200
     """Steps between checkpoints."""
 
+    @property
+    def architecture(self) -> Architecture:
+        """The model that is trained.
+
+        Raises:
+            ValueError: if open_clip has no such model or is not installed.
+        """
+        return self.model if self.open_clip.name is None else resolve(self.open_clip)
+
     def __post_init__(self) -> None:
-        unused = [
-            name
-            for name in ("reference_cache", "reference_checkpoint")
-            if self.selection.selector == "uniform" and getattr(self.selection, name) is not None
-        ]
-        if unused:
+        references = {
+            "reference_cache": self.selection.reference_cache,
+            "reference_checkpoint": self.selection.reference_checkpoint,
+            "reference_open_clip.name": self.selection.reference_open_clip.name,
+        }
+        unused = [name for name, value in references.items() if value is not None]
+        both = self.selection.reference_checkpoint, self.selection.reference_open_clip.name
+        if None not in both:
+            raise ValueError(
+                "selection.reference_checkpoint and selection.reference_open_clip.name both name "
+                "a reference to run; set one of them"
+            )
+        if unused and self.selection.selector == "uniform":
             raise ValueError(
                 f"selection.{unused[0]} has no effect while selection.selector is uniform; set "
                 "selection.selector, to joint for example"
@@ -195,6 +237,9 @@ class TrainConfig:
         selection, model = self.selection, self.model
         patch_size = selection.score_patch_size
         image_size = selection.score_image_size
+        self._check_low_resolution_fraction()
+        if self.open_clip.name is not None:
+            return  # The model knows, once it is there.
         patch = model.patch_size if patch_size is None else patch_size
         image = model.image_size if image_size is None else image_size
         if not 1 <= image <= model.image_size:
@@ -208,12 +253,15 @@ class TrainConfig:
                 f"{patch} and images of {image}; set selection.score_patch_size or "
                 "selection.score_image_size"
             )
+
+    def _check_low_resolution_fraction(self) -> None:
+        selection = self.selection
         share = selection.low_resolution_fraction
         if not 0 <= share <= 1:
             raise ValueError(
                 f"selection.low_resolution_fraction must be from 0 to 1, got {share:g}"
             )
-        if share > 0 and patch_size is None and image_size is None:
+        if share > 0 and selection.score_patch_size is None and selection.score_image_size is None:
             raise ValueError(
                 "selection.low_resolution_fraction needs the resolution; set "
                 "selection.score_patch_size or selection.score_image_size"

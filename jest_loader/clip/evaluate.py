@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import to_device
-from jest_loader.clip.tokenizer import HashTokenizer
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.model import ClipModel
 
 _BLOCK = 1024
 
@@ -51,7 +50,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
+def evaluate(model: ClipModel, held_out: HeldOut) -> dict[str, float]:
     """Ratios in [0, 1].
 
     ``zero_shot_top1`` and ``zero_shot_top5``: images whose own caption is the first, or among the
@@ -88,10 +87,10 @@ def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
     }
 
 
-def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
+def embed_captions(model: ClipModel, captions: Iterable[str]) -> Tensor:
     """Unit-norm [captions, embed_dim] on the model's device."""
     device = next(model.parameters()).device
-    tokenize = HashTokenizer(model.config.vocab_size, model.config.context_length)
+    tokenize = model.config.tokenizer()
     tokens: Tensor = to_device(tokenize(list(captions)), device)
     return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
 

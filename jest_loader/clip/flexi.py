@@ -32,6 +32,36 @@ def resize_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     return _resized(kernel, side, side)
 
 
+def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
+    """An image whose patches were each brought to another size, by PI-resize's matrix.
+
+    A kernel of ``new_size`` sees in them what ``resize_kernel(kernel, patch_size)`` sees in the
+    patches as they were: the same sums, for models whose kernel cannot be put in place of.
+
+    Args:
+        image: Floating [B, channels, rows * patch_size, columns * patch_size].
+        patch_size: Pixels of a patch.
+        new_size: Pixels of a patch of the result.
+
+    Returns:
+        [B, channels, rows * new_size, columns * new_size] in fp32 or better, or the image itself,
+        as ``resize_kernel``.
+    """
+    if patch_size == new_size:
+        return image
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    matrix: Tensor = _matrix("pseudo-inverse", patch_size, new_size, dtype, image.device)
+    with torch.autocast(image.device.type, enabled=False):
+        narrow = _times_each(image.to(dtype), matrix)
+        return _times_each(narrow.mT, matrix).mT
+
+
+def _times_each(image: Tensor, matrix: Tensor) -> Tensor:
+    """The product of each stretch of a row that is as long as the matrix with the matrix."""
+    *others, length = image.shape
+    return (image.reshape(*others, length // len(matrix), len(matrix)) @ matrix).flatten(-2)
+
+
 def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
     """The embeddings of a square grid of places, interpolated to another grid.
 

@@ -6,14 +6,14 @@ from torch import Tensor
 from jest_loader.batch import Batch
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.data import augment
+from jest_loader.clip.model import ClipModel
 from jest_loader.clip.selection import num_at_low_resolution
-from jest_loader.clip.towers import TwoTower
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Embeddings
 
 
-def backward(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> Tensor:
+def backward(model: ClipModel, batch: Batch, step: int, config: TrainConfig) -> Tensor:
     """Add the gradients of the batch's loss to the model's.
 
     Args:
@@ -44,7 +44,7 @@ def backward(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> T
     return loss.detach()
 
 
-def _embed(model: TwoTower, batch: Batch, step: int, config: TrainConfig) -> Embeddings:
+def _embed(model: ClipModel, batch: Batch, step: int, config: TrainConfig) -> Embeddings:
     """Of the sub-batch: all at full resolution, or some of it at that of scoring."""
     selection, num_low = config.selection, num_at_low_resolution(config)
     embeddings: Embeddings

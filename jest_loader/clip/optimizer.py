@@ -5,13 +5,12 @@ import math
 import torch
 
 from jest_loader.clip.config import OptimizerConfig, TrainConfig
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.model import ClipModel
 
 
-def build_optimizer(model: TwoTower, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW in three groups: matrices, which decay; vectors; and the logit scale and bias."""
-    logit = [p for p in (model.log_scale, model.bias) if p is not None]
-    towers = [p for part in (model.image_tower, model.text_tower) for p in part.parameters()]
+    logit, towers = model.logit_parameters(), model.tower_parameters()
     groups = [
         {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},

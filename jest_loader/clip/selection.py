@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, take
-from jest_loader.clip import checkpoint
 from jest_loader.clip.config import SelectionConfig, TrainConfig
 from jest_loader.clip.data import (
     Decode,
@@ -20,8 +19,9 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.model import ClipModel
+from jest_loader.clip.reference import reference_architecture, reference_model
 from jest_loader.clip.reference_cache import open_reference_cache
-from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
@@ -38,7 +38,7 @@ from jest_loader.skipped import listed, skip_budget
 _LOG = logging.getLogger(__name__)
 
 
-def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -> JestDataset:
+def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) -> JestDataset:
     """The training data, as sub-batches of ``config.data.batch_size``.
 
     Raises:
@@ -94,15 +94,15 @@ def _decoding(
     """
     if config.selection.selector == "uniform":
         readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
-        return PrepareCandidates(config.data, config.model), readable
+        return PrepareCandidates(config.data, config.architecture), readable
     if _scores_pixels(config.selection):
-        return PrepareCandidates(config.data, config.model), None
-    return Tokenize(config.data, config.model), Decode(config.model)
+        return PrepareCandidates(config.data, config.architecture), None
+    return Tokenize(config.data, config.architecture), Decode(config.model)
 
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
     """Whether a model looks at the candidates' images."""
-    cached_only = selection.reference_cache is not None and selection.reference_checkpoint is None
+    cached_only = selection.reference_cache is not None and not selection.has_live_reference
     return selection.score != "easy_reference" or not cached_only
 
 
@@ -131,11 +131,11 @@ def _embed_readable(
 ) -> Embeddings:
     """What the model makes of the batch, unless it holds images that could not be decoded."""
     refuse_unreadable(batch)
-    assert isinstance(model, TwoTower)
+    assert isinstance(model, ClipModel)
     return model.embed(batch, patch_size, image_size)
 
 
-def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
+def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
     """Flops per example of this run, by the cost model."""
     selection, forward = config.selection, model.forward_flops()
     low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
@@ -146,12 +146,12 @@ def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
-    widths = config.model.embed_dim * (uses_learner + uses_reference)
+    widths = config.architecture.embed_dim * (uses_learner + uses_reference)
     products = selection_flops(1, batch_size, widths, selection.num_chunks)
     return ExampleCost(
         training=training,
         scoring=low * uses_learner,
-        reference=_reference_flops(config) if runs_reference else 0,
+        reference=reference_architecture(config).forward_flops() if runs_reference else 0,
         selection=products if selection.selector == "joint" else 0,
         uniform=3 * forward,
     )
@@ -175,7 +175,7 @@ def _selector(selection: SelectionConfig) -> Selector:
 
 
 def _scorer(
-    config: TrainConfig, learner: TwoTower, shards: ShardSource, device: torch.device
+    config: TrainConfig, learner: ClipModel, shards: ShardSource, device: torch.device
 ) -> Scorer | None:
     selection = config.selection
     if selection.selector == "uniform":
@@ -200,22 +200,15 @@ def _embed(selection: SelectionConfig) -> EmbedFunction:
 def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
     selection = config.selection
     live = None
-    if selection.reference_checkpoint is not None:
-        model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
-        live = FrozenReference(
-            model.to(device), _embed_readable, micro_batch_size=config.data.batch_size
-        )
+    if selection.has_live_reference:
+        model = reference_model(config).to(device)
+        live = FrozenReference(model, _embed_readable, micro_batch_size=config.data.batch_size)
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
     if live is not None:
         return live
     raise ValueError(
-        f"the score {selection.score} needs a reference; set selection.reference_cache or "
-        "selection.reference_checkpoint, or use the score hard_learner"
+        f"the score {selection.score} needs a reference; set selection.reference_cache, "
+        "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "
+        "hard_learner"
     )
-
-
-def _reference_flops(config: TrainConfig) -> int:
-    assert config.selection.reference_checkpoint is not None
-    path = config.selection.reference_checkpoint
-    return checkpoint.load_model(path, for_inputs_of=config).forward_flops()

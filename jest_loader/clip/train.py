@@ -15,9 +15,9 @@ from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.evaluate import HeldOut, evaluate
 from jest_loader.clip.gradients import backward
+from jest_loader.clip.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, set_learning_rate
 from jest_loader.clip.selection import build_loader, example_cost
-from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
@@ -50,7 +50,7 @@ class Run:
     """A training run: what changes from step to step."""
 
     config: TrainConfig
-    model: TwoTower
+    model: ClipModel
     optimizer: torch.optim.Optimizer
     loader: JestDataset
     held_out: HeldOut | None
@@ -140,9 +140,7 @@ def _start(config: TrainConfig) -> Run:
         checkpoint.check_same_run(path, saved["config"], config)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    model = checkpoint.new_model(
-        config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
-    ).to(device)
+    model = _new_model(config, resuming=saved is not None).to(device)
     run = Run(
         config,
         model,
@@ -156,6 +154,20 @@ def _start(config: TrainConfig) -> Run:
     if saved is not None:
         _restore(run, saved)
     return run
+
+
+def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
+    architecture = config.architecture
+    model = (
+        architecture.empty(config.loss)
+        if resuming
+        else architecture.build(config.loss, scale=config.initial_scale, bias=config.initial_bias)
+    )
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    if config.compile:
+        model.compile_towers()
+    return model
 
 
 def _restore(run: Run, contents: dict[str, Any]) -> None:
@@ -223,7 +235,7 @@ def _held_out(config: TrainConfig) -> HeldOut | None:
     shards = open_shards(config.data.test, batch_size=1024, shuffle=False, drop_last=False)
     try:
         data = replace(config.data, watch_columns=())
-        return HeldOut.read(PreparedSource(shards, Prepare(data, config.model)))
+        return HeldOut.read(PreparedSource(shards, Prepare(data, config.architecture)))
     except BadSamplesError as error:
         places = {place: place for place in error.reasons}  # Prepare names them by place already.
         raise ValueError(
