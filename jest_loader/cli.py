@@ -1,35 +1,17 @@
-"""``jest-loader demo | train | pack | cache | verify-cache | cost``."""
+"""``jest-loader demo | train | pack | cache | verify-cache | export-open-clip | cost``."""
 
-import logging
 import sys
-from importlib.util import find_spec
 
-_NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
+from jest_loader.program import run_program
 
 
 def main() -> None:
     """The command line. A mistake that the user can mend ends it with one line and status 2."""
-    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
-    if missing:
-        sys.exit(
-            f"jest-loader's commands need {', '.join(missing)}, which the library does not: "
-            "pip install 'jest-loader[all]'"
-        )
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        _run()
-    except (ValueError, FloatingPointError, OSError) as error:
-        sys.stderr.write(f"jest-loader: {error}\n")
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts "
-            "over (pack, verify-cache)\n"
-        )
-        sys.exit(130)
+    run_program(
+        _run,
+        after_a_stop="goes on (train, demo, cache) or starts over (pack, verify-cache, "
+        "export-open-clip)",
+    )
 
 
 def _run() -> None:
@@ -41,7 +23,8 @@ def _run() -> None:
         cache_command,
         verify_command,
     )
-    from jest_loader.clip.config import TrainConfig
+    from jest_loader.clip.export import ExportConfig, export_command
+    from jest_loader.clip.presets import train_command
     from jest_loader.clip.train import describe, train
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
@@ -51,10 +34,11 @@ def _run() -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         {
             "demo": DemoConfig,
-            "train": TrainConfig,
+            "train": train_command(sys.argv[1:]),
             "pack": PackConfig,
             "cache": CacheConfig,
             "verify-cache": VerifyConfig,
+            "export-open-clip": ExportConfig,
             "cost": CostConfig,
         },
         prog="jest-loader",
@@ -63,16 +47,18 @@ def _run() -> None:
     match config:
         case DemoConfig():
             run_demo(config)
-        case TrainConfig():
-            print(describe(train(config)))
         case PackConfig():
             pack_command(config)
         case CacheConfig():
             print(cache_command(config))
         case VerifyConfig():
             print(verify_command(config))
+        case ExportConfig():
+            print(export_command(config))
         case CostConfig():
             print(describe_cost(config))
+        case _:
+            print(describe(train(config.config)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ treats rows and columns alike. The pseudo-inverse of such a product is that of i
 matrix is as large as a patch, [32, 16], and not as a patch's pixels, [1024, 256].
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -51,9 +52,14 @@ def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
         return image
     dtype = torch.promote_types(image.dtype, torch.float32)
     matrix: Tensor = _matrix("pseudo-inverse", patch_size, new_size, dtype, image.device)
-    with torch.autocast(image.device.type, enabled=False):
+    with _in_fp32(image.device):
         narrow = _times_each(image.to(dtype), matrix)
         return _times_each(narrow.mT, matrix).mT
+
+
+def _in_fp32(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast, which does not know the device of tensors that are only counted."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _times_each(image: Tensor, matrix: Tensor) -> Tensor:
@@ -93,7 +99,7 @@ def _resized(image: Tensor, rows: tuple[str, int], columns: tuple[str, int]) -> 
     height, width = image.shape[-2:]
     down: Tensor = _matrix(*rows, height, dtype, image.device)
     across: Tensor = _matrix(*columns, width, dtype, image.device)
-    with torch.autocast(image.device.type, enabled=False):
+    with _in_fp32(image.device):
         return down @ image.to(dtype) @ across.T
 
 
