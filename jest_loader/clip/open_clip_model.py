@@ -53,9 +53,12 @@ class OpenClipModel(ClipModel):
 
 
 class _Grid(NamedTuple):
-    """Where a ViT keeps its positions: the parameter's name, the places' side, a patch's pixels."""
+    """A ViT's grid: the positions' parameter, the places' side, a patch's pixels.
 
-    positions: str
+    The parameter is None where the tower resizes its positions itself.
+    """
+
+    positions: str | None
     side: int
     patch_size: int
 
@@ -96,17 +99,19 @@ class _ImageTower(nn.Module):
         # A resized kernel sees in a patch what the kernel sees in the patch resized by the
         # transposed matrix: so the tower's own code runs, on fewer patches of its own size.
         pixels = resize_patches(pixels, size, self.grid.patch_size)
-        positions = {self.grid.positions: self._positions(self.grid, rows, columns)}
+        positions = self._positions(self.grid, rows, columns)
         features = functional_call(self.visual, positions, (pixels,))
         return features
 
-    def _positions(self, grid: _Grid, rows: int, columns: int) -> Tensor:
-        """The tower's positions, those of tokens that are no patches as they are."""
+    def _positions(self, grid: _Grid, rows: int, columns: int) -> dict[str, Tensor]:
+        """The tower's positions by name, those of tokens that are no patches as they are."""
+        if grid.positions is None:
+            return {}
         given = self.visual.get_parameter(grid.positions)
         table = given.flatten(0, -2)
         others, places = table.tensor_split([len(table) - grid.side**2])
         table = torch.cat([others, resize_positions(places, rows, columns)])
-        return table if given.ndim == 2 else table[None]
+        return {grid.positions: table.view(*given.shape[:-2], *table.shape)}
 
 
 def _grid(visual: Any) -> _Grid | None:
@@ -123,7 +128,7 @@ def _grid(visual: Any) -> _Grid | None:
             return None
         trunk.patch_embed.strict_img_size = False  # Lets other sizes in.
         name, sides, patch = (
-            "trunk.pos_embed",
+            None if trunk.dynamic_img_size else "trunk.pos_embed",
             trunk.patch_embed.grid_size,
             trunk.patch_embed.patch_size,
         )

@@ -1,7 +1,7 @@
 """Configurations to start from, and the command line of training that takes them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -104,14 +104,15 @@ def train_command(arguments: Sequence[str]) -> Any:
     import tyro
 
     chosen = _chosen(arguments)
-    defaults = {} if chosen is None else {"default": preset(chosen, tyro.MISSING, tyro.MISSING)}
+    places = (tyro.MISSING, tyro.MISSING)
+    default = preset(chosen, *places) if chosen else TrainConfig(DataConfig(places[0]), places[1])
 
     # A docstring of a field is its help, so all of this has to stand here.
     @dataclass(frozen=True)
     class Train:
         """Train a two-tower CLIP model on selected sub-batches."""
 
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(**defaults)
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default
 
         preset: Preset | None = None
         """Defaults for the other options. smoke: seconds on a CPU, to see that data can be read and
