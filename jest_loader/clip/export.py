@@ -1,6 +1,7 @@
 """``jest-loader export-open-clip``: a trained model as a folder that open_clip loads."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
         }
         (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
         save_file(state, folder / WEIGHTS_FILE)
+        # Which safetensors lets nobody else read.
+        shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
         if hasattr(tokenizer, "save_pretrained"):  # Open_clip's own has no files.
             tokenizer.save_pretrained(folder)
 

@@ -119,6 +119,7 @@ def _grid(visual: Any) -> _Grid | None:
     from open_clip.transformer import VisionTransformer
     from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
+    name: str | None
     if isinstance(visual, VisionTransformer):
         name, sides, patch = "positional_embedding", visual.grid_size, visual.patch_size
     else:
