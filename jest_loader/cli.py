@@ -1,51 +1,27 @@
-"""``jest-loader demo | train | evaluate | pack | cache | verify-cache | cost``."""
+"""The command ``jest-loader``: demo, train, evaluate, pack, cache, and what belongs to them."""
 
-import logging
-import os
 import sys
-from importlib.util import find_spec
 
-from jest_loader.clip.stop import Stopped
-from jest_loader.distributed import RankError
-
-_NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
+from jest_loader.program import run_program
 
 
 def main() -> None:
     """The command line. A mistake that the user can mend ends it with one line and status 2."""
-    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
-    if missing:
-        sys.exit(
-            f"jest-loader's commands need {', '.join(missing)}, which the library does not: "
-            "pip install 'jest-loader[all]'"
-        )
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        _run()
-    except (ValueError, FloatingPointError, OSError, RankError) as error:
-        sys.stderr.write(f"jest-loader: {_as_typed(error)}\n")
-        sys.exit(2)
-    except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
-            print(_as_typed(stopped))
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts "
-            "over (evaluate, pack, verify-cache)\n"
-        )
-        sys.exit(130)
+    run_program(
+        _run,
+        after_a_stop="goes on (train, demo, cache) or starts over (evaluate, pack, verify-cache, "
+        "export-open-clip)",
+        as_typed=_as_typed,
+    )
 
 
-def _as_typed(error: Exception) -> str:
-    """Its message, which names options of the trainer as fields, with flags in their places."""
+def _as_typed(message: str) -> str:
+    """The trainer's messages name options as fields."""
     if sys.argv[1:2] != ["train"]:
-        return str(error)
+        return message
     from jest_loader.clip.flags import with_flags
 
-    return with_flags(str(error))
+    return with_flags(message)
 
 
 def _run() -> None:
@@ -58,8 +34,8 @@ def _run() -> None:
         verify_command,
     )
     from jest_loader.clip.evaluate_command import EvaluateConfig, evaluate_command
-    from jest_loader.clip.flags import TrainCommand
-    from jest_loader.clip.train import describe, train
+    from jest_loader.clip.export import ExportConfig, export_command
+    from jest_loader.clip.train_command import run_train_command, train_command
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
     from jest_loader.estimate import describe as describe_cost
@@ -68,11 +44,12 @@ def _run() -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         {
             "demo": DemoConfig,
-            "train": TrainCommand,
+            "train": train_command(sys.argv[1:]),
             "evaluate": EvaluateConfig,
             "pack": PackConfig,
             "cache": CacheConfig,
             "verify-cache": VerifyConfig,
+            "export-open-clip": ExportConfig,
             "cost": CostConfig,
         },
         prog="jest-loader",
@@ -81,10 +58,6 @@ def _run() -> None:
     match config:
         case DemoConfig():
             run_demo(config)
-        case TrainCommand():
-            run = train(config)
-            if run.ranks.rank == 0:
-                print(describe(run))
         case EvaluateConfig():
             print(evaluate_command(config))
         case PackConfig():
@@ -93,8 +66,12 @@ def _run() -> None:
             print(cache_command(config))
         case VerifyConfig():
             print(verify_command(config))
+        case ExportConfig():
+            print(export_command(config))
         case CostConfig():
             print(describe_cost(config))
+        case _:
+            run_train_command(config)
 
 
 if __name__ == "__main__":

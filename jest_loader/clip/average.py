@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.model import ClipModel
 
 
 class AverageWeights:
@@ -16,12 +16,12 @@ class AverageWeights:
         decay: Share of the average that stays at each update.
     """
 
-    def __init__(self, model: TwoTower, decay: float) -> None:
+    def __init__(self, model: ClipModel, decay: float) -> None:
         self.model = deepcopy(model).requires_grad_(requires_grad=False).eval()
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, model: TwoTower) -> None:
+    def update(self, model: ClipModel) -> None:
         """Move the average towards the model's weights; buffers are taken as they are."""
         ours: list[Tensor] = list(self.model.parameters())
         theirs: list[Tensor] = list(model.parameters())

@@ -1,6 +1,6 @@
 """``jest-loader cache`` and ``jest-loader verify-cache``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jest_loader.cache import Manifest, model_fingerprint, verify
@@ -8,8 +8,12 @@ from jest_loader.checks import whole
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.data import open_shards
+from jest_loader.clip.model import ClipModel
+from jest_loader.clip.open_clip_config import OpenClipConfig
 from jest_loader.clip.processes import choose_device
+from jest_loader.clip.reference import open_clip_reference
 from jest_loader.clip.reference_cache import build_reference_cache
+from jest_loader.protocols import Loss
 from jest_loader.scorers.cache_format import read_manifest
 
 
@@ -20,11 +24,17 @@ class CacheConfig:
     data: Path
     """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
 
-    checkpoint: Path
-    """A checkpoint of `jest-loader train`, whose model is the reference."""
-
     out: Path
     """Folder of the cache. The same command goes on from what it holds."""
+
+    checkpoint: Path | None = None
+    """A checkpoint of `jest-loader train`, whose model is the reference."""
+
+    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip with its weights, which is the reference in place of a checkpoint's."""
+
+    loss: Loss = "sigmoid"
+    """The loss of the runs that will use an open_clip model's cache; a checkpoint knows its own."""
 
     image_column: str = "image"
     """Column of images."""
@@ -47,6 +57,8 @@ class CacheConfig:
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
         whole("chunk_rows", self.chunk_rows, 1)
+        if (self.checkpoint is None) == (self.open_clip.name is None):
+            raise ValueError("a cache is of one reference; set either checkpoint or open_clip.name")
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,7 @@ def cache_command(config: CacheConfig) -> str:
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    saved = checkpoint.load(config.checkpoint)["config"]
-    model = checkpoint.load_model(config.checkpoint).to(choose_device(config.device))
+    model, loss = _reference(config)
     data = DataConfig(
         config.data, image_column=config.image_column, caption_column=config.caption_column
     )
@@ -80,8 +91,8 @@ def cache_command(config: CacheConfig) -> str:
         manifest = build_reference_cache(
             config.out,
             data,
-            model,
-            saved["loss"],
+            model.to(choose_device(config.device)),
+            loss,
             batch_size=config.batch_size,
             chunk_rows=config.chunk_rows,
             overwrite=config.overwrite,
@@ -103,6 +114,13 @@ def verify_command(config: VerifyConfig) -> str:
     if config.checkpoint is not None:
         expect["model"] = model_fingerprint(checkpoint.load_model(config.checkpoint))
     return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
+
+
+def _reference(config: CacheConfig) -> tuple[ClipModel, Loss]:
+    if config.checkpoint is None:
+        return open_clip_reference(config.open_clip, config.loss), config.loss
+    model = checkpoint.load_model(config.checkpoint)
+    return model, "softmax" if model.bias is None else "sigmoid"
 
 
 def _described(manifest: Manifest) -> str:

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 
+from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig, TrainConfig
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.model import ClipModel
+from jest_loader.clip.open_clip_architecture import OpenClipArchitecture
+from jest_loader.clip.towers import ModelConfig
 
 _VERSION = 1
 # May differ when a run goes on.
@@ -20,13 +23,17 @@ _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
-_INPUTS = ("model.image_size", "model.channels", "model.vocab_size", "model.context_length", "loss")
+_INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
 def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
     """Write ``contents`` with the configuration to ``path``, in place of what was there."""
     with replacing(path) as part:
-        torch.save({"version": _VERSION, "config": plain(config), **contents}, part)
+        head = {"version": _VERSION, "config": plain(config)}
+        if isinstance(config.architecture, OpenClipArchitecture):
+            # The file or folder that named it may be gone when the checkpoint is read.
+            head["open_clip"] = config.architecture.saved()
+        torch.save({**head, **contents}, part)
 
 
 def save_json(path: Path, values: dict[str, Any]) -> None:
@@ -68,7 +75,7 @@ def load(path: Path) -> dict[str, Any]:
     return dict(contents)
 
 
-def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> TwoTower:
+def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> ClipModel:
     """The model of a checkpoint, on the CPU.
 
     Args:
@@ -79,30 +86,31 @@ def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> TwoTo
         ValueError: as ``load``, or if the model takes other inputs or has another loss.
     """
     contents = load(path)
-    saved = contents["config"]
+    architecture, loss = architecture_of(contents), contents["config"]["loss"]
     if for_inputs_of is not None:
-        check_inputs(path, saved, for_inputs_of)
-    model = new_model(ModelConfig(**saved["model"]), saved["loss"])
+        check_inputs(path, architecture, loss, for_inputs_of)
+    model = architecture.empty(loss)
     model.load_state_dict(contents["model"])
     return model
 
 
-def check_inputs(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
-    """Raise ``ValueError`` unless a saved model takes this run's inputs and has its loss."""
-    was, now = _flat(saved), _flat(plain(config))
-    for name in _INPUTS:
-        if was[name] != now[name]:
+def architecture_of(contents: dict[str, Any]) -> Architecture:
+    """What the model of a checkpoint is built from."""
+    if "open_clip" in contents:
+        return OpenClipArchitecture(**contents["open_clip"])
+    return ModelConfig(**contents["config"]["model"])
+
+
+def check_inputs(path: object, model: Architecture, loss: str, config: TrainConfig) -> None:
+    """Raise ``ValueError`` unless the model of ``path`` takes a run's inputs and has its loss."""
+    now = config.architecture
+    pairs = {name: (getattr(model, name), getattr(now, name)) for name in _INPUTS}
+    for name, (there, here) in {**pairs, "loss": (loss, config.loss)}.items():
+        if there != here:
             raise ValueError(
                 f"a reference must take the learner's inputs and have its loss, but {name} is "
-                f"{was[name]} in {path} and {now[name]} in this run"
+                f"{there} in {path} and {here} in this run"
             )
-
-
-def new_model(
-    config: ModelConfig, loss: str, *, scale: float = 10.0, bias: float = -10.0
-) -> TwoTower:
-    """A model for ``loss``: a softmax model has no bias."""
-    return TwoTower(config, scale=scale, bias=bias if loss == "sigmoid" else None)
 
 
 def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:

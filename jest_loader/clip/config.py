@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from jest_loader.checks import whole
+from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.held_out_config import EvaluationConfig
 from jest_loader.clip.logs import LogConfig
+from jest_loader.clip.open_clip_architecture import resolve
+from jest_loader.clip.open_clip_config import OpenClipConfig
 from jest_loader.clip.optimizer import OptimizerConfig
 from jest_loader.clip.proxy_config import ProxyConfig
 from jest_loader.clip.schedule_config import ScheduleConfig
@@ -88,6 +91,9 @@ class SelectionConfig:
     the cache lacks.
     """
 
+    reference_open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip with its weights, in place of reference_checkpoint."""
+
     score_patch_size: int | None = None
     """Patch size at which the learner scores; None takes the model's. The reference keeps its own.
     """
@@ -125,6 +131,11 @@ class SelectionConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How selection changes over the run."""
 
+    @property
+    def has_live_reference(self) -> bool:
+        """Whether a reference is there to be run."""
+        return self.reference_checkpoint is not None or self.reference_open_clip.name is not None
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -139,7 +150,10 @@ class TrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Sizes of the model."""
+    """Sizes of the bundled model, which is trained unless open_clip.name is given."""
+
+    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip to train in its place."""
 
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     """The selection."""
@@ -162,10 +176,12 @@ class TrainConfig:
     """
 
     initial_scale: float = 10.0
-    """Inverse temperature at the start."""
+    """Inverse temperature at the start, unless the weights that a run starts from have one."""
 
     initial_bias: float = -10.0
-    """Logit bias at the start; the softmax loss has none."""
+    """Logit bias at the start, unless the weights that a run starts from have one; the softmax loss
+    has none.
+    """
 
     seed: int = 0
     """Of the weights, the order of the data, augmentation and selection."""
@@ -175,6 +191,16 @@ class TrainConfig:
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in fp32."""
+
+    compile: bool = False
+    """Compile the towers with torch.compile, for training and for scoring: minutes at the start,
+    faster steps.
+    """
+
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower
+    steps.
+    """
 
     eval_every: int = 100
     """Steps between evaluations on the held-out data."""
@@ -193,8 +219,18 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down while training."""
 
+    @property
+    def architecture(self) -> Architecture:
+        """The model that is trained.
+
+        Raises:
+            ValueError: if open_clip has no such model or is not installed.
+        """
+        return self.model if self.open_clip.name is None else resolve(self.open_clip)
+
     def __post_init__(self) -> None:
-        check_selection(self.selection, self.model, self.steps)
+        bundled = self.model if self.open_clip.name is None else None
+        check_selection(self.selection, bundled, self.steps)
         at_least_one = {
             "steps": self.steps,
             "eval_every": self.eval_every,
@@ -225,6 +261,9 @@ class TrainConfig:
         selection, model = self.selection, self.model
         patch_size = selection.score_patch_size
         image_size = selection.score_image_size
+        self._check_low_resolution_fraction()
+        if self.open_clip.name is not None:
+            return  # The model knows, once it is there.
         patch = model.patch_size if patch_size is None else patch_size
         image = model.image_size if image_size is None else image_size
         if not 1 <= image <= model.image_size:
@@ -238,12 +277,15 @@ class TrainConfig:
                 f"{patch} and images of {image}; set selection.score_patch_size or "
                 "selection.score_image_size"
             )
+
+    def _check_low_resolution_fraction(self) -> None:
+        selection = self.selection
         share = selection.low_resolution_fraction
         if not 0 <= share <= 1:
             raise ValueError(
                 f"selection.low_resolution_fraction must be from 0 to 1, got {share:g}"
             )
-        if share > 0 and patch_size is None and image_size is None:
+        if share > 0 and selection.score_patch_size is None and selection.score_image_size is None:
             raise ValueError(
                 "selection.low_resolution_fraction needs the resolution; set "
                 "selection.score_patch_size or selection.score_image_size"

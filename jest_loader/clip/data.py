@@ -13,9 +13,8 @@ from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch, take
+from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig
-from jest_loader.clip.tokenizer import HashTokenizer
-from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import BadSamplesError
 from jest_loader.ragged import RaggedBytes
 
@@ -57,10 +56,10 @@ class Tokenize:
         ValueError: when called, if a column is missing or of the wrong kind.
     """
 
-    def __init__(self, data: DataConfig, model: ModelConfig) -> None:
+    def __init__(self, data: DataConfig, model: Architecture) -> None:
         self._data = data
         self._model = model
-        self._tokenize = HashTokenizer(model.vocab_size, model.context_length)
+        self._tokenize = model.tokenizer()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Columns: image, encoded or uint8 [B, C, H, W]; text, int64 [B, context]; and two more."""
@@ -94,7 +93,8 @@ class Tokenize:
                 raise ValueError(
                     "images must be uint8 of [channels, height, width] "
                     f"{expected} to suit the model, got {image.dtype} of "
-                    f"{tuple(image.shape[1:])}; set model.image_size and model.channels"
+                    f"{tuple(image.shape[1:])}; set model.image_size and model.channels, or pack "
+                    "encoded images"
                 )
             return image
         if isinstance(column, RaggedBytes) or all(isinstance(value, bytes) for value in column):
@@ -116,10 +116,12 @@ class Decode:
         ValueError: when called, if images are encoded and the towers take neither grey nor colour.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: Architecture) -> None:
         self._channels = model.channels
         mode: Mode = "L" if model.channels == 1 else "RGB"
-        self._decode = DecodeImages("image", model.image_size, mode=mode)
+        self._decode = DecodeImages(
+            "image", model.image_size, mode=mode, transform=model.transform()
+        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with image as uint8 [B, C, H, W]."""
@@ -144,7 +146,7 @@ class Prepare:
         ValueError: when called, as ``Tokenize``.
     """
 
-    def __init__(self, data: DataConfig, model: ModelConfig) -> None:
+    def __init__(self, data: DataConfig, model: Architecture) -> None:
         self._tokenize = Tokenize(data, model)
         self._decode = Decode(model)
 
@@ -173,7 +175,7 @@ class PrepareCandidates:
         ValueError: when called, as ``Tokenize``.
     """
 
-    def __init__(self, data: DataConfig, model: ModelConfig) -> None:
+    def __init__(self, data: DataConfig, model: Architecture) -> None:
         self._tokenize = Tokenize(data, model)
         self._decode = Decode(model)
         self._row = (model.channels, model.image_size, model.image_size)

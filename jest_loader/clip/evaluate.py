@@ -14,8 +14,7 @@ from torch.nn.functional import normalize
 from jest_loader.batch import to_device
 from jest_loader.clip.class_names import fill
 from jest_loader.clip.held_out import HeldOut
-from jest_loader.clip.tokenizer import HashTokenizer
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.model import ClipModel
 
 _BLOCK = 1024  # Rows at once, of captions and similarities,
 _BLOCK_PAIRS = 1 << 24  # unless that are more similarities than these: 64 MiB.
@@ -28,7 +27,7 @@ _SHOWN = {
 }
 
 
-def evaluate_all(model: TwoTower, sets: Mapping[str, HeldOut]) -> dict[str, float]:
+def evaluate_all(model: ClipModel, sets: Mapping[str, HeldOut]) -> dict[str, float]:
     """What ``evaluate`` says of each set, under ``name/metric``; bare where the name is empty."""
     return {
         f"{name}/{metric}" if name else metric: value
@@ -38,7 +37,7 @@ def evaluate_all(model: TwoTower, sets: Mapping[str, HeldOut]) -> dict[str, floa
 
 
 @torch.no_grad()
-def evaluate(model: TwoTower, held_out: HeldOut) -> dict[str, float]:
+def evaluate(model: ClipModel, held_out: HeldOut) -> dict[str, float]:
     """Ratios in [0, 1].
 
     With classes: ``zero_shot_top1`` and ``zero_shot_top5``, images whose own class is the first, or
@@ -77,7 +76,7 @@ def headline(metrics: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def embed_classes(model: TwoTower, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def embed_classes(model: ClipModel, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Unit-norm [names, embed_dim]: each name, or the mean direction of the templates with it."""
     if not templates:
         return embed_captions(model, names)
@@ -90,10 +89,10 @@ def embed_classes(model: TwoTower, names: Sequence[str], templates: Sequence[str
     return normalize(torch.cat(means), dim=1)
 
 
-def embed_captions(model: TwoTower, captions: Iterable[str]) -> Tensor:
+def embed_captions(model: ClipModel, captions: Iterable[str]) -> Tensor:
     """Unit-norm [captions, embed_dim] on the model's device."""
     device = next(model.parameters()).device
-    tokenize = HashTokenizer(model.config.vocab_size, model.config.context_length)
+    tokenize = model.config.tokenizer()
     tokens: Tensor = to_device(tokenize(list(captions)), device)
     return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
 

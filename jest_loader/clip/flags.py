@@ -2,21 +2,8 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 
 from jest_loader.clip import checkpoint
-from jest_loader.clip.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class TrainCommand(TrainConfig):
-    """Train a two-tower CLIP model on selected sub-batches."""
-
-    def __post_init__(self) -> None:
-        try:
-            super().__post_init__()
-        except ValueError as error:  # Shown by tyro, in a frame of its own.
-            raise ValueError(with_flags(str(error))) from error
 
 
 def with_flags(message: str) -> str:

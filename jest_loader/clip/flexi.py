@@ -5,6 +5,7 @@ treats rows and columns alike. The pseudo-inverse of such a product is that of i
 matrix is as large as a patch, [32, 16], and not as a patch's pixels, [1024, 256].
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -30,6 +31,41 @@ def resize_kernel(kernel: Tensor, patch_size: int) -> Tensor:
         return kernel
     side = ("pseudo-inverse", patch_size)
     return _resized(kernel, side, side)
+
+
+def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
+    """An image whose patches were each brought to another size, by PI-resize's matrix.
+
+    A kernel of ``new_size`` sees in them what ``resize_kernel(kernel, patch_size)`` sees in the
+    patches as they were: the same sums, for models whose kernel cannot be put in place of.
+
+    Args:
+        image: Floating [B, channels, rows * patch_size, columns * patch_size].
+        patch_size: Pixels of a patch.
+        new_size: Pixels of a patch of the result.
+
+    Returns:
+        [B, channels, rows * new_size, columns * new_size] in fp32 or better, or the image itself,
+        as ``resize_kernel``.
+    """
+    if patch_size == new_size:
+        return image
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    matrix: Tensor = _matrix("pseudo-inverse", patch_size, new_size, dtype, image.device)
+    with _in_fp32(image.device):
+        narrow = _times_each(image.to(dtype), matrix)
+        return _times_each(narrow.mT, matrix).mT
+
+
+def _in_fp32(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast, which does not know the device of tensors that are only counted."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def _times_each(image: Tensor, matrix: Tensor) -> Tensor:
+    """The product of each stretch of a row that is as long as the matrix with the matrix."""
+    *others, length = image.shape
+    return (image.reshape(*others, length // len(matrix), len(matrix)) @ matrix).flatten(-2)
 
 
 def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
@@ -63,7 +99,7 @@ def _resized(image: Tensor, rows: tuple[str, int], columns: tuple[str, int]) -> 
     height, width = image.shape[-2:]
     down: Tensor = _matrix(*rows, height, dtype, image.device)
     across: Tensor = _matrix(*columns, width, dtype, image.device)
-    with torch.autocast(image.device.type, enabled=False):
+    with _in_fp32(image.device):
         return down @ image.to(dtype) @ across.T
 
 

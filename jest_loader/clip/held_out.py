@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import take
+from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.class_names import read_class_names, read_templates
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.data import Prepare, ShardSource, open_shards
 from jest_loader.clip.held_out_config import HeldOutSet
-from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import BadSamplesError
 from jest_loader.skipped import listed
 
@@ -65,7 +65,7 @@ class HeldOut:
     captions: Captions | None = None
 
 
-def read_held_out(held_out: HeldOutSet, model: ModelConfig) -> HeldOut:
+def read_held_out(held_out: HeldOutSet, model: Architecture) -> HeldOut:
     """The set, for a model of these image sizes.
 
     Decoded images stay in memory if they take up to 1 GiB. Those of larger sets are decoded in each
@@ -102,7 +102,7 @@ class _Pictures:
     """
 
     def __init__(
-        self, source: ShardSource, held_out: HeldOutSet, model: ModelConfig, rows: Tensor
+        self, source: ShardSource, held_out: HeldOutSet, model: Architecture, rows: Tensor
     ) -> None:
         self._source = source
         self._held_out = held_out

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.model import ClipModel
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,9 @@ class OptimizerConfig:
             )
 
 
-def build_optimizer(model: TwoTower, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW in three groups: matrices, which decay; vectors; and the logit scale and bias."""
-    logit = [p for p in (model.log_scale, model.bias) if p is not None]
-    towers = [p for part in (model.image_tower, model.text_tower) for p in part.parameters()]
+    logit, towers = model.logit_parameters(), model.tower_parameters()
     groups = [
         {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},
@@ -126,7 +125,7 @@ def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 @torch.no_grad()
-def clamp_scale(model: TwoTower, max_scale: float | None) -> None:
+def clamp_scale(model: ClipModel, max_scale: float | None) -> None:
     """Bring the model's logit scale back to ``max_scale`` where it is larger."""
     if max_scale is not None:
         model.log_scale.clamp_(max=math.log(max_scale))

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, take
-from jest_loader.clip import checkpoint
 from jest_loader.clip.config import TrainConfig
+from jest_loader.clip.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
-from jest_loader.clip.towers import TwoTower
 from jest_loader.distributed import ranks_of
 from jest_loader.ops.noise import fold
 from jest_loader.scorers.models import EmbedFunction, OnlineProxy
@@ -39,11 +38,9 @@ class Proxy(OnlineProxy):
         options, selection = config.selection.proxy, config.selection
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(config.seed, _PURPOSE))
-            model = checkpoint.new_model(
-                options.model(config.model),
-                config.loss,
-                scale=config.initial_scale,
-                bias=config.initial_bias,
+            sizes = options.model(config.model)
+            model = sizes.build(
+                config.loss, scale=config.initial_scale, bias=config.initial_bias
             ).to(device)
         optimizer = build_optimizer(model, replace(config.optimizer, lr=options.lr))
 
@@ -71,7 +68,7 @@ class Proxy(OnlineProxy):
         config = self._config
         set_learning_rate(self.optimizer, self._step, config.steps, config.optimizer)
         super().update(sub_batch)
-        assert isinstance(self.model, TwoTower)
+        assert isinstance(self.model, ClipModel)
         clamp_scale(self.model, config.optimizer.max_scale)
         self._step += 1
 

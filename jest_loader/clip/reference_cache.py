@@ -7,9 +7,10 @@ import torch
 
 from jest_loader.batch import Batch
 from jest_loader.cache import Manifest, build
+from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.data import Decode, ShardSource, Tokenize, open_shards
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.model import ClipModel
 from jest_loader.protocols import Embedder, Loss
 from jest_loader.scorers.cache_format import read_manifest
 from jest_loader.scorers.cached import CachedReference
@@ -19,7 +20,7 @@ from jest_loader.scorers.models import FrozenReference
 def build_reference_cache(
     path: Path,
     data: DataConfig,
-    model: TwoTower,
+    model: ClipModel,
     loss: Loss,
     *,
     batch_size: int = 256,
@@ -61,7 +62,7 @@ def open_reference_cache(
     num_rows = read_manifest(path).num_rows
     expect = {
         "data": shards.fingerprint(num_rows),
-        **inputs_of(config.data, config.model, config.loss),
+        **inputs_of(config.data, config.architecture, config.loss),
     }
     cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
     if num_rows < shards.num_examples and live is None:
@@ -73,18 +74,17 @@ def open_reference_cache(
     return cached
 
 
-def _prepare(data: DataConfig, model: ModelConfig) -> Callable[[Batch], Batch]:
+def _prepare(data: DataConfig, model: Architecture) -> Callable[[Batch], Batch]:
     """Makes columns that the towers take; ``BadSamplesError`` names rows that cannot be decoded."""
     tokenize, decode = Tokenize(data, model), Decode(model)
     return lambda batch: decode(tokenize(batch))
 
 
-def inputs_of(data: DataConfig, model: ModelConfig, loss: Loss) -> dict[str, str]:
+def inputs_of(data: DataConfig, model: Architecture, loss: Loss) -> dict[str, str]:
     """What a cache and a run must have in common, but for the data."""
     return {
-        "preprocessing": f"column {data.image_column} to {model.channels} x {model.image_size} x "
-        f"{model.image_size}",
-        "tokenizer": f"column {data.caption_column} to HashTokenizer of {model.vocab_size} ids",
+        "preprocessing": f"column {data.image_column} to {model.preprocessing}",
+        "tokenizer": f"column {data.caption_column} to {model.tokenization}",
         "context_length": str(model.context_length),
         "loss": loss,
     }

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, take
-from jest_loader.clip import checkpoint
 from jest_loader.clip.config import SelectionConfig, TrainConfig
 from jest_loader.clip.data import (
     Decode,
@@ -20,11 +19,12 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.model import ClipModel
 from jest_loader.clip.processes import per_rank
 from jest_loader.clip.proxy import Proxy
+from jest_loader.clip.reference import reference_architecture, reference_model
 from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.schedule_config import num_batches
-from jest_loader.clip.towers import TwoTower
 from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
@@ -42,7 +42,7 @@ from jest_loader.skipped import listed, skip_budget
 _LOG = logging.getLogger(__name__)
 
 
-def build_loader(config: TrainConfig, learner: TwoTower, device: torch.device) -> JestDataset:
+def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) -> JestDataset:
     """The training data, as sub-batches of this rank's share of ``config.data.batch_size``.
 
     Raises:
@@ -104,18 +104,20 @@ def _decoding(
     Where all candidates are needed as pixels they are decoded once, while reading ahead.
     Otherwise, only those chosen are decoded.
     """
-    selection, decode = config.selection, Decode(config.model)
+    selection, model = config.selection, config.architecture
     some_uniform = selection.selector == "uniform" or selection.schedule.has_uniform_steps
     readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
     if selection.selector == "uniform" or _scores_pixels(selection):
-        return PrepareCandidates(config.data, config.model), readable if some_uniform else None
-    prepare = Tokenize(config.data, config.model)
-    return prepare, partial(readable, decode=decode) if some_uniform else decode
+        return PrepareCandidates(config.data, model), readable if some_uniform else None
+    decode = Decode(model)
+    return Tokenize(config.data, model), partial(
+        readable, decode=decode
+    ) if some_uniform else decode
 
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
     """Whether a model looks at the candidates' images."""
-    cached_only = selection.reference_cache is not None and selection.reference_checkpoint is None
+    cached_only = selection.reference_cache is not None and not selection.has_live_reference
     return selection.score != "easy_reference" or not cached_only
 
 
@@ -151,11 +153,11 @@ def _embed_readable(
 ) -> Embeddings:
     """What the model makes of the batch, unless it holds images that could not be decoded."""
     refuse_unreadable(batch)
-    assert isinstance(model, TwoTower)
+    assert isinstance(model, ClipModel)
     return model.embed(batch, patch_size, image_size)
 
 
-def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
+def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
     """Flops per example of this run, by the cost model."""
     selection, forward = config.selection, model.forward_flops()
     low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
@@ -166,16 +168,16 @@ def example_cost(config: TrainConfig, model: TwoTower) -> ExampleCost:
     uses_learner = selection.score != "easy_reference"
     uses_reference = selection.score != "hard_learner"
     runs_reference = uses_reference and selection.reference_cache is None
-    by_proxy = selection.scores_with == "proxy"
-    learners_width = selection.proxy.embed_dim if by_proxy else config.model.embed_dim
-    widths = learners_width * uses_learner + config.model.embed_dim * uses_reference
+    own_width, by_proxy = config.architecture.embed_dim, selection.scores_with == "proxy"
+    learners_width = selection.proxy.embed_dim if by_proxy else own_width
+    widths = learners_width * uses_learner + own_width * uses_reference
     products = selection_flops(1, batch_size, widths, selection.num_chunks)
     proxy = _proxy_flops(config)
     return ExampleCost(
         training=training,
         scoring=(low if proxy is None else proxy) * uses_learner,
         proxy=3 * (proxy or 0),
-        reference=_reference_flops(config) if runs_reference else 0,
+        reference=reference_architecture(config).forward_flops() if runs_reference else 0,
         selection=products if selection.selector == "joint" else 0,
         uniform=3 * forward,
     )
@@ -199,7 +201,7 @@ def _selector(selection: SelectionConfig) -> Selector:
 
 
 def _scorer(
-    config: TrainConfig, learner: TwoTower, shards: ShardSource, device: torch.device
+    config: TrainConfig, learner: ClipModel, shards: ShardSource, device: torch.device
 ) -> Scorer | None:
     selection = config.selection
     if selection.selector == "uniform":
@@ -218,7 +220,7 @@ def _scorer(
             return HardLearner(_learner(config, learner, device), config.loss, same)
 
 
-def _learner(config: TrainConfig, learner: TwoTower, device: torch.device) -> LiveLearner:
+def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> LiveLearner:
     """What scores as the learner."""
     if config.selection.scores_with == "proxy":
         return Proxy(config, _embed_readable, device)
@@ -247,18 +249,17 @@ def _embed(selection: SelectionConfig) -> EmbedFunction:
 def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
     selection = config.selection
     live = None
-    if selection.reference_checkpoint is not None:
-        model = checkpoint.load_model(selection.reference_checkpoint, for_inputs_of=config)
-        live = FrozenReference(
-            model.to(device), _embed_readable, micro_batch_size=_num_at_once(config)
-        )
+    if selection.has_live_reference:
+        model = reference_model(config).to(device)
+        live = FrozenReference(model, _embed_readable, micro_batch_size=_num_at_once(config))
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
     if live is not None:
         return live
     raise ValueError(
-        f"the score {selection.score} needs a reference; set selection.reference_cache or "
-        "selection.reference_checkpoint, or use the score hard_learner"
+        f"the score {selection.score} needs a reference; set selection.reference_cache, "
+        "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "
+        "hard_learner"
     )
 
 
@@ -267,10 +268,4 @@ def _proxy_flops(config: TrainConfig) -> int | None:
     selection = config.selection
     if selection.scores_with == "learner":
         return None
-    return selection.proxy.model(config.model).shape.forward_flops
-
-
-def _reference_flops(config: TrainConfig) -> int:
-    assert config.selection.reference_checkpoint is not None
-    path = config.selection.reference_checkpoint
-    return checkpoint.load_model(path, for_inputs_of=config).forward_flops()
+    return selection.proxy.model(config.model).forward_flops()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _OF_SCORING = (
     "reference_cache",
     "reference_checkpoint",
+    "reference_open_clip",
     "scores_with",
     "score_micro_batch_size",
     "mask_equal_captions",
@@ -21,15 +22,21 @@ _OF_SCORING = (
 _OF_THE_LEARNER = ("score_patch_size", "score_image_size")
 
 
-def check_selection(selection: SelectionConfig, model: ModelConfig, num_steps: int) -> None:
+def check_selection(selection: SelectionConfig, model: ModelConfig | None, num_steps: int) -> None:
     """Raise ``ValueError`` for an option that another one leaves without effect, or out of range.
 
     Args:
         selection: The options.
-        model: The learner.
+        model: The learner, if it is the bundled model.
         num_steps: Of the run.
     """
     default = type(selection)()
+    both = selection.reference_checkpoint, selection.reference_open_clip.name
+    if None not in both:
+        raise ValueError(
+            "selection.reference_checkpoint and selection.reference_open_clip.name both name a "
+            "reference to run; set one of them"
+        )
     if selection.selector == "uniform":
         _refuse(selection, default, _OF_SCORING, "selector is uniform", "selector, to joint")
         return
@@ -43,6 +50,11 @@ def check_selection(selection: SelectionConfig, model: ModelConfig, num_steps: i
             raise ValueError(
                 "selection.scores_with must be learner with the score easy_reference, for which "
                 "neither learner nor proxy runs, got proxy"
+            )
+        if model is None:
+            raise ValueError(
+                "selection.scores_with must be learner where open_clip.name is set, since a proxy "
+                "takes the bundled model's images and tokens, got proxy"
             )
         selection.proxy.model(model)
     schedule = selection.schedule

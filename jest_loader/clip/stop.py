@@ -9,7 +9,16 @@ from typing import Any, Self
 
 
 class Stopped(Exception):
-    """A run was stopped before its end, and saved; the message says why, and how it goes on."""
+    """A run was stopped before its end, and saved.
+
+    Args:
+        message: Why, and how it goes on.
+        rank: Who says so.
+    """
+
+    def __init__(self, message: str, rank: int = 0) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class Stop:

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, normalize, scaled_dot_product_attention
+from torch.nn.functional import conv2d, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from jest_loader.clip.flexi import resize_image, resize_kernel, resize_positions
-from jest_loader.clip.tokenizer import PADDING
-from jest_loader.protocols import Embeddings
+from jest_loader.clip.model import ClipModel
+from jest_loader.clip.tokenizer import PADDING, HashTokenizer
+from jest_loader.protocols import Loss
 from jest_loader.shapes import ModelShape, TextShape, VisionShape
 
 
@@ -72,9 +73,38 @@ class ModelConfig:
         text = TextShape(self.text_depth, self.text_width, self.context_length)
         return ModelShape(vision, text, self.embed_dim)
 
+    @property
+    def preprocessing(self) -> str:
+        """The size that images are cut and resized to."""
+        return f"{self.channels} x {self.image_size} x {self.image_size}"
 
-class TwoTower(nn.Module):
-    """Image and text towers with SigLIP's trained scale and bias.
+    @property
+    def tokenization(self) -> str:
+        """The tokenizer and its ids."""
+        return f"HashTokenizer of {self.vocab_size} ids"
+
+    def tokenizer(self) -> HashTokenizer:
+        """Makes the token ids that the text tower takes."""
+        return HashTokenizer(self.vocab_size, self.context_length)
+
+    def transform(self) -> None:
+        """Images are cut and resized as ``DecodeImages`` does."""
+
+    def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
+        """Flops of embedding one image-text pair, by the cost model; None takes its own sizes."""
+        return self.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
+
+    def build(self, loss: Loss, *, scale: float = 10.0, bias: float = -10.0) -> "TwoTower":
+        """A model for ``loss``, drawn by torch's generator: a softmax model has no bias."""
+        return TwoTower(self, scale=scale, bias=bias if loss == "sigmoid" else None)
+
+    def empty(self, loss: Loss) -> "TwoTower":
+        """A model for ``loss`` whose weights are still to be loaded."""
+        return self.build(loss)
+
+
+class TwoTower(ClipModel):
+    """The bundled model.
 
     The image tower is a FlexiViT: it runs at any patch size, and on images of any size, that give
     whole patches.
@@ -85,84 +115,29 @@ class TwoTower(nn.Module):
         bias: Initial logit bias; None makes a softmax model, which has none.
     """
 
+    config: ModelConfig
+    image_tower: "_ImageTower"
+    text_tower: "_TextTower"
+
     def __init__(
         self, config: ModelConfig, *, scale: float = 10.0, bias: float | None = -10.0
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.image_tower = _ImageTower(config)
         self.text_tower = _TextTower(config)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-
-    def embed_image(
-        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
-    ) -> Tensor:
-        """Unit-norm fp32 [B, embed_dim] of uint8 [B, channels, height, width] images.
-
-        Args:
-            image: The images.
-            patch_size: Pixels of a patch; None takes the configuration's.
-            image_size: The size that images are brought to first; None leaves them as they are.
-
-        Raises:
-            ValueError: if patches do not divide the images.
-        """
-        return normalize(self.image_tower(image, patch_size, image_size).float(), dim=1)
-
-    def embed_text(self, text: Tensor) -> Tensor:
-        """Unit-norm fp32 [B, embed_dim] of int64 [B, context_length] token ids."""
-        return normalize(self.text_tower(text).float(), dim=1)
-
-    def embed(
-        self,
-        batch: dict[str, Any],
-        patch_size: int | None = None,
-        image_size: int | None = None,
-        *,
-        first: int | None = None,
-    ) -> Embeddings:
-        """Embeddings of the batch's columns ``image`` and ``text``.
-
-        Args:
-            batch: The pairs.
-            patch_size: As for ``embed_image``.
-            image_size: As for ``embed_image``.
-            first: See only the first so many images in that way and the others at full resolution,
-                as in training at mixed resolutions; None sees all alike.
-
-        Raises:
-            ValueError: as ``embed_image``.
-        """
-        parts = [batch["image"]] if first is None else batch["image"].tensor_split([first])
-        image = [self.embed_image(parts[0], patch_size, image_size)]
-        image += [self.embed_image(part) for part in parts[1:]]
-        return Embeddings(
-            image[0] if first is None else torch.cat(image),
-            self.embed_text(batch["text"]),
-            self.log_scale.exp(),
-            self.bias,
+        self._add_logit_parameters(
+            torch.tensor(math.log(scale)), None if bias is None else torch.tensor(bias)
         )
 
-    def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
-        """Flops of embedding one image-text pair, by the cost model; sizes as for ``embed``."""
-        return self.config.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
-
-    def forward(
-        self,
-        batch: dict[str, Any],
-        patch_size: int | None = None,
-        image_size: int | None = None,
-        *,
-        first: int | None = None,
-    ) -> Embeddings:
-        """The same as ``embed``, through ``forward`` for wrappers that need it."""
-        return self.embed(batch, patch_size, image_size, first=first)
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of blocks for the backward pass, which runs the blocks once more."""
+        self.image_tower.checkpointing = self.text_tower.checkpointing = True
 
 
 class _ImageTower(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.checkpointing = False
         width, num_patches = config.vision_width, (config.image_size // config.patch_size) ** 2
         self.patches = nn.Conv2d(config.channels, width, config.patch_size, config.patch_size)
         self.positions = nn.Parameter(torch.randn(num_patches, width) * 0.02)
@@ -184,8 +159,7 @@ class _ImageTower(nn.Module):
         kernel = resize_kernel(self.patches.weight, size)
         patches = conv2d(pixels, kernel, self.patches.bias, stride=size)
         tokens = patches.flatten(2).mT + resize_positions(self.positions, *patches.shape[-2:])
-        for block in self.blocks:
-            tokens = block(tokens)
+        tokens = _through(self.blocks, tokens, None, checkpointing=self.checkpointing)
         projected: Tensor = self.project(self.norm(tokens).mean(dim=1))
         return projected
 
@@ -193,6 +167,7 @@ class _ImageTower(nn.Module):
 class _TextTower(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.checkpointing = False
         width = config.text_width
         self.words = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Parameter(torch.randn(config.context_length, width) * 0.02)
@@ -205,12 +180,25 @@ class _TextTower(nn.Module):
         real = text != PADDING
         real = real | ~real.any(dim=1, keepdim=True)  # An empty caption attends to its padding.
         tokens = self.words(text) + self.positions
-        for block in self.blocks:
-            tokens = block(tokens, real[:, None, None, :])
+        mask = real[:, None, None, :]
+        tokens = _through(self.blocks, tokens, mask, checkpointing=self.checkpointing)
         weights = real[..., None].to(tokens.dtype)
         pooled = (self.norm(tokens) * weights).sum(dim=1) / weights.sum(dim=1)
         projected: Tensor = self.project(pooled)
         return projected
+
+
+def _through(
+    blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, *, checkpointing: bool
+) -> Tensor:
+    """The tokens after all blocks, which with ``checkpointing`` run again in the backward pass."""
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            # Nothing here draws random numbers, so there is no state of theirs to put back.
+            tokens = checkpoint(block, tokens, mask, use_reentrant=False, preserve_rng_state=False)
+        else:
+            tokens = block(tokens, mask)
+    return tokens
 
 
 class _Block(nn.Module):

@@ -21,6 +21,7 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.held_out import HeldOut, read_held_out
 from jest_loader.clip.held_out_config import held_out_sets
 from jest_loader.clip.logs import Logs, open_logs
+from jest_loader.clip.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.progress import Progress
@@ -29,7 +30,6 @@ from jest_loader.clip.records import Evaluation, Records
 from jest_loader.clip.run_state import restore, state_of
 from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.stop import Stop, Stopped
-from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
@@ -47,7 +47,7 @@ class Run:
 
     config: TrainConfig
     ranks: Ranks
-    model: TwoTower
+    model: ClipModel
     in_training: nn.Module
     optimizer: torch.optim.Optimizer
     loader: JestDataset
@@ -148,7 +148,8 @@ def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
         if why is not None and run.step < config.steps:
             raise Stopped(
                 f"stopped {why}, after {run.step} of {config.steps} steps; {config.out} has the "
-                "checkpoint, and the same command goes on from it"
+                "checkpoint, and the same command goes on from it",
+                run.ranks.rank,
             )
 
 
@@ -171,9 +172,7 @@ def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     if saved is not None:
         checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
     seed_all(config.seed)
-    model = checkpoint.new_model(
-        config.model, config.loss, scale=config.initial_scale, bias=config.initial_bias
-    ).to(device)
+    model = _new_model(config, resuming=saved is not None).to(device)
     decay = config.optimizer.ema_decay
     run = Run(
         config,
@@ -193,6 +192,20 @@ def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     if saved is not None:
         restore(run, saved)
     return run
+
+
+def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
+    architecture = config.architecture
+    model = (
+        architecture.empty(config.loss)
+        if resuming
+        else architecture.build(config.loss, scale=config.initial_scale, bias=config.initial_bias)
+    )
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    if config.compile:
+        model.compile_towers()
+    return model
 
 
 def _why(run: Run, stop: Stop) -> str | None:
@@ -246,7 +259,7 @@ def _evaluate(run: Run, logs: Logs) -> None:
 def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
     data = config.data
     sets = held_out_sets(data.test, data.image_column, data.caption_column, config.evaluation)
-    return {name: read_held_out(one, config.model) for name, one in sets.items()}
+    return {name: read_held_out(one, config.architecture) for name, one in sets.items()}
 
 
 def _next(run: Run, batches: Iterator[Batch]) -> Batch:

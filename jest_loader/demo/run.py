@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jest_loader.checks import whole
-from jest_loader.clip.config import DataConfig, SelectionConfig, TrainConfig
-from jest_loader.clip.optimizer import OptimizerConfig
+from jest_loader.clip.config import SelectionConfig, TrainConfig
+from jest_loader.clip.presets import preset
 from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import Run, train
 from jest_loader.demo import plots, table
 from jest_loader.demo.data import DemoData, prepare
-from jest_loader.demo.icons import ICON_SIZE
 
 Arm = Literal["uniform", "independent", "joint"]
 
@@ -105,22 +103,11 @@ def _check_same_demo(config: DemoConfig) -> None:
 
 
 def _base_config(config: DemoConfig, data: DemoData, train_on: Path, name: str) -> TrainConfig:
-    """Learning rate, loss and augmentation suit the uniform arm: bench/results/demo_sweep_*."""
-    return TrainConfig(
-        data=DataConfig(train=train_on, test=data.held_out, batch_size=128, augment=False),
-        out=config.out / name,
-        model=ModelConfig(
-            image_size=ICON_SIZE,
-            channels=1,
-            vision_width=96,
-            vision_depth=3,
-            text_width=96,
-            text_depth=0,
-            embed_dim=96,
-        ),
-        optimizer=OptimizerConfig(lr=1e-3),
+    base = preset("demo", train_on, config.out / name)
+    return replace(
+        base,
+        data=replace(base.data, test=data.held_out),
         steps=config.steps,
-        initial_bias=-5.0,
         seed=config.seed,
         device=config.device,
         eval_every=max(1, config.steps // 20),

@@ -285,7 +285,9 @@ def test_a_reference_of_other_inputs_is_refused(shards, tmp_path):
     train(other)
     path = tmp_path / "other" / "checkpoint.pt"
     selection = SelectionConfig("joint", filter_ratio=0.5, reference_checkpoint=path)
-    with pytest.raises(ValueError, match=r"model.vocab_size is 128 in .* and 64 in this run"):
+    with pytest.raises(
+        ValueError, match=r"tokenization is .* of 128 ids in .* of 64 ids in this run"
+    ):
         train(config_for(shards, tmp_path / "run", selection=selection))
 
 

@@ -1,0 +1,127 @@
+"""What the trainer needs of a model, whichever towers it has."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from jest_loader.protocols import Embeddings
+
+if TYPE_CHECKING:
+    from jest_loader.clip.architecture import Architecture
+
+
+class ClipModel(nn.Module):
+    """An image tower and a text tower, with SigLIP's trained scale and bias.
+
+    A subclass makes the towers, and then the logit parameters with ``_add_logit_parameters``.
+
+    Args:
+        config: Sizes and inputs.
+    """
+
+    image_tower: nn.Module
+    """``image_tower(image, patch_size, image_size)``: floating [B, embed_dim] of uint8 [B,
+    channels, height, width]."""
+
+    text_tower: nn.Module
+    """``text_tower(text)``: floating [B, embed_dim] of int64 [B, context_length]."""
+
+    log_scale: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, config: "Architecture") -> None:
+        super().__init__()
+        self.config = config
+
+    def embed_image(
+        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
+    ) -> Tensor:
+        """Unit-norm fp32 [B, embed_dim] of uint8 [B, channels, height, width] images.
+
+        Args:
+            image: The images.
+            patch_size: Pixels of a patch; None takes the configuration's.
+            image_size: The size that images are brought to first; None leaves them as they are.
+
+        Raises:
+            ValueError: if patches do not divide the images.
+        """
+        return normalize(self.image_tower(image, patch_size, image_size).float(), dim=1)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Unit-norm fp32 [B, embed_dim] of int64 [B, context_length] token ids."""
+        return normalize(self.text_tower(text).float(), dim=1)
+
+    def embed(
+        self,
+        batch: dict[str, Any],
+        patch_size: int | None = None,
+        image_size: int | None = None,
+        *,
+        first: int | None = None,
+    ) -> Embeddings:
+        """Embeddings of the batch's columns ``image`` and ``text``.
+
+        Args:
+            batch: The pairs.
+            patch_size: As for ``embed_image``.
+            image_size: As for ``embed_image``.
+            first: See only the first so many images in that way and the others at full resolution,
+                as in training at mixed resolutions; None sees all alike.
+
+        Raises:
+            ValueError: as ``embed_image``.
+        """
+        parts = [batch["image"]] if first is None else batch["image"].tensor_split([first])
+        image = [self.embed_image(parts[0], patch_size, image_size)]
+        image += [self.embed_image(part) for part in parts[1:]]
+        return Embeddings(
+            image[0] if first is None else torch.cat(image),
+            self.embed_text(batch["text"]),
+            self.log_scale.exp(),
+            self.bias,
+        )
+
+    def forward(
+        self,
+        batch: dict[str, Any],
+        patch_size: int | None = None,
+        image_size: int | None = None,
+        *,
+        first: int | None = None,
+    ) -> Embeddings:
+        """The same as ``embed``, through ``forward`` for wrappers that need it."""
+        return self.embed(batch, patch_size, image_size, first=first)
+
+    def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
+        """Flops of embedding one image-text pair, by the cost model; sizes as for ``embed``."""
+        return self.config.forward_flops(patch_size, image_size)
+
+    def logit_parameters(self) -> list[nn.Parameter]:
+        """The scale, and the bias if there is one: they decay in no run, and learn faster."""
+        return [p for p in (self.log_scale, self.bias) if p is not None]
+
+    def tower_parameters(self) -> list[nn.Parameter]:
+        """All others; those of two dimensions and more are matrices, which may decay."""
+        return [p for part in (self.image_tower, self.text_tower) for p in part.parameters()]
+
+    def compile_towers(self) -> None:
+        """Compile both towers, each to one graph, for training and scoring alike.
+
+        Names in ``state_dict`` stay as they are. A copy of the model is not compiled.
+        """
+        for tower in (self.image_tower, self.text_tower):
+            tower.compile(fullgraph=True)
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of blocks for the backward pass, which runs the blocks once more.
+
+        Gradients stay the same, and a step takes less memory and more time.
+        """
+        raise NotImplementedError
+
+    def _add_logit_parameters(self, log_scale: Tensor, bias: Tensor | None) -> None:
+        self.log_scale = nn.Parameter(log_scale)
+        self.bias = None if bias is None else nn.Parameter(bias)

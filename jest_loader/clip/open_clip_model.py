@@ -1,0 +1,136 @@
+"""A model of open_clip with the trainer's interface, and at other resolutions where it is a ViT."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from jest_loader.clip.flexi import resize_image, resize_patches, resize_positions
+from jest_loader.clip.model import ClipModel
+
+if TYPE_CHECKING:
+    from jest_loader.clip.open_clip_architecture import OpenClipArchitecture
+
+
+class OpenClipModel(ClipModel):
+    """Open_clip's towers, of uint8 images that they normalise themselves.
+
+    Args:
+        config: What it was built from.
+        inner: A ``CustomTextCLIP`` with a bias, whose weights it takes.
+        has_bias: Whether it keeps the bias.
+    """
+
+    config: "OpenClipArchitecture"
+    image_tower: "_ImageTower"
+    text_tower: Any
+
+    def __init__(self, config: "OpenClipArchitecture", inner: Any, *, has_bias: bool) -> None:
+        super().__init__(config)
+        cfg = config.preprocess_cfg
+        self.image_tower = _ImageTower(inner.visual, cfg["mean"], cfg["std"])
+        self.text_tower = inner.text
+        self._add_logit_parameters(
+            inner.logit_scale.detach(), inner.logit_bias.detach() if has_bias else None
+        )
+
+    def open_clip_state(self) -> dict[str, Tensor]:
+        """The weights by the names that open_clip has for them in a ``CustomTextCLIP``."""
+        state = {
+            f"visual.{name}": value for name, value in self.image_tower.visual.state_dict().items()
+        }
+        state |= {f"text.{name}": value for name, value in self.text_tower.state_dict().items()}
+        state["logit_scale"] = self.log_scale.detach()
+        if self.bias is not None:
+            state["logit_bias"] = self.bias.detach()
+        return state
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of blocks for the backward pass, as open_clip does it."""
+        self.image_tower.visual.set_grad_checkpointing(True)
+        self.text_tower.set_grad_checkpointing(True)
+
+
+class _Grid(NamedTuple):
+    """A ViT's grid: the positions' parameter, the places' side, a patch's pixels.
+
+    The parameter is None where the tower resizes its positions itself.
+    """
+
+    positions: str | None
+    side: int
+    patch_size: int
+
+
+class _ImageTower(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, visual: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.visual = visual
+        self.grid = _grid(visual)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(
+        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
+    ) -> Tensor:
+        pixels = (image / 255 - self.mean) / self.std
+        features: Tensor
+        if patch_size is None and image_size is None:
+            features = self.visual(pixels)
+            return features
+        if self.grid is None:
+            raise ValueError(
+                f"images can be scored at another resolution by a ViT with learned positions, and "
+                f"{type(self.visual).__name__} is none that is known; leave score_patch_size and "
+                "score_image_size at None"
+            )
+        if image_size is not None:
+            pixels = resize_image(pixels, image_size)
+        size = self.grid.patch_size if patch_size is None else patch_size
+        if size < 1 or any(side % size != 0 for side in pixels.shape[-2:]):
+            raise ValueError(
+                f"patch_size must divide the images, got {size} and {tuple(pixels.shape[-2:])}"
+            )
+        rows, columns = (side // size for side in pixels.shape[-2:])
+        # A resized kernel sees in a patch what the kernel sees in the patch resized by the
+        # transposed matrix: so the tower's own code runs, on fewer patches of its own size.
+        pixels = resize_patches(pixels, size, self.grid.patch_size)
+        positions = self._positions(self.grid, rows, columns)
+        features = functional_call(self.visual, positions, (pixels,))
+        return features
+
+    def _positions(self, grid: _Grid, rows: int, columns: int) -> dict[str, Tensor]:
+        """The tower's positions by name, those of tokens that are no patches as they are."""
+        if grid.positions is None:
+            return {}
+        given = self.visual.get_parameter(grid.positions)
+        table = given.flatten(0, -2)
+        others, places = table.tensor_split([len(table) - grid.side**2])
+        table = torch.cat([others, resize_positions(places, rows, columns)])
+        return {grid.positions: table.view(*given.shape[:-2], *table.shape)}
+
+
+def _grid(visual: Any) -> _Grid | None:
+    """The grid of a ViT whose positions can be resized; None for any other image tower."""
+    from open_clip.transformer import VisionTransformer
+    from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+
+    name: str | None
+    if isinstance(visual, VisionTransformer):
+        name, sides, patch = "positional_embedding", visual.grid_size, visual.patch_size
+    else:
+        trunk: Any = getattr(visual, "trunk", None)
+        # A subclass may do something else with its positions.
+        if type(trunk) is not TimmVisionTransformer or trunk.pos_embed is None:
+            return None
+        trunk.patch_embed.strict_img_size = False  # Lets other sizes in.
+        name, sides, patch = (
+            None if trunk.dynamic_img_size else "trunk.pos_embed",
+            trunk.patch_embed.grid_size,
+            trunk.patch_embed.patch_size,
+        )
+    return _Grid(name, sides[0], patch[0]) if len(set(sides)) == len(set(patch)) == 1 else None

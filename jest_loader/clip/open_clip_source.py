@@ -1,0 +1,115 @@
+"""From what the user names to open_clip's configuration of a model, and its weights' file."""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jest_loader.clip.open_clip_config import OpenClipConfig
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+_PIXELS = ("mean", "std", "interpolation", "resize_mode")
+
+
+class Found(NamedTuple):
+    """What open_clip builds a model from.
+
+    Args:
+        model_cfg: Sizes of the towers.
+        preprocess_cfg: How images are resized and normalised, where that is known.
+        folder: The folder that was named, if it was one.
+        weights: The file of weights to start from; None starts from random ones.
+    """
+
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    folder: Path | None = None
+    weights: Path | None = None
+
+
+def find(options: OpenClipConfig) -> Found:
+    """What open_clip builds the named model from.
+
+    Raises:
+        ValueError: if there is no such model, file or tag, or open_clip is not installed.
+    """
+    assert options.name is not None
+    path = Path(options.name)
+    if path.is_dir():
+        found = _folder(path)
+    elif path.suffix == ".json":
+        found = _read(path)
+    else:
+        found = _built_in(options.name.replace("/", "-"), options.pretrained)
+    if options.pretrained is not None and found.weights is None:
+        raise ValueError(
+            f"open_clip.pretrained is for open_clip's own model names, got {options.name}; set "
+            "open_clip.checkpoint"
+        )
+    return found if options.checkpoint is None else found._replace(weights=options.checkpoint)
+
+
+def _folder(path: Path) -> Found:
+    found = _read(path / CONFIG_FILE)
+    files = [
+        file for kind in ("safetensors", "bin", "pth") for file in sorted(path.glob(f"*.{kind}"))
+    ]
+    own = [file for file in files if file.name.startswith("open_clip")]
+    return found._replace(folder=path, weights=next(iter(own + files), None))
+
+
+def _read(path: Path) -> Found:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from error
+    model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else {}
+    missing = [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in model_cfg]
+    if missing:
+        raise ValueError(
+            f"{path} must be the configuration of a model of open_clip, but has no {missing[0]}; "
+            "take one of its model_configs as an example"
+        )
+    return Found(model_cfg, config.get("preprocess_cfg", {}))
+
+
+def _built_in(name: str, tag: str | None) -> Found:
+    import open_clip
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    model_cfg = open_clip.get_model_config(name)
+    if model_cfg is None:
+        near = get_close_matches(name, open_clip.list_models(), n=3) or ["ViT-B-32"]
+        raise ValueError(
+            "open_clip.name must be a model of open_clip, a JSON file or a folder, got "
+            f"{name!r}; near it are {', '.join(near)}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = [get_pretrained_cfg(name, each) for each in tags]
+    if tag is None:
+        return Found(model_cfg, _agreed([{k: cfg[k] for k in _PIXELS} for cfg in published]))
+    chosen = get_pretrained_cfg(name, tag)
+    if not chosen:
+        raise ValueError(
+            f"open_clip.pretrained must be a tag of {name}, got {tag!r}; it has "
+            f"{', '.join(tags) or 'none'}"
+        )
+    if chosen.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
+        raise ValueError(
+            f"the weights {tag} of {name} were trained with another kind of GELU; set "
+            f"open_clip.name to {_twin(name)}"
+        )
+    weights = Path(download_pretrained(chosen))
+    return Found(model_cfg, {key: chosen[key] for key in _PIXELS}, weights=weights)
+
+
+def _twin(name: str) -> str:
+    suffix = "-quickgelu"
+    return name.removesuffix(suffix) if name.endswith(suffix) else name + suffix
+
+
+def _agreed(published: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all weights of a name were trained on; nothing where they differ."""
+    return published[0] if published and all(cfg == published[0] for cfg in published) else {}
