@@ -50,7 +50,7 @@ def test_flops_are_those_of_the_counter(depth, side):
 
 
 def test_a_smaller_image_costs_less():
-    model = TwoTower(ModelConfig(32, 1, "conv", vision_width=32, vision_depth=3))
+    model = TwoTower(ModelConfig(32, 1, "conv", vision_width=32, vision_depth=3, text_depth=0))
     image = images(4, 32)
     assert model.embed_image(image, image_size=32).equal(model.embed_image(image))
     assert not model.embed_image(image, image_size=16).equal(model.embed_image(image))
