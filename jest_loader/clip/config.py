@@ -271,7 +271,13 @@ class TrainConfig:
                 "selection.score_image_size must be from 1 to the model's image size, got "
                 f"{image} and {model.image_size}"
             )
-        if patch < 1 or image % patch != 0:
+        if model.image_tower == "conv":
+            if patch_size is not None:
+                raise ValueError(
+                    "selection.score_patch_size needs patches, which model.image_tower conv does "
+                    f"not have, got {patch_size}; set selection.score_image_size"
+                )
+        elif patch < 1 or image % patch != 0:
             raise ValueError(
                 "patches must divide the images that are scored, got patches of "
                 f"{patch} and images of {image}; set selection.score_patch_size or "

@@ -1,13 +1,15 @@
-"""The bundled two-tower model: a ViT for images, a transformer for text."""
+"""The bundled two-tower model: a ViT or convolutions for images, a transformer for text."""
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from jest_loader.clip.conv import ConvTower, conv_flops, smallest_width
 from jest_loader.clip.flexi import resize_image, resize_kernel, resize_positions
 from jest_loader.clip.model import ClipModel
 from jest_loader.clip.tokenizer import PADDING, HashTokenizer
@@ -22,9 +24,10 @@ class ModelConfig:
     Args:
         image_size: Height and width of an image, pixels.
         channels: 1 for grey, 3 for colour.
-        patch_size: Height and width of a patch, pixels; divides image_size.
-        vision_width: Width of the image tower.
-        vision_depth: Blocks of the image tower.
+        image_tower: vit, a FlexiViT; or conv, convolutions, which need less data and no GPU.
+        patch_size: Height and width of a patch, pixels; divides image_size. For vit only.
+        vision_width: Width of the image tower; of its last stage for conv.
+        vision_depth: Blocks of the image tower; for conv, stages that each halve the image.
         text_width: Width of the text tower.
         text_depth: Blocks of the text tower; 0 averages word embeddings.
         heads: Attention heads of both towers.
@@ -35,6 +38,7 @@ class ModelConfig:
 
     image_size: int = 64
     channels: int = 3
+    image_tower: Literal["vit", "conv"] = "vit"
     patch_size: int = 8
     vision_width: int = 128
     vision_depth: int = 4
@@ -48,17 +52,27 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             smallest = 0 if field.name.endswith("_depth") else 1
-            if getattr(self, field.name) < smallest:
-                raise ValueError(
-                    f"{field.name} must be at least {smallest}, got {getattr(self, field.name)}"
-                )
-        if self.image_size % self.patch_size != 0:
+            value = getattr(self, field.name)
+            if field.name != "image_tower" and value < smallest:
+                raise ValueError(f"{field.name} must be at least {smallest}, got {value}")
+        if self.image_tower == "conv":
+            self._check_stages()
+        elif self.image_size % self.patch_size != 0:
             raise ValueError(
                 f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"
             )
         for width in (self.vision_width, self.text_width):
             if width % self.heads != 0:
                 raise ValueError(f"heads must divide both widths, got {self.heads} and {width}")
+
+    def _check_stages(self) -> None:
+        if self.vision_depth < 1:
+            raise ValueError("vision_depth must be at least 1 for image_tower conv, got 0")
+        if self.vision_width % smallest_width(self.vision_depth) != 0:
+            raise ValueError(
+                f"vision_width must be a multiple of {smallest_width(self.vision_depth)} for "
+                f"{self.vision_depth} stages of image_tower conv, got {self.vision_width}"
+            )
 
     @property
     def shape(self) -> ModelShape:
@@ -92,6 +106,10 @@ class ModelConfig:
 
     def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
         """Flops of embedding one image-text pair, by the cost model; None takes its own sizes."""
+        if self.image_tower == "conv":
+            size = image_size or self.image_size
+            sizes = (self.channels, self.vision_width, self.vision_depth, size)
+            return conv_flops(*sizes, patch_size) + self.shape.text.forward_flops
         return self.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
 
     def build(self, loss: Loss, *, scale: float = 10.0, bias: float = -10.0) -> "TwoTower":
@@ -106,7 +124,7 @@ class ModelConfig:
 class TwoTower(ClipModel):
     """The bundled model.
 
-    The image tower is a FlexiViT: it runs at any patch size, and on images of any size, that give
+    The image tower runs on images of any size; a FlexiViT at any patch size too, if that gives
     whole patches.
 
     Args:
@@ -116,14 +134,19 @@ class TwoTower(ClipModel):
     """
 
     config: ModelConfig
-    image_tower: "_ImageTower"
+    image_tower: "_ImageTower | ConvTower"
     text_tower: "_TextTower"
 
     def __init__(
         self, config: ModelConfig, *, scale: float = 10.0, bias: float | None = -10.0
     ) -> None:
         super().__init__(config)
-        self.image_tower = _ImageTower(config)
+        if config.image_tower == "conv":
+            self.image_tower = ConvTower(
+                config.channels, config.vision_width, config.vision_depth, config.embed_dim
+            )
+        else:
+            self.image_tower = _ImageTower(config)
         self.text_tower = _TextTower(config)
         self._add_logit_parameters(
             torch.tensor(math.log(scale)), None if bias is None else torch.tensor(bias)

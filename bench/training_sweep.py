@@ -1,0 +1,70 @@
+"""Which learning rate, loss and start of the logits the uniform arm of ``training.py`` is best at.
+
+Regime: as ``training.py``, uniform selection, one seed. The choice is made on the held-out accuracy
+that is reported, which favours the uniform arm: the others take its settings over.
+
+    PYTHONPATH=. python bench/training_sweep.py --data runs/icons > bench/results/training_sweep.txt
+
+Takes minutes for each run that ``--out`` does not have yet. The last line is one JSON document.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from harness import environment
+from training import STEPS, base_config
+
+from jest_loader.clip.train import train
+
+# Initial logit scale and bias: SigLIP's; between; where negatives count from the start.
+STARTS = {"siglip": (10.0, -10.0), "middle": (10.0, -5.0), "clip": (14.3, -7.0)}
+
+
+def main() -> None:
+    """Run the sweep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/training_sweep"))
+    parser.add_argument("--train-on", default="pool_20")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--loss", nargs="+", default=["sigmoid", "softmax"])
+    parser.add_argument("--start", nargs="+", default=["middle"], choices=STARTS)
+    parser.add_argument("--scale-lr-factor", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[128])
+    parser.add_argument("--augment", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    rows = []
+    axes = ("loss", "lr", "start", "scale_lr_factor", "batch_size", "augment")
+    for values in product(*(getattr(arguments, axis) for axis in axes)):
+        row = dict(zip(axes, values, strict=True))
+        name = "-".join([arguments.train_on, *(f"{value}" for value in values)])
+        base = base_config(arguments.data, arguments.out / name, steps=arguments.steps)
+        scale, bias = STARTS[row["start"]]
+        config = replace(
+            base,
+            loss=row["loss"],
+            initial_scale=scale,
+            initial_bias=bias,
+            data=replace(
+                base.data,
+                train=arguments.data / arguments.train_on,
+                batch_size=row["batch_size"],
+                augment=bool(row["augment"]),
+            ),
+            optimizer=replace(base.optimizer, lr=row["lr"], scale_lr_factor=row["scale_lr_factor"]),
+        )
+        run = train(config, label=name)
+        metrics = run.evaluations[-1].metrics
+        rows.append({"train_on": arguments.train_on, **row, **metrics, "seconds": run.seconds})
+        print(f"{name:48s} top-1 {metrics['zero_shot_top1']:.2%}  {run.seconds:.0f} s", flush=True)
+    best = max(rows, key=lambda row: row["zero_shot_top1"])
+    document = {"steps": arguments.steps, "environment": environment(), "best": best, "rows": rows}
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A small convolutional image tower, for little data and for CPUs, where a ViT learns slowly."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, normalize
+from torch.utils.checkpoint import checkpoint
+
+from jest_loader.clip.flexi import resize_image
+
+_GROUPS = 8
+
+
+class ConvTower(nn.Module):
+    """Stages that each halve the image, and the mean over what is left of it.
+
+    Weights are standardized and activations are normalized in groups of channels (arXiv
+    1903.10520), so no example depends on others: ranks and micro-batches have the gradients of one
+    batch, and sizes of images can be mixed.
+
+    Args:
+        channels: Of an image.
+        width: Channels of the last stage, twice those of the one before it; a multiple of
+            ``smallest_width(depth)``.
+        depth: Stages, at least 1.
+        embed_dim: Width of the joint embedding.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, embed_dim: int) -> None:
+        super().__init__()
+        self.checkpointing = False
+        self.stages = nn.ModuleList(
+            _stage(before, after, deepens=number > 0)
+            for number, (before, after) in enumerate(pairwise(_widths(channels, width, depth)))
+        )
+        self.project = nn.Linear(width, embed_dim, bias=False)
+
+    def forward(
+        self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
+    ) -> Tensor:
+        """Floating [B, embed_dim] of uint8 [B, channels, height, width].
+
+        Args:
+            image: The images.
+            patch_size: None: there are no patches.
+            image_size: The size that images are brought to first; None leaves them as they are.
+
+        Raises:
+            ValueError: if a patch size is asked for.
+        """
+        _refuse_patches(patch_size)
+        pixels = image / 127.5 - 1  # Ink is 1, paper is -1.
+        if image_size is not None:
+            pixels = resize_image(pixels, image_size)
+        for stage in self.stages:
+            if self.checkpointing and torch.is_grad_enabled():
+                pixels = checkpoint(stage, pixels, use_reentrant=False, preserve_rng_state=False)
+            else:
+                pixels = stage(pixels)
+        projected: Tensor = self.project(pixels.mean(dim=(2, 3)))
+        return projected
+
+
+def smallest_width(depth: int) -> int:
+    """Of the last stage, where the first has as many channels as there are groups."""
+    return _GROUPS << (depth - 1)
+
+
+def conv_flops(
+    channels: int, width: int, depth: int, image_size: int, patch_size: int | None = None
+) -> int:
+    """Flops of one image, the projection left out.
+
+    Raises:
+        ValueError: if a patch size is asked for.
+    """
+    _refuse_patches(patch_size)
+    flops, side = 0, image_size
+    for number, (before, after) in enumerate(pairwise(_widths(channels, width, depth))):
+        side = (side + 1) // 2
+        flops += 18 * side**2 * after * (before + after * (number > 0))
+    return flops
+
+
+def _widths(channels: int, width: int, depth: int) -> list[int]:
+    return [channels, *(width >> (depth - 1 - number) for number in range(depth))]
+
+
+def _stage(before: int, after: int, *, deepens: bool) -> nn.Sequential:
+    """A convolution that halves the image, and one more where ``deepens``."""
+    convolutions = [_StandardizedConv(before, after, stride=2)]
+    if deepens:
+        convolutions.append(_StandardizedConv(after, after, stride=1))
+    return nn.Sequential(
+        *(
+            layer
+            for convolution in convolutions
+            for layer in (convolution, nn.GroupNorm(_GROUPS, after), nn.GELU())
+        )
+    )
+
+
+class _StandardizedConv(nn.Conv2d):
+    """A 3 x 3 convolution whose kernels have no mean and unit norm."""
+
+    def __init__(self, before: int, after: int, *, stride: int) -> None:
+        super().__init__(before, after, 3, stride, 1, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class calls it so.
+        kernels = self.weight.flatten(1)
+        kernels = normalize(kernels - kernels.mean(dim=1, keepdim=True), dim=1)
+        return conv2d(input, kernels.view_as(self.weight), None, self.stride, self.padding)
+
+
+def _refuse_patches(patch_size: int | None) -> None:
+    if patch_size is not None:
+        raise ValueError(
+            f"a convolutional image tower has no patches, got a patch size of {patch_size}; set "
+            "the image size"
+        )
