@@ -109,10 +109,8 @@ def _decoding(
     readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
     if selection.selector == "uniform" or _scores_pixels(selection):
         return PrepareCandidates(config.data, model), readable if some_uniform else None
-    decode = Decode(model)
-    return Tokenize(config.data, model), partial(
-        readable, decode=decode
-    ) if some_uniform else decode
+    tokenize, decode = Tokenize(config.data, model), Decode(model)
+    return tokenize, partial(readable, decode=decode) if some_uniform else decode
 
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
