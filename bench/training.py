@@ -17,9 +17,13 @@ the output is one JSON document.
 
 import argparse
 import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from harness import environment
 from training_subsets import best_by_reference, joined, least_alike
@@ -27,6 +31,7 @@ from training_subsets import best_by_reference, joined, least_alike
 from jest_loader.clip import checkpoint
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
 from jest_loader.clip.reference_cache import build_reference_cache
+from jest_loader.clip.stop import Stopped
 from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import train
 
@@ -164,7 +169,7 @@ def base_config(data: Path, out: Path, *, steps: int = STEPS, seed: int = 0) -> 
             embed_dim=96,
             vocab_size=16384,
         ),
-        optimizer=OptimizerConfig(lr=2e-3),
+        optimizer=OptimizerConfig(lr=1e-3),
         steps=steps,
         initial_bias=-5.0,
         seed=seed,
@@ -182,16 +187,23 @@ def main() -> None:
     parser.add_argument("--noise", type=int, nargs="+", default=[20], help="percent shuffled")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--max-seconds", type=float, help="stop then; the same command goes on")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.out, arguments.steps)
-    ended = []
-    for seed in arguments.seeds:
-        for noise in arguments.noise:
-            for name in arguments.arms:
-                run = train(bench.config(name, noise, seed), label=f"{name} {noise} % {seed}")
-                top1 = run.evaluations[-1].metrics["zero_shot_top1"]
-                ended.append({"arm": name, "noise": noise, "seed": seed, "zero_shot_top1": top1})
-                print(f"{name:16s} {noise:2d} % seed {seed}  top-1 {top1:.2%}", flush=True)
+    stops_at = time.monotonic() + (arguments.max_seconds or math.inf)
+    ended: list[dict[str, Any]] = []
+    for seed, noise, name in product(arguments.seeds, arguments.noise, arguments.arms):
+        config = bench.config(name, noise, seed)
+        if math.isfinite(stops_at):
+            config = replace(config, max_seconds=max(1.0, stops_at - time.monotonic()))
+        try:
+            run = train(config, label=f"{name} {noise} % {seed}")
+        except Stopped as stopped:
+            print(stopped)
+            break
+        top1 = run.evaluations[-1].metrics["zero_shot_top1"]
+        ended.append({"arm": name, "noise": noise, "seed": seed, "zero_shot_top1": top1})
+        print(f"{name:16s} {noise:2d} % seed {seed}  top-1 {top1:.2%}", flush=True)
     print(json.dumps({"steps": arguments.steps, "environment": environment(), "runs": ended}))
 
 

@@ -74,7 +74,7 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
 
 def test_an_online_proxy_goes_on_where_it_was(shards, tmp_path, monkeypatch):
     def with_a_proxy(config, learner, shards, device):
-        model = checkpoint.new_model(config.model, config.loss)
+        model = config.model.build(config.loss)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         return HardLearner(OnlineProxy(model, optimizer), config.loss)
 

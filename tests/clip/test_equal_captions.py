@@ -10,6 +10,7 @@ from jest_loader.clip.gradients import backward
 from jest_loader.clip.selection import build_loader
 from jest_loader.clip.towers import TwoTower
 from jest_loader.clip.train import train
+from jest_loader.distributed import Ranks
 from jest_loader.ops.losses import contrastive_loss
 from tests.clip_runs import MODEL, config_for
 
@@ -40,7 +41,7 @@ def test_the_loss_leaves_out_pairs_of_equal_captions(
     assert len(set(batch["caption"])) < 8
     monkeypatch.setattr(TwoTower, "forward", recording)
     found = [
-        backward(model, dict(batch), 3, replace(config, mask_equal_captions=masked))
+        backward(model, dict(batch), 3, replace(config, mask_equal_captions=masked), Ranks()).loss
         for masked in (False, True)
     ]
     for (text, embeddings), loss_found, masked in zip(seen, found, (False, True), strict=True):

@@ -136,8 +136,8 @@ def test_an_average_of_weights_is_the_sum_that_it_says(shards, tmp_path, monkeyp
     monkeypatch.setattr(
         training,
         "_start",
-        lambda config: (
-            run := start(config),
+        lambda *given: (
+            run := start(*given),
             begun.extend(p.detach().double().clone() for p in run.model.parameters()),
         )[0],
     )
@@ -152,7 +152,7 @@ def test_an_average_of_weights_is_the_sum_that_it_says(shards, tmp_path, monkeyp
             expected = expected + (1 - decay) * decay ** (12 - step) * weights[place]
         torch.testing.assert_close(average.double(), expected, atol=1e-6, rtol=1e-5)
     metrics = run.evaluations[-1].metrics
-    measured = evaluate(run.average.model, run.held_out)
+    measured = evaluate(run.average.model, run.held_out[""])
     assert {name: metrics[f"ema_{name}"] for name in measured} == measured
     assert {name: metrics[name] for name in measured} == plain.evaluations[-1].metrics
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["average"]

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,8 @@ PLACES = ["--data.train", "data", "--out", "run"]
 
 
 def parsed(*arguments: str) -> TrainConfig:
-    return tyro.cli(train_command(arguments), args=arguments).config
+    config = tyro.cli(train_command(arguments), args=arguments).config
+    return TrainConfig(**{each.name: getattr(config, each.name) for each in fields(config)})
 
 
 @pytest.mark.parametrize("name", get_args(Preset))
