@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import environment
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -92,7 +93,8 @@ def main() -> None:
         "sets": {prefix: collections[prefix]["license"]["title"] for prefix in used},
     }
     (arguments.out / "icons.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps({name: document[name] for name in ("rows", "classes", "rendered")}))
+    said = {name: document[name] for name in ("rows", "classes", "rendered")}
+    print(json.dumps({**said, "environment": environment()}))
 
 
 def read_package(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -23,8 +23,8 @@ def best_by_reference(data: Path, cache: Path, out: Path, *, keep: float) -> Pat
     Each row's easy-reference score falls with its own loss, which falls with that likeness.
     """
     if not (out / "index.json").is_file():
-        reference = _embeddings(data, cache)
-        alike = (reference.image * reference.text).sum(dim=1)
+        image, text = _embeddings(data, cache)
+        alike = (image * text).sum(dim=1)
         _write(data, out, alike.topk(int(keep * len(alike))).indices)
     return out
 
@@ -36,7 +36,7 @@ def least_alike(data: Path, cache: Path, out: Path, *, keep: float) -> Path:
     redundant as it is like the most similar one before it.
     """
     if not (out / "index.json").is_file():
-        image = _embeddings(data, cache).image
+        image, _ = _embeddings(data, cache)
         cluster, centres = _k_means(image)
         redundancy = torch.zeros(len(image))
         for number in range(len(centres)):
@@ -55,9 +55,11 @@ def joined(data: list[Path], out: Path) -> Path:
     return out
 
 
-def _embeddings(data: Path, cache: Path) -> Any:
+def _embeddings(data: Path, cache: Path) -> tuple[Tensor, Tensor]:
+    """The reference's image and text embeddings of all rows, fp32."""
     num_rows = MdsSource(data, batch_size=1).num_examples
-    return CachedReference.open(cache).embed({"sample_id": torch.arange(num_rows)})
+    found = CachedReference.open(cache).embed({"sample_id": torch.arange(num_rows)})
+    return found.image.float(), found.text.float()
 
 
 def _k_means(points: Tensor) -> tuple[Tensor, Tensor]:

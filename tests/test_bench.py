@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from jest_loader.demo.run import DemoConfig, run_demo
+from jest_loader.pack import write_mds
+from tests.bench_data import ICON_COLUMNS, made_icons, write_icon_package, write_made_runs
 
 ROOT = Path(__file__).parents[1]
 SHORT = {
@@ -21,9 +23,28 @@ SHORT = {
     "decoding": ["--smoke"],
     "ranks": ["--smoke", "--plot", "ranks.png"],
     "reading": ["--smoke"],
+    "icon_sets": ["--package", "icons.tgz", "--out", "rendered", "--min-sets", "1"],
+    "training": [
+        "--data",
+        "icons",
+        "--out",
+        "training",
+        "--steps",
+        "2",
+        "--arms",
+        "uniform",
+        "joint",
+        "flexi",
+        "hard",
+        "filtered",
+        "pruned",
+        "with_curated",
+    ],
+    "training_sweep": ["--data", "icons", "--out", "sweep", "--steps", "2", "--lr", "1e-3"],
+    "training_report": ["--runs", "made_runs", "--plot", "made.png"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
-HELPERS = {"harness", "reading_data"}
+HELPERS = {"harness", "reading_data", "training_subsets"}
 
 
 def test_every_benchmark_is_run_here():
@@ -35,6 +56,10 @@ def folder(tmp_path_factory):
     """Where the benchmarks run: with a demo of one step, which some of them start from."""
     folder = tmp_path_factory.mktemp("bench")
     run_demo(DemoConfig(out=folder / "short_demo", steps=1, reference_steps=1))
+    write_icon_package(folder / "icons.tgz")
+    for name, size in {"test": 16, "curated": 160, "pool_20": 1300}.items():
+        write_mds(folder / "icons" / name, ICON_COLUMNS, made_icons(size))
+    write_made_runs(folder / "made_runs")
     return folder
 
 

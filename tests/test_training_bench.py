@@ -1,0 +1,69 @@
+"""What bench/training_report.py and bench/icon_sets.py compute."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.bench_data import write_made_runs
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+icon_sets = pytest.importorskip("icon_sets")
+training_report = pytest.importorskip("training_report")
+
+
+def icon(prefix: str, name: str, place: int) -> "icon_sets.Icon":
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[place] = 255
+    return icon_sets.Icon(prefix, name, name, pixels)
+
+
+def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp_path):
+    write_made_runs(tmp_path)
+    rows = training_report.measured(training_report.read(tmp_path)[20])
+    joint = rows["joint"]
+    assert joint["steps_to_goal"] == [20, 20, 20]  # 0.2, the mean of 0.18, 0.2 and 0.22.
+    assert joint["fewer_steps"] == [2.0, 2.0, 2.0]
+    assert joint["fewer_flops"] == [1.0, 1.0, 1.0]  # Its steps cost twice as much.
+    assert joint["overhead"] == 2.0
+    assert joint["top1_at_equal_flops"] == [0.2, 0.2, 0.2]
+    assert rows["uniform"]["steps_to_goal"] == [None, 40, 40]
+    line = training_report.table(rows)[-1]
+    assert "40.0 % (40.0-40.0)" in line
+    assert "2.0 x (2.0-2.0)" in line
+    assert "never" in training_report.table(rows)[1]
+
+
+def test_held_out_sets_are_not_trained_on_nor_icons_that_look_like_theirs():
+    held_out = [icon("lucide", "bar", 4), icon("ph", "bell", 12)]
+    pool = [icon("one", "bar", 4), icon("one", "bell", 20), icon("two", "bar", 24)]
+    kin = [icon("lucide-lab", "bar", 16)]
+    splits = icon_sets.split([*held_out, *pool, *kin], pool_size=None, min_sets=1)
+    assert [(found.prefix, found.raw) for found in splits["pool"]] == [
+        ("one", "bell"), ("two", "bar"),
+    ]  # fmt: skip
+    assert [found.raw for found in splits["test"]] == ["bar", "bell"]
+    shared = icon_sets.split([*held_out, *pool], pool_size=None, min_sets=2)
+    assert shared["test"] == []
+
+
+def test_the_share_that_is_said_is_shuffled_and_marked():
+    icons = [icon("one", f"name {number}", number % 32) for number in range(2000)]
+    rows = icon_sets.shuffled(icons, 0.2)
+    marked = [found.raw for found, was_shuffled in rows if was_shuffled]
+    assert len(marked) / len(rows) == pytest.approx(0.2, abs=0.03)
+    left = [
+        (found.raw, own.raw) for (found, mark), own in zip(rows, icons, strict=True) if not mark
+    ]
+    assert all(found == own for found, own in left)
+    assert sorted(found.raw for found, _ in rows) == sorted(own.raw for own in icons)
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [("calendar-add-24-filled", "calendar-add"), ("thin-bell", "bell"), ("bell", "bell")],
+)
+def test_style_words_are_those_that_the_set_names(name, clean):
+    found = {"suffixes": {"24-filled": "", "filled": "", "": ""}, "prefixes": {"thin": ""}}
+    assert icon_sets.without_style(name, found) == clean
