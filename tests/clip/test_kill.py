@@ -85,7 +85,7 @@ PLACES = {
     "in step 3, before any checkpoint": Place(2, "train", "backward", 3),
     "in step 9": Place(8, "train", "backward", 9),
     # Of the weights and of their average at step 4, and of the weights at step 8.
-    "in an evaluation": Place(8, "train", "evaluate", 4),
+    "in an evaluation": Place(8, "train", "evaluate_all", 4),
     "in half of a line of the log": Place(8, "logs", "JsonLines.write", 10, half_a_line),
     "in half of a checkpoint": Place(10, "checkpoint", "torch.save", 2, half_a_checkpoint),
     # After those of the first checkpoint: its number, checkpoint.pt and metrics.json.
