@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from bench.harness import environment, spread
 from jest_loader import CachedReference, Embeddings, FrozenReference
 from jest_loader.cache import build
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 
 WIDTH = 512
 MODEL = ModelConfig(

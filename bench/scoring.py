@@ -61,7 +61,7 @@ from jest_loader import (
     Scorer,
 )
 from jest_loader.batch import Batch
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.cost import selection_flops
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Trainable

@@ -19,7 +19,7 @@ def _as_typed(message: str) -> str:
     """The trainer's messages name options as fields."""
     if sys.argv[1:2] != ["train"]:
         return message
-    from jest_loader.clip.flags import with_flags
+    from jest_loader.clip.commands.flags import with_flags
 
     return with_flags(message)
 
@@ -27,15 +27,15 @@ def _as_typed(message: str) -> str:
 def _run() -> None:
     import tyro
 
-    from jest_loader.clip.cache_command import (
+    from jest_loader.clip.commands.cache import (
         CacheConfig,
         VerifyConfig,
         cache_command,
         verify_command,
     )
-    from jest_loader.clip.evaluate_command import EvaluateConfig, evaluate_command
-    from jest_loader.clip.export import ExportConfig, export_command
-    from jest_loader.clip.train_command import run_train_command, train_command
+    from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
+    from jest_loader.clip.commands.export import ExportConfig, export_command
+    from jest_loader.clip.commands.train import run_train_command, train_command
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.estimate import CostConfig
     from jest_loader.estimate import describe as describe_cost

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
-from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.models.towers import ModelConfig
 
 MODEL = ModelConfig(
     image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,

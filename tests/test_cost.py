@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jest_loader import Counts, FactoredScores, JestDataset, JointSelector
 from jest_loader.cli import main
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.estimate import CostConfig, describe, estimate
 from jest_loader.ops.losses import contrastive_loss

@@ -8,13 +8,13 @@ from jest_loader.program import run_program
 def _run() -> None:
     import tyro
 
-    from jest_loader.clip.train_command import run_train_command, train_command
+    from jest_loader.clip.commands.train import run_train_command, train_command
 
     run_train_command(tyro.cli(train_command(sys.argv[1:]), prog="python -m jest_loader.clip"))
 
 
 def _with_flags(message: str) -> str:
-    from jest_loader.clip.flags import with_flags
+    from jest_loader.clip.commands.flags import with_flags
 
     return with_flags(message)
 

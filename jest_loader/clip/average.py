@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.model import ClipModel
 
 
 class AverageWeights:

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from jest_loader.checks import whole
-from jest_loader.clip.architecture import Architecture
-from jest_loader.clip.held_out_config import EvaluationConfig
-from jest_loader.clip.logs import LogConfig
-from jest_loader.clip.open_clip_architecture import resolve
-from jest_loader.clip.open_clip_config import OpenClipConfig
+from jest_loader.clip.evaluation.held_out_config import EvaluationConfig
+from jest_loader.clip.journal.logs import LogConfig
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.open_clip_architecture import resolve
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.optimizer import OptimizerConfig
 from jest_loader.clip.proxy_config import ProxyConfig
 from jest_loader.clip.schedule_config import ScheduleConfig
 from jest_loader.clip.selection_checks import check_selection
-from jest_loader.clip.towers import ModelConfig
 from jest_loader.protocols import Loss
 from jest_loader.selection import Quota
 

@@ -13,8 +13,8 @@ from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch, take
-from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig
+from jest_loader.clip.models.architecture import Architecture
 from jest_loader.protocols import BadSamplesError
 from jest_loader.ragged import RaggedBytes
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jest_loader.clip import checkpoint
+from jest_loader.clip.saving import checkpoint
 
 _NUM_NAMED = 5
 

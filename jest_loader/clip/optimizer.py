@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.model import ClipModel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from jest_loader.batch import Batch, take
 from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.distributed import ranks_of
 from jest_loader.ops.noise import fold

@@ -1,11 +1,11 @@
 """The reference model of a run, from a checkpoint of this trainer or from open_clip."""
 
-from jest_loader.clip import checkpoint
-from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.model import ClipModel
-from jest_loader.clip.open_clip_architecture import resolve
-from jest_loader.clip.open_clip_config import OpenClipConfig
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.open_clip_architecture import resolve
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.saving import checkpoint
 from jest_loader.protocols import Loss
 
 

@@ -7,10 +7,10 @@ import torch
 
 from jest_loader.batch import Batch
 from jest_loader.cache import Manifest, build
-from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.data import Decode, ShardSource, Tokenize, open_shards
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.protocols import Embedder, Loss
 from jest_loader.scorers.cache_format import read_manifest
 from jest_loader.scorers.cached import CachedReference

@@ -19,7 +19,7 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import per_rank
 from jest_loader.clip.proxy import Proxy
 from jest_loader.clip.reference import reference_architecture, reference_model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jest_loader.clip.config import SelectionConfig
-    from jest_loader.clip.towers import ModelConfig
+    from jest_loader.clip.models.towers import ModelConfig
 
 _OF_SCORING = (
     "reference_cache",

@@ -11,23 +11,23 @@ from torch import nn
 
 from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, to_device
-from jest_loader.clip import checkpoint
 from jest_loader.clip.average import AverageWeights
-from jest_loader.clip.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.evaluate import evaluate_all, headline
+from jest_loader.clip.evaluation.evaluate import evaluate_all, headline
+from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
+from jest_loader.clip.evaluation.held_out_config import held_out_sets
 from jest_loader.clip.finite_check import FiniteCheck
 from jest_loader.clip.gradients import backward
-from jest_loader.clip.held_out import HeldOut, read_held_out
-from jest_loader.clip.held_out_config import held_out_sets
-from jest_loader.clip.logs import Logs, open_logs
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.journal.logs import Logs, open_logs
+from jest_loader.clip.journal.progress import Progress
+from jest_loader.clip.journal.records import Evaluation, Records
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
-from jest_loader.clip.progress import Progress
-from jest_loader.clip.random_states import seed_all
-from jest_loader.clip.records import Evaluation, Records
-from jest_loader.clip.run_state import restore, state_of
+from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
+from jest_loader.clip.saving.random_states import seed_all
+from jest_loader.clip.saving.run_state import restore, state_of
 from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.clip.watched import WatchedColumns

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jest_loader.clip.evaluate import embed_captions
+from jest_loader.clip.evaluation.evaluate import embed_captions
 from jest_loader.clip.train import Run
 
 _COLOURS = {

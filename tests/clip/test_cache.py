@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jest_loader.clip.cache_command import (
+from jest_loader.clip.commands.cache import (
     CacheConfig,
     VerifyConfig,
     cache_command,
     verify_command,
 )
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
-from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.scorers.cache_format import read_manifest

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from jest_loader.clip.config import SelectionConfig
-from jest_loader.clip.open_clip_architecture import resolve
-from jest_loader.clip.open_clip_config import OpenClipConfig
-from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.models.open_clip_architecture import resolve
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 
@@ -94,7 +94,7 @@ def test_gradients_are_the_same_with_checkpointed_activations(tmp_path):
 
 def test_blocks_run_again_in_the_backward_pass_of_such_a_run(shards, tmp_path, monkeypatch):
     """And not while scoring, which keeps nothing; the weights end the same, to the bit."""
-    import jest_loader.clip.towers as module
+    import jest_loader.clip.models.towers as module
 
     calls = []
     forward = module._Block.forward

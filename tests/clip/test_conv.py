@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from jest_loader.clip.config import SelectionConfig
-from jest_loader.clip.conv import ConvTower, conv_flops
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.conv import ConvTower, conv_flops
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.clip.train import train
 from tests.clip_runs import MODEL, config_for
 

@@ -14,8 +14,8 @@ from jest_loader.adapters.images import DecodeImages
 from jest_loader.cache import build
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
 from jest_loader.clip.data import Decode, Prepare, PrepareCandidates, Tokenize, open_shards
+from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.reference_cache import inputs_of
-from jest_loader.clip.towers import ModelConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import PackConfig, pack, write_mds
 from jest_loader.protocols import BadSamplesError, Embeddings

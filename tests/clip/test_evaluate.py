@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from jest_loader.clip.evaluate import embed_classes, evaluate, evaluate_all, headline
-from jest_loader.clip.held_out import Captions, Classes, HeldOut
-from jest_loader.clip.tokenizer import HashTokenizer
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.evaluation.evaluate import embed_classes, evaluate, evaluate_all, headline
+from jest_loader.clip.evaluation.held_out import Captions, Classes, HeldOut
+from jest_loader.clip.models.tokenizer import HashTokenizer
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 
 CLASSES = ("bell", "cart", "heart")
 
@@ -116,7 +116,7 @@ def test_zero_shot_is_what_clip_benchmark_defines():
 @pytest.mark.parametrize("pairs", [1 << 24, 100], ids=["a block", "blocks"])
 def test_retrieval_is_what_clip_benchmark_defines(pairs, monkeypatch):
     """Its formula: whether any of the right ones is among the topk, averaged over the queries."""
-    import jest_loader.clip.evaluate as module
+    import jest_loader.clip.evaluation.evaluate as module
 
     monkeypatch.setattr(module, "_BLOCK_PAIRS", pairs)
     model, image = a_model_and_images(50)
@@ -153,7 +153,7 @@ def test_equal_captions_of_two_images_count_half():
 
 @torch.no_grad()
 def test_classes_in_blocks_are_those_at_once(monkeypatch):
-    import jest_loader.clip.evaluate as module
+    import jest_loader.clip.evaluation.evaluate as module
 
     model, _ = a_model_and_images(1)
     names = [f"thing {number}" for number in range(11)]

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from jest_loader.clip.evaluate_command import EvaluateConfig, evaluate_command
-from jest_loader.clip.held_out_config import EvaluationConfig
+from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
+from jest_loader.clip.evaluation.held_out_config import EvaluationConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds
 from tests.clip_runs import COLUMNS, config_for, rows

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jest_loader.clip.flags import with_flags
+from jest_loader.clip.commands.flags import with_flags
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from jest_loader.clip.held_out import read_held_out
-from jest_loader.clip.held_out_config import EvaluationConfig, HeldOutSet, held_out_sets
+from jest_loader.clip.evaluation.held_out import read_held_out
+from jest_loader.clip.evaluation.held_out_config import EvaluationConfig, HeldOutSet, held_out_sets
 from jest_loader.pack import write_mds, write_zarr
 from tests.clip_runs import MODEL
 
@@ -110,7 +110,7 @@ def by_rows(tmp_path) -> HeldOutSet:
 
 @pytest.mark.parametrize("block_bytes", [1 << 24, 2 * 64], ids=["a block", "blocks of two"])
 def test_captions_in_rows_that_share_a_picture(block_bytes, by_rows, monkeypatch):
-    import jest_loader.clip.held_out as module
+    import jest_loader.clip.evaluation.held_out as module
 
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
     found = read_held_out(by_rows, MODEL)
@@ -130,7 +130,7 @@ def test_labels_of_pictures_with_several_rows(by_rows, tmp_path):
 
 
 def test_pictures_that_are_many_are_decoded_at_each_pass(by_rows, monkeypatch):
-    import jest_loader.clip.held_out as module
+    import jest_loader.clip.evaluation.held_out as module
 
     kept = read_held_out(by_rows, MODEL)
     assert isinstance(kept.images, tuple)

@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import dropout, normalize
 
 from jest_loader.clip.config import SelectionConfig
-from jest_loader.clip.logs import LogConfig
-from jest_loader.clip.towers import TwoTower
+from jest_loader.clip.journal.logs import LogConfig
+from jest_loader.clip.models.towers import TwoTower
 from tests.clip_runs import config_for
 from tests.processes import CONTEXT
 
@@ -86,14 +86,14 @@ PLACES = {
     "in step 9": Place(8, "train", "backward", 9),
     # Of the weights and of their average at step 4, and of the weights at step 8.
     "in an evaluation": Place(8, "train", "evaluate_all", 4),
-    "in half of a line of the log": Place(8, "logs", "JsonLines.write", 10, half_a_line),
-    "in half of a checkpoint": Place(10, "checkpoint", "torch.save", 2, half_a_checkpoint),
+    "in half of a line of the log": Place(8, "journal.logs", "JsonLines.write", 10, half_a_line),
+    "in half of a checkpoint": Place(10, "saving.checkpoint", "torch.save", 2, half_a_checkpoint),
     # After those of the first checkpoint: its number, checkpoint.pt and metrics.json.
-    "before a checkpoint has its number": Place(10, "checkpoint", "Path.replace", 4),
-    "before the oldest is deleted": Place(12, "checkpoint", "Path.unlink", 1),
-    "before a checkpoint is the newest": Place(10, "checkpoint_folder", "_link", 2),
-    "after a checkpoint": Place(10, "checkpoint", "save_json", 2),
-    "before the last metrics": Place(12, "checkpoint", "save_json", 4),
+    "before a checkpoint has its number": Place(10, "saving.checkpoint", "Path.replace", 4),
+    "before the oldest is deleted": Place(12, "saving.checkpoint", "Path.unlink", 1),
+    "before a checkpoint is the newest": Place(10, "saving.checkpoint_folder", "_link", 2),
+    "after a checkpoint": Place(10, "saving.checkpoint", "save_json", 2),
+    "before the last metrics": Place(12, "saving.checkpoint", "save_json", 4),
 }
 
 
@@ -115,7 +115,8 @@ def die_at(place: Place) -> None:
 
 
 def run(shards: Path, out: Path, place: str = "", changes: dict | None = None) -> None:
-    from jest_loader.clip import checkpoint, train
+    from jest_loader.clip import train
+    from jest_loader.clip.saving import checkpoint
 
     torch.set_num_threads(1)
     checkpoint.new_model = lambda config, loss, scale, bias: Forgetful(

@@ -11,8 +11,8 @@ import torch
 
 from jest_loader.clip import train as training
 from jest_loader.clip.config import SelectionConfig
-from jest_loader.clip.logs import LogConfig, flat, open_logs
-from jest_loader.clip.progress import Progress
+from jest_loader.clip.journal.logs import LogConfig, flat, open_logs
+from jest_loader.clip.journal.progress import Progress
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for

@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import log_softmax, logsigmoid
 
 from jest_loader.clip.data import augment
-from jest_loader.clip.tokenizer import PADDING, HashTokenizer
-from jest_loader.clip.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.ops.losses import contrastive_loss
 from tests.helpers import random_embeddings
 

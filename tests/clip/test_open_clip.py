@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
-from jest_loader.clip import checkpoint
-from jest_loader.clip.cache_command import CacheConfig, cache_command
+from jest_loader.clip.commands.cache import CacheConfig, cache_command
+from jest_loader.clip.commands.export import ExportConfig, export_command
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
 from jest_loader.clip.data import Prepare
-from jest_loader.clip.export import ExportConfig, export_command
-from jest_loader.clip.open_clip_architecture import resolve
-from jest_loader.clip.open_clip_config import OpenClipConfig
+from jest_loader.clip.models.open_clip_architecture import resolve
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds
 from jest_loader.shapes import KNOWN_MODELS
@@ -262,7 +262,7 @@ def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss)
     model = built(folder, name, loss)
     assert (model.bias is None) == (loss == "softmax")
     assert model.log_scale.exp().item() == pytest.approx(10.0)
-    from jest_loader.clip.export import export_open_clip
+    from jest_loader.clip.commands.export import export_open_clip
 
     export_open_clip(model, tmp_path / "exported")
     compare_with_open_clip(model, tmp_path / "exported", folder)
@@ -277,7 +277,7 @@ def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss)
 
 
 def test_a_folder_of_open_clip_is_a_reference_live_and_cached(folder, tmp_path):
-    from jest_loader.clip.export import export_open_clip
+    from jest_loader.clip.commands.export import export_open_clip
 
     export_open_clip(built(folder), tmp_path / "exported")
     options = OpenClipConfig(str(tmp_path / "exported"))
@@ -330,7 +330,7 @@ def test_a_tokenizer_of_hugging_face_is_taken_from_a_folder(folder, tmp_path):
     options = OpenClipConfig(str(tmp_path / "siglip.json"), tokenizer=tmp_path / "tokenizer")
     model = resolve(options).build("sigmoid", scale=10.0, bias=-5.0)
     assert model.config.tokenizer()(["the navy sea"]).tolist() == [[3, 5, 4, 0, 0, 0, 0, 0]]
-    from jest_loader.clip.export import export_open_clip
+    from jest_loader.clip.commands.export import export_open_clip
 
     export_open_clip(model, tmp_path / "exported")
     compare_with_open_clip(model, tmp_path / "exported", folder)

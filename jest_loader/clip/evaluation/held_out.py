@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import take
-from jest_loader.clip.architecture import Architecture
-from jest_loader.clip.class_names import read_class_names, read_templates
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.data import Prepare, ShardSource, open_shards
-from jest_loader.clip.held_out_config import HeldOutSet
+from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
+from jest_loader.clip.evaluation.held_out_config import HeldOutSet
+from jest_loader.clip.models.architecture import Architecture
 from jest_loader.protocols import BadSamplesError
 from jest_loader.skipped import listed
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jest_loader.clip.architecture import Tokenizer
-from jest_loader.clip.open_clip_config import OpenClipConfig
-from jest_loader.clip.open_clip_model import OpenClipModel
-from jest_loader.clip.open_clip_source import find
-from jest_loader.clip.open_clip_tokenizer import identity_of, load_tokenizer
+from jest_loader.clip.models.architecture import Tokenizer
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.models.open_clip_model import OpenClipModel
+from jest_loader.clip.models.open_clip_source import find
+from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
 from jest_loader.protocols import Loss
 
 

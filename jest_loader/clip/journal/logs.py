@@ -76,11 +76,11 @@ def open_logs(config: LogConfig, out: Path, step: int, run: dict[str, Any]) -> I
     with ExitStack() as closing:
         logs: list[Log] = [closing.enter_context(_json_lines(out, step))]
         if config.tensorboard:
-            from jest_loader.clip.tensorboard_log import TensorBoardLog
+            from jest_loader.clip.journal.tensorboard_log import TensorBoardLog
 
             logs.append(closing.enter_context(TensorBoardLog(out / "tensorboard", step)))
         if config.wandb is not None:
-            from jest_loader.clip.wandb_log import WandbLog
+            from jest_loader.clip.journal.wandb_log import WandbLog
 
             logs.append(closing.enter_context(WandbLog(config.wandb, out, run)))
         yield Logs(*logs)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize
 from torch.utils.checkpoint import checkpoint
 
-from jest_loader.clip.flexi import resize_image
+from jest_loader.clip.models.flexi import resize_image
 
 _GROUPS = 8
 

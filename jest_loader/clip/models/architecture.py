@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.protocols import Loss
 
 Tokenizer = Callable[[Sequence[str]], Tensor]

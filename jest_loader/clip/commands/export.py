@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jest_loader.clip import checkpoint
-from jest_loader.clip.open_clip_architecture import OpenClipArchitecture
-from jest_loader.clip.open_clip_model import OpenClipModel
-from jest_loader.clip.open_clip_source import CONFIG_FILE, WEIGHTS_FILE
+from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
+from jest_loader.clip.models.open_clip_model import OpenClipModel
+from jest_loader.clip.models.open_clip_source import CONFIG_FILE, WEIGHTS_FILE
+from jest_loader.clip.saving import checkpoint
 from jest_loader.output import new_folder
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from jest_loader.clip.logs import flat
+from jest_loader.clip.journal.logs import flat
 
 
 class TensorBoardLog:

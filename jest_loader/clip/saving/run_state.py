@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jest_loader.clip.random_states import random_states, restore_random_states
-from jest_loader.clip.records import Evaluation
+from jest_loader.clip.journal.records import Evaluation
+from jest_loader.clip.saving.random_states import random_states, restore_random_states
 from jest_loader.clip.selection import proxy_of
 
 if TYPE_CHECKING:

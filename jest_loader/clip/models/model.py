@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from jest_loader.protocols import Embeddings
 
 if TYPE_CHECKING:
-    from jest_loader.clip.architecture import Architecture
+    from jest_loader.clip.models.architecture import Architecture
 
 
 class ClipModel(nn.Module):

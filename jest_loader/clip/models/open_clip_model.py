@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from jest_loader.clip.flexi import resize_image, resize_patches, resize_positions
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.models.flexi import resize_image, resize_patches, resize_positions
+from jest_loader.clip.models.model import ClipModel
 
 if TYPE_CHECKING:
-    from jest_loader.clip.open_clip_architecture import OpenClipArchitecture
+    from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 
 
 class OpenClipModel(ClipModel):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from jest_loader.clip.conv import ConvTower, conv_flops, smallest_width
-from jest_loader.clip.flexi import resize_image, resize_kernel, resize_positions
-from jest_loader.clip.model import ClipModel
-from jest_loader.clip.tokenizer import PADDING, HashTokenizer
+from jest_loader.clip.models.conv import ConvTower, conv_flops, smallest_width
+from jest_loader.clip.models.flexi import resize_image, resize_kernel, resize_positions
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
 from jest_loader.protocols import Loss
 from jest_loader.shapes import ModelShape, TextShape, VisionShape
 

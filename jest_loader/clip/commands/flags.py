@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from jest_loader.clip import checkpoint
+from jest_loader.clip.saving import checkpoint
 
 
 def with_flags(message: str) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from jest_loader.clip import checkpoint
-from jest_loader.clip.logs import flat
+from jest_loader.clip.journal.logs import flat
+from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.stop import Stopped
 
 

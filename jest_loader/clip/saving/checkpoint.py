@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from jest_loader.clip.architecture import Architecture
 from jest_loader.clip.config import DataConfig, TrainConfig
-from jest_loader.clip.model import ClipModel
-from jest_loader.clip.open_clip_architecture import OpenClipArchitecture
-from jest_loader.clip.towers import ModelConfig
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
+from jest_loader.clip.models.towers import ModelConfig
 
 _VERSION = 1
 # May differ when a run goes on.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from jest_loader.batch import to_device
-from jest_loader.clip.class_names import fill
-from jest_loader.clip.held_out import HeldOut
-from jest_loader.clip.model import ClipModel
+from jest_loader.clip.evaluation.class_names import fill
+from jest_loader.clip.evaluation.held_out import HeldOut
+from jest_loader.clip.models.model import ClipModel
 
 _BLOCK = 1024  # Rows at once, of captions and similarities,
 _BLOCK_PAIRS = 1 << 24  # unless that are more similarities than these: 64 MiB.

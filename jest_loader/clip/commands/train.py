@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, get_args
 
+from jest_loader.clip.commands.flags import with_flags
 from jest_loader.clip.config import DataConfig, TrainConfig
-from jest_loader.clip.flags import with_flags
 from jest_loader.clip.presets import Preset, preset
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import describe, train
