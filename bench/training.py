@@ -35,9 +35,29 @@ from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
 
-STEPS = 1600
+STEPS, BATCH_SIZE = 1600, 128
 _FLEXI = {"score_image_size": 16, "low_resolution_fraction": 0.5}
 _JOINT = SelectionConfig(selector="joint", filter_ratio=0.8)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the arms that are compared with each other have in common.
+
+    Args:
+        noise: Percent of the pool's captions that are shuffled.
+        batch_size: Of all arms.
+        num_examples: That each arm is trained on.
+    """
+
+    noise: int = 20
+    batch_size: int = BATCH_SIZE
+    num_examples: int = STEPS * BATCH_SIZE
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and in tables."""
+        return f"noise-{self.noise}-batch-{self.batch_size}"
 
 
 @dataclass(frozen=True)
@@ -48,20 +68,22 @@ class Arm:
         about: For the table.
         selection: The selection, but for the reference.
         subset: Makes what it is trained on from the pool; None trains on the pool itself.
+        masks_loss: Whether equal captions are no negatives in the loss.
     """
 
     about: str
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     subset: "Callable[[Bench, int], Path] | None" = None
+    masks_loss: bool = False
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything is, and for how long each arm is trained."""
+    """Where everything is, and for how many steps of ``BATCH_SIZE`` the reference is trained."""
 
     data: Path
     out: Path
-    steps: int
+    steps: int = STEPS
 
     def pool(self, noise: int) -> Path:
         """The uncurated data, ``noise`` percent of whose captions are shuffled."""
@@ -92,8 +114,9 @@ class Bench:
 
     def reference(self) -> TrainConfig:
         """The run that trains the reference."""
-        config = base_config(self.data, self.out / "reference", steps=self.steps)
-        return replace(config, data=replace(config.data, train=self.data / "curated"))
+        return base_config(
+            self.data / "curated", self.data / "test", self.out / "reference", self.steps
+        )
 
     def cache(self, noise: int) -> Path:
         """The reference's embeddings of the pool, made if they are not there."""
@@ -105,24 +128,23 @@ class Bench:
         build_reference_cache(path, data, model, config.loss, batch_size=1024)
         return path
 
-    def config(self, name: str, noise: int, seed: int) -> TrainConfig:
+    def config(self, name: str, setting: Setting, seed: int) -> TrainConfig:
         """The run of an arm; its data and reference are made if they are not there."""
-        arm = ARMS[name]
+        arm, noise = ARMS[name], setting.noise
         base = base_config(
-            self.data, self.out / f"noise-{noise}" / name / f"seed-{seed}", steps=self.steps
+            self.pool(noise) if arm.subset is None else arm.subset(self, noise),
+            self.data / "test",
+            self.out / setting.name / name / f"seed-{seed}",
+            setting.num_examples // setting.batch_size,
         )
         chooses = arm.selection.selector != "uniform" and arm.selection.score != "hard_learner"
-        watch = ("shuffled",)
         return replace(
             base,
-            data=replace(
-                base.data,
-                train=self.pool(noise) if arm.subset is None else arm.subset(self, noise),
-                watch_columns=watch,
-            ),
+            data=replace(base.data, batch_size=setting.batch_size, watch_columns=("shuffled",)),
             selection=replace(
                 arm.selection, reference_cache=self.cache(noise) if chooses else None
             ),
+            mask_equal_captions=arm.masks_loss,
             seed=seed,
         )
 
@@ -131,9 +153,7 @@ ARMS = {
     "uniform": Arm("uniform"),
     "independent": Arm("independent, learnability", replace(_JOINT, selector="independent")),
     "joint": Arm("joint, learnability (JEST)", _JOINT),
-    "flexi": Arm(
-        "joint, scored at a quarter of the tokens (Flexi-JEST)", replace(_JOINT, **_FLEXI)
-    ),
+    "flexi": Arm("joint, scored at a quarter of the flops (Flexi-JEST)", replace(_JOINT, **_FLEXI)),
     "easy": Arm("joint, easy reference", replace(_JOINT, score="easy_reference")),
     "hard": Arm("joint, hard learner", replace(_JOINT, score="hard_learner")),
     "joint_50": Arm("JEST, f = 0.5", replace(_JOINT, filter_ratio=0.5)),
@@ -144,7 +164,16 @@ ARMS = {
     "independent_90": Arm(
         "independent, f = 0.9", replace(_JOINT, selector="independent", filter_ratio=0.9)
     ),
-    "uniform_flexi": Arm("uniform, half at a quarter of the tokens", SelectionConfig(**_FLEXI)),
+    "joint_masked": Arm(
+        "JEST, equal captions masked in the scores", replace(_JOINT, mask_equal_captions=True)
+    ),
+    "joint_masked_both": Arm(
+        "JEST, equal captions masked in scores and loss",
+        replace(_JOINT, mask_equal_captions=True),
+        masks_loss=True,
+    ),
+    "uniform_masked": Arm("uniform, equal captions masked in the loss", masks_loss=True),
+    "uniform_flexi": Arm("uniform, half at a quarter of the flops", SelectionConfig(**_FLEXI)),
     "filtered": Arm("uniform on the reference's best fifth, once", subset=Bench.filtered),
     "pruned": Arm("uniform on the least alike half", subset=Bench.pruned),
     "with_curated": Arm("uniform on curated and uncurated", subset=Bench.with_curated),
@@ -153,29 +182,21 @@ ARMS = {
 }
 
 
-def base_config(data: Path, out: Path, *, steps: int = STEPS, seed: int = 0) -> TrainConfig:
+def base_config(train_on: Path, test: Path, out: Path, steps: int = STEPS) -> TrainConfig:
     """What all arms have in common."""
     return TrainConfig(
-        data=DataConfig(train=data / "pool_20", test=data / "test", batch_size=128, augment=False),
+        data=DataConfig(train=train_on, test=test, batch_size=BATCH_SIZE, augment=False),
         out=out,
         model=ModelConfig(
-            image_size=32,
-            channels=1,
-            image_tower="conv",
-            vision_width=128,
-            vision_depth=3,
-            text_width=96,
-            text_depth=0,
-            embed_dim=96,
-            vocab_size=16384,
+            image_size=32, channels=1, image_tower="conv", vision_width=128, vision_depth=3,
+            text_width=96, text_depth=0, embed_dim=96, vocab_size=16384,
         ),
         optimizer=OptimizerConfig(lr=1e-3),
         steps=steps,
         initial_bias=-5.0,
-        seed=seed,
         eval_every=max(1, steps // 32),
         checkpoint_every=max(1, steps // 8),
-    )
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -185,25 +206,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--noise", type=int, nargs="+", default=[20], help="percent shuffled")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE}")
     parser.add_argument("--max-seconds", type=float, help="stop then; the same command goes on")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.out, arguments.steps)
     stops_at = time.monotonic() + (arguments.max_seconds or math.inf)
     ended: list[dict[str, Any]] = []
-    for seed, noise, name in product(arguments.seeds, arguments.noise, arguments.arms):
-        config = bench.config(name, noise, seed)
+    for seed, noise, batch_size, name in product(
+        arguments.seeds, arguments.noise, arguments.batch_size, arguments.arms
+    ):
+        setting = Setting(noise, batch_size, arguments.steps * BATCH_SIZE)
+        config = bench.config(name, setting, seed)
         if math.isfinite(stops_at):
             config = replace(config, max_seconds=max(1.0, stops_at - time.monotonic()))
+        label = f"{setting.name}, {name}, seed {seed}"
         try:
-            run = train(config, label=f"{name} {noise} % {seed}")
+            run = train(config, label=label)
         except Stopped as stopped:
             print(stopped)
             break
         top1 = run.evaluations[-1].metrics["zero_shot_top1"]
-        ended.append({"arm": name, "noise": noise, "seed": seed, "zero_shot_top1": top1})
-        print(f"{name:16s} {noise:2d} % seed {seed}  top-1 {top1:.2%}", flush=True)
+        ended.append({"setting": setting.name, "arm": name, "seed": seed, "zero_shot_top1": top1})
+        print(f"{label:48s} top-1 {top1:.2%}", flush=True)
     print(json.dumps({"steps": arguments.steps, "environment": environment(), "runs": ended}))
 
 

@@ -33,9 +33,9 @@ def main() -> None:
     found = read(arguments.runs)
     reference = json.loads((arguments.runs / "reference" / "metrics.json").read_text())
     print(f"reference: top-1 {accuracy(reference):.1%}, {reference['flops']:.1e} flops\n")
-    measures = {noise: measured(runs) for noise, runs in found.items()}
-    for noise, rows in measures.items():
-        print("\n".join([f"{noise} % of the captions shuffled", *table(rows), ""]))
+    measures = {setting: measured(runs) for setting, runs in found.items()}
+    for setting, rows in measures.items():
+        print("\n".join([setting, *table(rows), ""]))
     if arguments.plot:
         draw(found, arguments.plot)
     print(
@@ -45,17 +45,17 @@ def main() -> None:
                 "reference": summary(reference),
                 "measures": measures,
                 "curves": {
-                    noise: {arm: [summary(run) for run in runs] for arm, runs in arms.items()}
-                    for noise, arms in found.items()
+                    setting: {arm: [summary(run) for run in runs] for arm, runs in arms.items()}
+                    for setting, arms in found.items()
                 },
             }
         )
     )
 
 
-def read(folder: Path) -> dict[int, Runs]:
-    """Finished runs by share of shuffled captions and arm, in the order of ``ARMS``."""
-    found: dict[int, Runs] = {}
+def read(folder: Path) -> dict[str, Runs]:
+    """Finished runs by setting and arm, in the order of ``ARMS``."""
+    found: dict[str, Runs] = {}
     for path in sorted(folder.glob("noise-*")):
         runs = defaultdict(list)
         for arm in ARMS:
@@ -64,8 +64,8 @@ def read(folder: Path) -> dict[int, Runs]:
                 if run["finished"]:
                     runs[arm].append(run)
         if runs["uniform"]:
-            found[int(path.name.removeprefix("noise-"))] = dict(runs)
-    return dict(sorted(found.items()))
+            found[path.name] = dict(runs)
+    return found
 
 
 def measured(runs: Runs) -> dict[str, dict[str, Any]]:
@@ -168,7 +168,7 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def draw(found: dict[int, Runs], path: Path) -> None:
+def draw(found: dict[str, Runs], path: Path) -> None:
     """Accuracy over steps and over flops, the score of what was chosen, and wrong captions."""
     import matplotlib
 
@@ -176,7 +176,7 @@ def draw(found: dict[int, Runs], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, grid = pyplot.subplots(len(found), 4, figsize=(20, 4 * len(found)), squeeze=False)
-    for row, (noise, arms) in zip(grid, found.items(), strict=True):
+    for row, (setting, arms) in zip(grid, found.items(), strict=True):
         for number, (arm, runs) in enumerate(arms.items()):
             colour = f"C{number % 10}"
             dashes = "-" if number < 10 else "--"
@@ -193,7 +193,7 @@ def draw(found: dict[int, Runs], path: Path) -> None:
         titles = ("training steps", "flops (cost model)", "training steps", "training steps")
         labels = ("zero-shot top-1", "zero-shot top-1", "score of the sub-batch", "wrong captions")
         for axes, along, label in zip(row, titles, labels, strict=True):
-            axes.set(xlabel=along, ylabel=f"{label} ({noise} % shuffled)")
+            axes.set(xlabel=along, ylabel=f"{label} ({setting})")
             axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize=7)
     figure.tight_layout()

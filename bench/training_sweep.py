@@ -42,7 +42,12 @@ def main() -> None:
     for values in product(*(getattr(arguments, axis) for axis in axes)):
         row = dict(zip(axes, values, strict=True))
         name = "-".join([arguments.train_on, *(f"{value}" for value in values)])
-        base = base_config(arguments.data, arguments.out / name, steps=arguments.steps)
+        base = base_config(
+            arguments.data / arguments.train_on,
+            arguments.data / "test",
+            arguments.out / name,
+            arguments.steps,
+        )
         scale, bias = STARTS[row["start"]]
         config = replace(
             base,
@@ -51,7 +56,6 @@ def main() -> None:
             initial_bias=bias,
             data=replace(
                 base.data,
-                train=arguments.data / arguments.train_on,
                 batch_size=row["batch_size"],
                 augment=bool(row["augment"]),
             ),

@@ -21,7 +21,7 @@ def icon(prefix: str, name: str, place: int) -> "icon_sets.Icon":
 
 def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp_path):
     write_made_runs(tmp_path)
-    rows = training_report.measured(training_report.read(tmp_path)[20])
+    rows = training_report.measured(training_report.read(tmp_path)["noise-20-batch-128"])
     joint = rows["joint"]
     assert joint["steps_to_goal"] == [20, 20, 20]  # 0.2, the mean of 0.18, 0.2 and 0.22.
     assert joint["fewer_steps"] == [2.0, 2.0, 2.0]
