@@ -32,8 +32,8 @@ from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig
 from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
+from jest_loader.program import Stopped
 
 STEPS, BATCH_SIZE = 1600, 128
 _FLEXI = {"score_image_size": 16, "low_resolution_fraction": 0.5}

@@ -10,6 +10,19 @@ from jest_loader.distributed import RankError
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 
 
+class Stopped(Exception):
+    """A run was stopped before its end, and saved.
+
+    Args:
+        message: Why, and how it goes on.
+        rank: Who says so.
+    """
+
+    def __init__(self, message: str, rank: int = 0) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 def run_program(
     command: Callable[[], None], *, after_a_stop: str, as_typed: Callable[[str], str] = str
 ) -> None:
@@ -32,6 +45,9 @@ def run_program(
     except (ValueError, FloatingPointError, OSError, RankError) as error:
         sys.stderr.write(f"jest-loader: {as_typed(str(error))}\n")
         sys.exit(2)
+    except Stopped as stopped:
+        if stopped.rank == 0:
+            sys.stdout.write(f"{as_typed(str(stopped))}\n")
     except ModuleNotFoundError as error:
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
         sys.exit(2)

@@ -229,6 +229,17 @@ class TrainConfig:
         return self.model if self.open_clip.name is None else resolve(self.open_clip)
 
     def __post_init__(self) -> None:
+        if self.data.watch_columns and self.data.test is None and self.evaluation.sets is None:
+            raise ValueError(
+                "data.watch_columns has no effect without held-out data, with whose evaluations "
+                "means are recorded; set data.test"
+            )
+        taken = {"image", "text", "caption", "sample_id", "unreadable", "group"}
+        if watched := taken.intersection(self.data.watch_columns):
+            raise ValueError(
+                f"data.watch_columns must not have the name of a prepared column, got "
+                f"{min(watched)!r}; give it another name in the data"
+            )
         bundled = self.model if self.open_clip.name is None else None
         check_selection(self.selection, bundled, self.steps)
         at_least_one = {

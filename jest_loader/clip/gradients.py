@@ -62,7 +62,9 @@ def backward(
         batch["group"] = groups.to(batch["image"].device)
     parts = list(_parts(batch, step, config, ranks))
     forward = _Forward(config, batch["image"].device)
-    if len(parts) > 1:
+    micro = config.data.micro_batch_size
+    if micro is not None and micro < config.data.batch_size // ranks.size:
+        # Even if this rank has but one: all ranks communicate in the same order.
         return _in_micro_batches(model, parts, forward, step, ranks)
     embeddings, groups = forward(model, parts[0]), parts[0].batch.get("group")
     if ranks.size > 1:

@@ -59,21 +59,28 @@ class ScheduleConfig:
     def _filter_ratios(self, filter_ratio: float) -> dict[float, float]:
         if self.final_filter_ratio is None:
             return {}
-        first, last = num_batches(filter_ratio), num_batches(self.final_filter_ratio)
+        first, last = (
+            num_batches(filter_ratio),
+            num_batches(self.final_filter_ratio, "selection.schedule.final_filter_ratio"),
+        )
         step = 1 if last >= first else -1
         sizes = range(first, last + step, step)
         return {place / len(sizes): 1 - 1 / size for place, size in enumerate(sizes)}
 
 
-def num_batches(filter_ratio: float) -> int:
+def num_batches(filter_ratio: float, name: str = "selection.filter_ratio") -> int:
     """How many batches a super-batch of that filter ratio holds.
+
+    Args:
+        filter_ratio: The ratio.
+        name: Of the option that it is from.
 
     Raises:
         ValueError: if that is not a whole number.
     """
     if not 0 <= filter_ratio < 1 or abs(1 / (1 - filter_ratio) % 1 - 0.5) < 0.5 - 1e-6:
         raise ValueError(
-            "filter_ratio must be 1 - 1/n for a whole n, so that a super-batch is n batches "
+            f"{name} must be 1 - 1/n for a whole n, so that a super-batch is n batches "
             f"(0.5, 0.75, 0.8, 0.9), got {filter_ratio}"
         )
     return round(1 / (1 - filter_ratio))

@@ -29,6 +29,7 @@ from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
 from jest_loader.schedule import Schedule
+from jest_loader.scorers.cache_format import read_manifest
 from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scorers.models import EmbedFunction, FrozenReference, LiveLearner, OnlineProxy
 from jest_loader.selection import (
@@ -168,7 +169,8 @@ def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
     runs_reference = uses_reference and selection.reference_cache is None
     own_width, by_proxy = config.architecture.embed_dim, selection.scores_with == "proxy"
     learners_width = selection.proxy.embed_dim if by_proxy else own_width
-    widths = learners_width * uses_learner + own_width * uses_reference
+    reference_width = _reference_width(config) if uses_reference else 0
+    widths = learners_width * uses_learner + reference_width
     products = selection_flops(1, batch_size, widths, selection.num_chunks)
     proxy = _proxy_flops(config)
     return ExampleCost(
@@ -259,6 +261,15 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
         "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "
         "hard_learner"
     )
+
+
+def _reference_width(config: TrainConfig) -> int:
+    """Of the reference's embeddings."""
+    if config.selection.reference_cache is None:
+        return reference_architecture(config).embed_dim
+    width = read_manifest(config.selection.reference_cache).width
+    assert width is not None, "a cache of embeddings"
+    return width
 
 
 def _proxy_flops(config: TrainConfig) -> int | None:

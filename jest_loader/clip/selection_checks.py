@@ -43,9 +43,8 @@ def check_selection(selection: SelectionConfig, model: ModelConfig | None, num_s
     if selection.scores_with == "learner":
         _refuse(selection, default, ("proxy",), "scores_with is learner", "scores_with, to proxy")
     else:
-        _refuse(
-            selection, default, _OF_THE_LEARNER, "scores_with is proxy", "proxy.patch_size instead"
-        )
+        if selection.low_resolution_fraction == 0:  # Otherwise, the learner is trained at it.
+            _refuse(selection, default, _OF_THE_LEARNER, "scores_with is proxy", "proxy.patch_size")
         if selection.score == "easy_reference":
             raise ValueError(
                 "selection.scores_with must be learner with the score easy_reference, for which "
@@ -76,6 +75,6 @@ def _refuse(
     unused = [name for name in names if getattr(selection, name) != getattr(default, name)]
     if unused:
         raise ValueError(
-            f"selection.{unused[0]} has no effect while selection.{state}; set selection.{remedy}"
-            f"{'' if 'instead' in remedy else ' for example'}"
+            f"selection.{unused[0]} has no effect while selection.{state}; set selection.{remedy} "
+            "for example"
         )

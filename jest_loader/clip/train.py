@@ -24,17 +24,19 @@ from jest_loader.clip.journal.records import Evaluation, Records
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
+from jest_loader.clip.random_generators import seed_all
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
-from jest_loader.clip.saving.random_states import seed_all
 from jest_loader.clip.saving.run_state import restore, state_of
 from jest_loader.clip.selection import build_loader, example_cost
-from jest_loader.clip.stop import Stop, Stopped
+from jest_loader.clip.stop import Stop
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
 from jest_loader.dataset import JestDataset
 from jest_loader.distributed import Ranks
-from jest_loader.telemetry import Counts
+from jest_loader.ops.noise import fold
+from jest_loader.program import Stopped
+from jest_loader.telemetry import Counts, SelectionStats
 
 
 @dataclass
@@ -63,9 +65,10 @@ class Run:
     left_out: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
 
-    def is_due(self, every: int) -> bool:
-        """Whether something is to be done now that is done each so many steps, and at the end."""
-        return self.step % every == 0 or self.step == self.config.steps
+    def is_due(self, every: int, *, ahead: int = 0) -> bool:
+        """Whether what is done each so many steps, and at the end, is due so many steps ahead."""
+        step = self.step + ahead
+        return step % every == 0 or step == self.config.steps
 
     @property
     def counts(self) -> Counts:
@@ -110,7 +113,7 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
         agreement = Agreement(ranks)
         with agreement.step("starting"):
             run = _start(config, device, ranks)
-        run.in_training = in_ddp(run.model, ranks)
+        run.in_training = in_ddp(run.model, ranks)  # All ranks wait for each other there.
         if run.step < config.steps:
             shown = ranks.rank == 0
             with _logs(run) as logs, Progress(config.steps, run.step, label, shown=shown) as bar:
@@ -124,23 +127,27 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
 def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
     config, batches, records = run.config, _endless(run.loader), Records(run)
     while run.step < config.steps:
+        if run.is_due(config.log.every, ahead=1):
+            run.check.settle()  # The time of a step that is logged is to be its own.
         started = time.perf_counter()
         _train_step(run, _next(run, batches))
-        values = run.check.settle() if run.is_due(config.log.every) else None
+        why = _why(run, stop)
+        writes, evaluates = run.is_due(config.log.every), run.is_due(config.eval_every)
+        saves = run.is_due(config.checkpoint_every) or why is not None
+        values = run.check.settle() if writes or evaluates or saves else None
         step_seconds = time.perf_counter() - started
         run.seconds += step_seconds
         progress.update()
-        if values is not None and run.ranks.rank == 0:
-            record = records.of_step(run, values, 1000 * step_seconds)
-            logs.write(record)
-            progress.show(record, run.evaluations[-1].metrics if run.evaluations else {})
-        why = _why(run, stop)
-        evaluates = run.is_due(config.eval_every)
-        saves = run.is_due(config.checkpoint_every) or why is not None
-        if evaluates or saves:
-            run.check.settle()
-        if evaluates and run.held_out:
-            _evaluate(run, logs)
+        if run.ranks.rank == 0 and (writes or evaluates):
+            stats = run.loader.stats
+            assert values is not None
+            assert stats is not None, "a step is done"
+            if writes:
+                record = records.of_step(run, values, stats, 1000 * step_seconds)
+                logs.write(record)
+                progress.show(record, run.evaluations[-1].metrics if run.evaluations else {})
+            if evaluates and run.held_out:
+                _evaluate(run, stats, logs)
         if saves and run.ranks.rank == 0:
             logs.flush()
             run.checkpoints.save(run.step, config, state_of(run))
@@ -175,19 +182,19 @@ def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     model = _new_model(config, resuming=saved is not None).to(device)
     decay = config.optimizer.ema_decay
     run = Run(
-        config,
-        ranks,
-        model,
-        model,
-        build_optimizer(model, config.optimizer),
-        build_loader(config, model, device),
-        _held_out(config) if ranks.rank == 0 else {},
-        device,
-        example_cost(config, model),
-        WatchedColumns(config.data.watch_columns),
-        None if decay is None else AverageWeights(model, decay),
-        checkpoints,
-        FiniteCheck(config.out, ranks.rank),
+        config=config,
+        ranks=ranks,
+        model=model,
+        in_training=model,
+        optimizer=build_optimizer(model, config.optimizer),
+        loader=build_loader(config, model, device),
+        held_out=_held_out(config) if ranks.rank == 0 else {},
+        device=device,
+        cost=example_cost(config, model),
+        watched=WatchedColumns(config.data.watch_columns),
+        average=None if decay is None else AverageWeights(model, decay),
+        checkpoints=checkpoints,
+        check=FiniteCheck(config.out, ranks.rank),
     )
     if saved is not None:
         restore(run, saved)
@@ -227,6 +234,7 @@ def _logs(run: Run) -> AbstractContextManager[Logs]:
 
 def _train_step(run: Run, batch: Batch) -> None:
     config = run.config
+    seed_all(fold(config.seed, run.step, run.ranks.rank))  # So that no state need be saved.
     run.watched.add(batch, run.ranks)
     run.optimizer.zero_grad(set_to_none=True)
     trained_on = backward(
@@ -243,16 +251,13 @@ def _train_step(run: Run, batch: Batch) -> None:
     run.check.add(run.step, trained_on.loss, norm, batch["sample_id"])
 
 
-def _evaluate(run: Run, logs: Logs) -> None:
+def _evaluate(run: Run, stats: SelectionStats, logs: Logs) -> None:
     metrics = evaluate_all(run.model, run.held_out)
     if run.average is not None:
-        averaged = evaluate_all(run.average.model, run.held_out)
-        metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+        metrics |= evaluate_all(run.average.model, run.held_out, prefix="ema_")
     logs.write({"step": run.step, "held_out": metrics})
-    stats = run.loader.stats
-    selection = None if stats is None else stats.to_dict()
     run.evaluations.append(
-        Evaluation(run.step, run.seconds, metrics, selection, run.watched.means())
+        Evaluation(run.step, run.seconds, metrics, stats.to_dict(), run.watched.means())
     )
 
 

@@ -59,6 +59,15 @@ def test_ties_count_as_a_random_order_would():
     assert metrics["zero_shot_top5"] == 1.0
 
 
+@pytest.mark.parametrize("what", ["images", "class names"])
+def test_a_model_that_diverged_is_refused(what):
+    broken = [float("nan"), 0.0]
+    texts = {name: broken if what == "class names" else [1.0, 0.0] for name in CLASSES}
+    images = [broken if what == "images" else [1.0, 0.0]] * 6
+    with pytest.raises(FloatingPointError, match=rf"finite .* but those of \d of \d {what} are"):
+        evaluate(Given(images, texts), held_out([0, 0, 1, 1, 2, 2]))
+
+
 def test_the_mode_of_the_model_is_put_back():
     model = Given([[1.0, 0.0]] * 2, {name: [1.0, 0.0] for name in CLASSES}).train()
     evaluate(model, held_out([0, 1]))

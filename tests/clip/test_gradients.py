@@ -156,6 +156,30 @@ def test_ranks_have_the_gradients_of_the_whole_batch(num_ranks):
                 assert_same(one, found[loss, None, share])
 
 
+def with_a_buffer(rank: int) -> list:
+    """Three steps of a model whose buffer DDP broadcasts, in one micro-batch or in two."""
+    config, ranks = config_of("sigmoid", 4), ranks_of(None)
+    config = replace(config, data=replace(config.data, batch_size=10))
+    model = model_for("sigmoid")
+    model.register_buffer("steps", torch.zeros(1))
+    model = in_ddp(model, ranks)
+    rows = slice(0, 5) if rank == 0 else slice(5, 9)
+    for step in range(3):
+        model.zero_grad()
+        found = backward(model, batch_of(rows), step, config, ranks)
+    return [found.loss.item(), found.num_examples, gradients(model)]
+
+
+def test_ranks_with_different_numbers_of_micro_batches_do_not_wait_for_each_other():
+    """As after a picture was left out on one of them."""
+    ended = launch(2, with_a_buffer)
+    for each in ended:
+        assert each.error is None, each.error
+        loss, number, found = each.result
+        found = {name.removeprefix("module."): value for name, value in found.items()}
+        assert_same((loss, number, found), gradients_of(config_of(), slice(0, 9)))
+
+
 def test_ranks_that_do_not_divide_a_batch_are_named(monkeypatch):
     from jest_loader.clip import processes
 

@@ -13,8 +13,8 @@ from jest_loader.clip import train as training
 from jest_loader.clip.config import SelectionConfig
 from jest_loader.clip.journal.logs import LogConfig, flat, open_logs
 from jest_loader.clip.journal.progress import Progress
-from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
+from jest_loader.program import Stopped
 from tests.clip_runs import config_for
 
 JOINT = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)

@@ -115,7 +115,7 @@ def test_augmentation_shifts_the_whole_batch_and_repeats_itself():
     [
         (lambda: ModelConfig(image_size=30), "patch_size must divide image_size, got 8 and 30"),
         (lambda: ModelConfig(heads=0), "heads must be at least 1, got 0"),
-        (lambda: ModelConfig(heads=3), "heads must divide both widths, got 3 and 128"),
+        (lambda: ModelConfig(heads=3), "heads must divide vision_width, got 3 and 128"),
         (lambda: HashTokenizer(1, 8), "vocab_size must be at least 2"),
     ],
 )

@@ -178,6 +178,15 @@ def test_towers_of_timm_run_at_other_resolutions_and_learn_from_them(folder, nam
             torch.testing.assert_close(found["patch_size" in kind], expected, rtol=0, atol=1e-4)
 
 
+def test_a_size_that_no_image_has_is_refused(folder):
+    model = built(folder)
+    size = model.config.image_size
+    image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    for wrong in (0, 2 * size):
+        with pytest.raises(ValueError, match=rf"from 1 to .* got {wrong} and {size}"):
+            model.embed_image(image, image_size=wrong)
+
+
 def test_flops_are_those_of_the_cost_model_and_fall_with_the_resolution(folder):
     known = KNOWN_MODELS["ViT-B-32"].forward_flops
     assert resolve(OpenClipConfig("ViT-B-32")).forward_flops() == pytest.approx(known, rel=0.015)

@@ -197,7 +197,7 @@ UNIFORM = SelectionConfig()
         ),
         (
             replace(SELECTIONS["proxy"], score_patch_size=8),
-            "score_patch_size has no effect .* set selection.proxy.patch_size instead",
+            "score_patch_size has no effect .* set selection.proxy.patch_size for example",
         ),
         (
             replace(SELECTIONS["proxy"], score="easy_reference"),

@@ -60,6 +60,19 @@ def test_means_start_anew_when_they_were_asked_for():
     assert watched.means() == {}
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"watch_columns": ("mark",), "test": None}, "no effect without held-out data"),
+        ({"watch_columns": ("text",)}, "must not have the name of a prepared column, got 'text'"),
+    ],
+)
+def test_columns_that_cannot_be_watched_are_refused(shards, tmp_path, data, message):
+    config = config_for(shards, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        replace(config, data=replace(config.data, **data))
+
+
 @pytest.mark.parametrize("column", [["a", "b"], np.zeros((2, 3))])
 def test_other_columns_are_refused_by_name(column):
     with pytest.raises(ValueError, match=r"one number per example, but column 'mark' holds"):

@@ -34,7 +34,7 @@ def export_command(config: ExportConfig) -> str:
         ValueError: as ``export_open_clip``, or if there is no such checkpoint.
     """
     path = config.checkpoint
-    model = checkpoint.load_model(path / "checkpoint.pt" if path.is_dir() else path)
+    model = checkpoint.load_model(path)
     if not isinstance(model, OpenClipModel):
         raise ValueError(
             f"only models of open_clip can be exported to it, and that of {path} is the bundled "

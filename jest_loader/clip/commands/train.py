@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_args
 from jest_loader.clip.commands.flags import with_flags
 from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.presets import Preset, preset
-from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import describe, train
 
 
@@ -51,13 +50,9 @@ def run_train_command(command: Any) -> None:
     Args:
         command: What tyro made of ``train_command``.
     """
-    try:
-        run = train(command.config)
-        ended, is_first = describe(run), run.ranks.rank == 0
-    except Stopped as stopped:
-        ended, is_first = with_flags(str(stopped)), stopped.rank == 0
-    if is_first:
-        sys.stdout.write(f"{ended}\n")
+    run = train(command.config)
+    if run.ranks.rank == 0:
+        sys.stdout.write(f"{describe(run)}\n")
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,18 @@ _SHOWN = {
 }
 
 
-def evaluate_all(model: ClipModel, sets: Mapping[str, HeldOut]) -> dict[str, float]:
-    """What ``evaluate`` says of each set, under ``name/metric``; bare where the name is empty."""
+def evaluate_all(
+    model: ClipModel, sets: Mapping[str, HeldOut], *, prefix: str = ""
+) -> dict[str, float]:
+    """What ``evaluate`` says of each set, under ``name/metric``; bare where the name is empty.
+
+    Args:
+        model: The model.
+        sets: Held-out sets by name.
+        prefix: Stands before each metric.
+    """
     return {
-        f"{name}/{metric}" if name else metric: value
+        f"{name}/{prefix}{metric}" if name else prefix + metric: value
         for name, held_out in sets.items()
         for metric, value in evaluate(model, held_out).items()
     }
@@ -54,12 +62,15 @@ def evaluate(model: ClipModel, held_out: HeldOut) -> dict[str, float]:
     try:
         device = next(model.parameters()).device
         image = torch.cat([model.embed_image(block.to(device)) for block in held_out.images])
+        _check_finite("images", image)
         metrics: dict[str, float] = {}
         if (classes := held_out.classes) is not None:
             text = embed_classes(model, classes.names, classes.templates)
+            _check_finite("class names", text)
             metrics |= _of_classes(image, text, classes.label.to(device))
         if (captions := held_out.captions) is not None:
             text = embed_captions(model, captions.texts)
+            _check_finite("captions", text)
             metrics |= _of_captions(image, text, captions.image.to(device))
     finally:
         model.train(was_training)
@@ -121,6 +132,20 @@ def _of_captions(image: Tensor, text: Tensor, own_image: Tensor) -> dict[str, fl
         **{f"text_retrieval_r{k}": by_image.within(k).mean().item() for k in (1, 5, 10)},
         **{f"image_retrieval_r{k}": by_text.within(k).mean().item() for k in (1, 5, 10)},
     }
+
+
+def _check_finite(what: str, embeddings: Tensor) -> None:
+    """Nothing comes before a similarity that is not a number, so all of them would count as right.
+
+    Raises:
+        FloatingPointError: if an embedding is not finite.
+    """
+    bad = int((~torch.isfinite(embeddings).all(dim=1)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"embeddings must be finite to be evaluated, but those of {bad} of {len(embeddings)} "
+            f"{what} are not; evaluate a checkpoint from before the model diverged"
+        )
 
 
 class _Rank(NamedTuple):

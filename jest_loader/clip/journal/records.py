@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jest_loader.clip.finite_check import StepValues
+from jest_loader.telemetry import SelectionStats
 
 if TYPE_CHECKING:
     from jest_loader.clip.train import Run
@@ -38,17 +39,19 @@ class Records:
     def __init__(self, run: "Run") -> None:
         self._trained, self._seconds = run.counts.trained, run.seconds
 
-    def of_step(self, run: "Run", values: StepValues, step_ms: float) -> dict[str, Any]:
-        """The record of the step done last; computes the sub-batch's scores.
+    def of_step(
+        self, run: "Run", values: StepValues, stats: SelectionStats, step_ms: float
+    ) -> dict[str, Any]:
+        """The record of the step done last.
 
         Args:
             run: The run after the step.
             values: The step's.
+            stats: Of its sub-batch.
             step_ms: What it took, of which waiting, scoring, selecting and materializing are
                 fractions.
         """
-        counts, stats, bias = run.counts, run.loader.stats, run.model.bias
-        assert stats is not None, "a step is done"
+        counts, bias = run.counts, run.model.bias
         seconds = max(run.seconds - self._seconds, 1e-9)
         rate = (counts.trained - self._trained) / seconds
         self._trained, self._seconds = counts.trained, run.seconds

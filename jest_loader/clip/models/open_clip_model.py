@@ -89,6 +89,11 @@ class _ImageTower(nn.Module):
                 "score_image_size at None"
             )
         if image_size is not None:
+            if not 1 <= image_size <= pixels.shape[-1]:
+                raise ValueError(
+                    "score_image_size must be from 1 to the model's image size, got "
+                    f"{image_size} and {pixels.shape[-1]}"
+                )
             pixels = resize_image(pixels, image_size)
         size = self.grid.patch_size if patch_size is None else patch_size
         if size < 1 or any(side % size != 0 for side in pixels.shape[-2:]):

@@ -61,9 +61,12 @@ class ModelConfig:
             raise ValueError(
                 f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"
             )
-        for width in (self.vision_width, self.text_width):
+        widths = {"vision_width": self.vision_width, "text_width": self.text_width}
+        if self.image_tower == "conv":
+            del widths["vision_width"]
+        for name, width in widths.items():
             if width % self.heads != 0:
-                raise ValueError(f"heads must divide both widths, got {self.heads} and {width}")
+                raise ValueError(f"heads must divide {name}, got {self.heads} and {width}")
 
     def _check_stages(self) -> None:
         if self.vision_depth < 1:

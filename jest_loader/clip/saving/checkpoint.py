@@ -55,9 +55,14 @@ def replacing(path: Path) -> Iterator[Path]:
 def load(path: Path) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU.
 
+    Args:
+        path: A checkpoint, or the folder of a run, whose newest it is then.
+
     Raises:
         ValueError: if there is no checkpoint, or it is of another version.
     """
+    if path.is_dir():
+        path = path / "checkpoint.pt"
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}; train a model first")
     try:

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jest_loader.clip.journal.records import Evaluation
-from jest_loader.clip.saving.random_states import random_states, restore_random_states
 from jest_loader.clip.selection import proxy_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ def state_of(run: "Run") -> dict[str, Any]:
         "optimizer": run.optimizer.state_dict(),
         "loader": run.loader.state_dict(),
         "proxy": None if proxy is None else proxy.state_dict(),
-        "random": random_states(),
         "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
     }
 
@@ -35,12 +33,10 @@ def restore(run: "Run", state: dict[str, Any]) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.loader.load_state_dict(state["loader"])
     run.step, run.seconds = state["step"], state["seconds"]
-    run.left_out = state.get("left_out", 0)
-    run.watched.load_state_dict(state.get("watched", {}))
+    run.left_out = state["left_out"]
+    run.watched.load_state_dict(state["watched"])
     run.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
     if run.average is not None:
         run.average.model.load_state_dict(state["average"])
     if (proxy := proxy_of(run.loader)) is not None:
         proxy.load_state_dict(state["proxy"])
-    if "random" in state:  # Last, since making things may draw numbers too.
-        restore_random_states(state["random"])
