@@ -33,7 +33,7 @@ def open_clip_reference(options: OpenClipConfig, loss: Loss) -> ClipModel:
     if architecture.weights is None:
         raise ValueError(
             f"a reference must be trained, but {options.name} comes without weights; set "
-            "open_clip.checkpoint beside it"
+            "the checkpoint beside it"
         )
     return architecture.build(loss, scale=1.0, bias=None)
 

@@ -69,7 +69,8 @@ def open_reference_cache(
         raise ValueError(
             f"{path} must hold all of {config.data.train}, but holds {num_rows} samples where "
             f"that has {shards.num_examples}; build it again, or set "
-            "selection.reference_checkpoint too, whose model is then run on the others"
+            "selection.reference_checkpoint or selection.reference_open_clip.name too, whose "
+            "model is then run on the others"
         )
     return cached
 

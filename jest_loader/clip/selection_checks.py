@@ -19,6 +19,7 @@ _OF_SCORING = (
     "quota",
     "schedule",
 )
+_OF_THE_REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
 _OF_THE_LEARNER = ("score_patch_size", "score_image_size")
 
 
@@ -40,6 +41,10 @@ def check_selection(selection: SelectionConfig, model: ModelConfig | None, num_s
     if selection.selector == "uniform":
         _refuse(selection, default, _OF_SCORING, "selector is uniform", "selector, to joint")
         return
+    if selection.score == "hard_learner":
+        _refuse(
+            selection, default, _OF_THE_REFERENCE, "score is hard_learner", "score, to learnability"
+        )
     if selection.scores_with == "learner":
         _refuse(selection, default, ("proxy",), "scores_with is learner", "scores_with, to proxy")
     else:

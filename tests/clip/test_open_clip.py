@@ -367,7 +367,7 @@ def cfg_with(folder, text=None, **changes):
         (lambda _: resolve(OpenClipConfig("ViT-B-32", pretrained="x")), "a tag of .*, got 'x'"),
         (
             lambda _: resolve(OpenClipConfig("ViT-B-32", pretrained="openai")),
-            "another kind of GELU; set open_clip.name to ViT-B-32-quickgelu",
+            "another kind of GELU; set the open_clip model's name to ViT-B-32-quickgelu",
         ),
         (
             lambda f: resolve(OpenClipConfig(cfg_with(f, text={"vocab_size": 99}))).tokenizer(),
@@ -393,7 +393,7 @@ def cfg_with(folder, text=None, **changes):
             lambda _: resolve(OpenClipConfig("RN50")).forward_flops(32),
             "by a ViT with learned positions, and ModifiedResNet is none",
         ),
-        (lambda _: OpenClipConfig(tokenizer=Path("x")), "no effect without open_clip.name"),
+        (lambda _: OpenClipConfig(tokenizer=Path("x")), "no effect without its name"),
         (
             lambda _: OpenClipConfig("ViT-B-32", checkpoint=Path("x"), pretrained="y"),
             "both name weights; set one",

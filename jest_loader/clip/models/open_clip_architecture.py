@@ -63,8 +63,8 @@ class OpenClipArchitecture:
         ]
         if unknown:
             raise ValueError(
-                f"open_clip.name must be a model of two towers of open_clip's own, but {self.name} "
-                f"is {unknown[0]}; take another, such as ViT-B-32"
+                "the open_clip model's name must be that of two towers of open_clip's own, but "
+                f"{self.name} is {unknown[0]}; take another, such as ViT-B-32"
             )
 
     def saved(self) -> dict[str, Any]:
@@ -219,7 +219,9 @@ def _load(inner: Any, path: Path, name: str) -> None:
     from open_clip import load_checkpoint
 
     if not path.is_file():
-        raise ValueError(f"no weights at {path}; open_clip.checkpoint must name a local file")
+        raise ValueError(
+            f"no weights at {path}; the open_clip model's checkpoint must name a local file"
+        )
     try:
         load_checkpoint(inner, str(path), strict=True, weights_only=True)
     except (

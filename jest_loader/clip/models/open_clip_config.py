@@ -32,9 +32,9 @@ class OpenClipConfig:
         for option in ("checkpoint", "pretrained", "tokenizer"):
             if self.name is None and getattr(self, option) is not None:
                 raise ValueError(
-                    f"open_clip.{option} has no effect without open_clip.name; set that too"
+                    f"the open_clip model's {option} has no effect without its name; set that too"
                 )
         if self.checkpoint is not None and self.pretrained is not None:
             raise ValueError(
-                "open_clip.checkpoint and open_clip.pretrained both name weights; set one of them"
+                "the open_clip model's checkpoint and pretrained both name weights; set one of them"
             )

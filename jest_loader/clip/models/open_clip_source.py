@@ -45,8 +45,8 @@ def find(options: OpenClipConfig) -> Found:
         found = _built_in(options.name.replace("/", "-"), options.pretrained)
     if options.pretrained is not None and found.weights is None:
         raise ValueError(
-            f"open_clip.pretrained is for open_clip's own model names, got {options.name}; set "
-            "open_clip.checkpoint"
+            "the open_clip model's pretrained is for open_clip's own names, got "
+            f"{options.name}; set its checkpoint"
         )
     return found if options.checkpoint is None else found._replace(weights=options.checkpoint)
 
@@ -83,7 +83,7 @@ def _built_in(name: str, tag: str | None) -> Found:
     if model_cfg is None:
         near = get_close_matches(name, open_clip.list_models(), n=3) or ["ViT-B-32"]
         raise ValueError(
-            "open_clip.name must be a model of open_clip, a JSON file or a folder, got "
+            "the open_clip model's name must be a model of open_clip, a JSON file or a folder, got "
             f"{name!r}; near it are {', '.join(near)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -93,13 +93,13 @@ def _built_in(name: str, tag: str | None) -> Found:
     chosen = get_pretrained_cfg(name, tag)
     if not chosen:
         raise ValueError(
-            f"open_clip.pretrained must be a tag of {name}, got {tag!r}; it has "
+            f"the open_clip model's pretrained must be a tag of {name}, got {tag!r}; it has "
             f"{', '.join(tags) or 'none'}"
         )
     if chosen.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
         raise ValueError(
             f"the weights {tag} of {name} were trained with another kind of GELU; set "
-            f"open_clip.name to {_twin(name)}"
+            f"the open_clip model's name to {_twin(name)}"
         )
     weights = Path(download_pretrained(chosen))
     return Found(model_cfg, {key: chosen[key] for key in _PIXELS}, weights=weights)

@@ -42,7 +42,7 @@ def load_tokenizer(text_cfg: dict[str, Any], folder: Path | None, *, fetch: bool
             where = "this machine" if folder is None else str(folder)
             raise ValueError(
                 f"the model needs the tokenizer {published}, which is not on {where}; set "
-                f"open_clip.tokenizer to a folder with its files, or fetch it once with "
+                "the open_clip model's tokenizer to a folder with its files, or fetch it once with "
                 f"`hf download {published} --include '*token*'`"
             ) from error
         except ImportError as error:
