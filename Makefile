@@ -24,7 +24,7 @@ demo: $(FOR_DEMO) ## train a small CLIP three ways on real pictures and compare 
 	$(BIN)/jest-loader demo
 
 test: check ## run the gates, then the tests
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov -n auto --dist loadfile
 
 check: $(FOR_TEST) ## run the gates only: format, lint, types, import layers
 	$(BIN)/ruff format --check .
