@@ -19,6 +19,7 @@ from jest_loader.clip.data import (
     open_shards,
     refuse_unreadable,
 )
+from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import per_rank
 from jest_loader.clip.proxy import Proxy
@@ -169,7 +170,8 @@ def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
     runs_reference = uses_reference and selection.reference_cache is None
     own_width, by_proxy = config.architecture.embed_dim, selection.scores_with == "proxy"
     learners_width = selection.proxy.embed_dim if by_proxy else own_width
-    reference_width = _reference_width(config) if uses_reference else 0
+    reference = reference_architecture(config) if runs_reference else None
+    reference_width = _reference_width(config, reference) if uses_reference else 0
     widths = learners_width * uses_learner + reference_width
     products = selection_flops(1, batch_size, widths, selection.num_chunks)
     proxy = _proxy_flops(config)
@@ -177,7 +179,7 @@ def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
         training=training,
         scoring=(low if proxy is None else proxy) * uses_learner,
         proxy=3 * (proxy or 0),
-        reference=reference_architecture(config).forward_flops() if runs_reference else 0,
+        reference=0 if reference is None else reference.forward_flops(),
         selection=products if selection.selector == "joint" else 0,
         uniform=3 * forward,
     )
@@ -263,10 +265,11 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     )
 
 
-def _reference_width(config: TrainConfig) -> int:
-    """Of the reference's embeddings."""
-    if config.selection.reference_cache is None:
-        return reference_architecture(config).embed_dim
+def _reference_width(config: TrainConfig, reference: Architecture | None) -> int:
+    """Of the embeddings of a reference that is run, or of its cache."""
+    if reference is not None:
+        return reference.embed_dim
+    assert config.selection.reference_cache is not None
     width = read_manifest(config.selection.reference_cache).width
     assert width is not None, "a cache of embeddings"
     return width

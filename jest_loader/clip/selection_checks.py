@@ -8,10 +8,9 @@ if TYPE_CHECKING:
     from jest_loader.clip.config import SelectionConfig
     from jest_loader.clip.models.towers import ModelConfig
 
+_OF_THE_REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
 _OF_SCORING = (
-    "reference_cache",
-    "reference_checkpoint",
-    "reference_open_clip",
+    *_OF_THE_REFERENCE,
     "scores_with",
     "score_micro_batch_size",
     "mask_equal_captions",
@@ -19,7 +18,6 @@ _OF_SCORING = (
     "quota",
     "schedule",
 )
-_OF_THE_REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
 _OF_THE_LEARNER = ("score_patch_size", "score_image_size")
 
 

@@ -43,8 +43,8 @@ def evaluate_command(config: EvaluateConfig) -> str:
     sets = held_out_sets(config.data, config.image_column, config.caption_column, config)
     if not sets:
         raise ValueError("there must be something to evaluate on; give data or sets")
-    step = checkpoint.load(config.checkpoint)["step"]
-    model = checkpoint.load_model(config.checkpoint).to(choose_device(config.device))
+    saved = checkpoint.load(config.checkpoint)
+    model = checkpoint.model_of(saved).to(choose_device(config.device))
     found: dict[str, float] = {}
     # All are read before the first is measured, so that a mistake in the last shows at once.
     held_out_by_name = {name: read_held_out(one, model.config) for name, one in sets.items()}
@@ -52,7 +52,9 @@ def evaluate_command(config: EvaluateConfig) -> str:
         metrics = evaluate_all(model, {name: held_out})
         sys.stderr.write(_table(name or str(config.data), held_out, metrics))
         found |= metrics
-    return json.dumps({"checkpoint": str(config.checkpoint), "step": step, "metrics": found})
+    return json.dumps(
+        {"checkpoint": str(config.checkpoint), "step": saved["step"], "metrics": found}
+    )
 
 
 def _table(title: str, held_out: HeldOut, metrics: dict[str, float]) -> str:

@@ -2,12 +2,11 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize
-from torch.utils.checkpoint import checkpoint
 
-from jest_loader.clip.models.flexi import resize_image
+from jest_loader.clip.models.blocks import through
+from jest_loader.clip.models.flexi import as_pixels
 
 _GROUPS = 8
 
@@ -50,15 +49,9 @@ class ConvTower(nn.Module):
             ValueError: if a patch size is asked for.
         """
         _refuse_patches(patch_size)
-        pixels = image / 127.5 - 1  # Ink is 1, paper is -1.
-        if image_size is not None:
-            pixels = resize_image(pixels, image_size)
-        for stage in self.stages:
-            if self.checkpointing and torch.is_grad_enabled():
-                pixels = checkpoint(stage, pixels, use_reentrant=False, preserve_rng_state=False)
-            else:
-                pixels = stage(pixels)
-        projected: Tensor = self.project(pixels.mean(dim=(2, 3)))
+        pixels = as_pixels(image, image_size)
+        seen = through(self.stages, pixels, checkpointing=self.checkpointing)
+        projected: Tensor = self.project(seen.mean(dim=(2, 3)))
         return projected
 
 

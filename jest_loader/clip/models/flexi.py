@@ -87,6 +87,15 @@ def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
     return _resized(image, ("resize", rows), ("resize", columns)).flatten(1).T
 
 
+def as_pixels(image: Tensor, image_size: int | None) -> Tensor:
+    """Uint8 [B, channels, H, W] as floats from -1 (paper) to 1 (ink), brought to ``image_size``.
+
+    None leaves the size as it is.
+    """
+    pixels = image / 127.5 - 1
+    return pixels if image_size is None else resize_image(pixels, image_size)
+
+
 def resize_image(image: Tensor, image_size: int) -> Tensor:
     """Floating [B, channels, H, W] as [B, channels, image_size, image_size], antialiased."""
     if image.shape[-2:] == (image_size, image_size):

@@ -120,7 +120,7 @@ class ClipModel(nn.Module):
 
         Gradients stay the same, and a step takes less memory and more time.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # Each kind of model has blocks of its own.
 
     def _add_logit_parameters(self, log_scale: Tensor, bias: Tensor | None) -> None:
         self.log_scale = nn.Parameter(log_scale)

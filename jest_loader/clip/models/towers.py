@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
+from jest_loader.clip.models.blocks import through
 from jest_loader.clip.models.conv import ConvTower, conv_flops, smallest_width
-from jest_loader.clip.models.flexi import resize_image, resize_kernel, resize_positions
+from jest_loader.clip.models.flexi import as_pixels, resize_kernel, resize_positions
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
 from jest_loader.protocols import Loss
@@ -57,16 +57,20 @@ class ModelConfig:
                 raise ValueError(f"{field.name} must be at least {smallest}, got {value}")
         if self.image_tower == "conv":
             self._check_stages()
-        elif self.image_size % self.patch_size != 0:
+        else:
+            self._check_patches()
+        self._check_heads("text_width", self.text_width)
+
+    def _check_patches(self) -> None:
+        if self.image_size % self.patch_size != 0:
             raise ValueError(
                 f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"
             )
-        widths = {"vision_width": self.vision_width, "text_width": self.text_width}
-        if self.image_tower == "conv":
-            del widths["vision_width"]
-        for name, width in widths.items():
-            if width % self.heads != 0:
-                raise ValueError(f"heads must divide {name}, got {self.heads} and {width}")
+        self._check_heads("vision_width", self.vision_width)
+
+    def _check_heads(self, name: str, width: int) -> None:
+        if width % self.heads != 0:
+            raise ValueError(f"heads must divide {name}, got {self.heads} and {width}")
 
     def _check_stages(self) -> None:
         if self.vision_depth < 1:
@@ -174,9 +178,7 @@ class _ImageTower(nn.Module):
     def forward(
         self, image: Tensor, patch_size: int | None = None, image_size: int | None = None
     ) -> Tensor:
-        pixels = image / 127.5 - 1  # Ink is 1, paper is -1.
-        if image_size is not None:
-            pixels = resize_image(pixels, image_size)
+        pixels = as_pixels(image, image_size)
         size = self.patches.kernel_size[0] if patch_size is None else patch_size
         if size < 1 or any(side % size != 0 for side in pixels.shape[-2:]):
             raise ValueError(
@@ -185,7 +187,7 @@ class _ImageTower(nn.Module):
         kernel = resize_kernel(self.patches.weight, size)
         patches = conv2d(pixels, kernel, self.patches.bias, stride=size)
         tokens = patches.flatten(2).mT + resize_positions(self.positions, *patches.shape[-2:])
-        tokens = _through(self.blocks, tokens, None, checkpointing=self.checkpointing)
+        tokens = through(self.blocks, tokens, None, checkpointing=self.checkpointing)
         projected: Tensor = self.project(self.norm(tokens).mean(dim=1))
         return projected
 
@@ -207,24 +209,11 @@ class _TextTower(nn.Module):
         real = real | ~real.any(dim=1, keepdim=True)  # An empty caption attends to its padding.
         tokens = self.words(text) + self.positions
         mask = real[:, None, None, :]
-        tokens = _through(self.blocks, tokens, mask, checkpointing=self.checkpointing)
+        tokens = through(self.blocks, tokens, mask, checkpointing=self.checkpointing)
         weights = real[..., None].to(tokens.dtype)
         pooled = (self.norm(tokens) * weights).sum(dim=1) / weights.sum(dim=1)
         projected: Tensor = self.project(pooled)
         return projected
-
-
-def _through(
-    blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, *, checkpointing: bool
-) -> Tensor:
-    """The tokens after all blocks, which with ``checkpointing`` run again in the backward pass."""
-    for block in blocks:
-        if checkpointing and torch.is_grad_enabled():
-            # Nothing here draws random numbers, so there is no state of theirs to put back.
-            tokens = checkpoint(block, tokens, mask, use_reentrant=False, preserve_rng_state=False)
-        else:
-            tokens = block(tokens, mask)
-    return tokens
 
 
 class _Block(nn.Module):

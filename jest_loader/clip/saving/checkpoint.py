@@ -91,10 +91,15 @@ def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> ClipM
         ValueError: as ``load``, or if the model takes other inputs or has another loss.
     """
     contents = load(path)
-    architecture, loss = architecture_of(contents), contents["config"]["loss"]
     if for_inputs_of is not None:
-        check_inputs(path, architecture, loss, for_inputs_of)
-    model = architecture.empty(loss)
+        loss = contents["config"]["loss"]
+        check_inputs(path, architecture_of(contents), loss, for_inputs_of)
+    return model_of(contents)
+
+
+def model_of(contents: dict[str, Any]) -> ClipModel:
+    """The model of what ``load`` returned, on the CPU."""
+    model = architecture_of(contents).empty(contents["config"]["loss"])
     model.load_state_dict(contents["model"])
     return model
 
