@@ -47,17 +47,20 @@ class Setting:
     Args:
         noise: Percent of the pool's captions that are shuffled.
         batch_size: Of all arms.
-        num_examples: That each arm is trained on.
+        num_examples: That each arm is trained on, unless it is a shorter run.
+        loss: Of learner and reference: "sigmoid" or "softmax".
     """
 
     noise: int = 20
     batch_size: int = BATCH_SIZE
     num_examples: int = STEPS * BATCH_SIZE
+    loss: str = "sigmoid"
 
     @property
     def name(self) -> str:
         """Of its folder, and in tables."""
-        return f"noise-{self.noise}-batch-{self.batch_size}"
+        name = f"noise-{self.noise}-batch-{self.batch_size}"
+        return name if self.loss == "sigmoid" else f"{name}-{self.loss}"
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,14 @@ class Arm:
         selection: The selection, but for the reference.
         subset: Makes what it is trained on from the pool; None trains on the pool itself.
         masks_loss: Whether equal captions are no negatives in the loss.
+        part: Trains for that part of the steps, its learning rate decayed by then.
     """
 
     about: str
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     subset: "Callable[[Bench, int], Path] | None" = None
     masks_loss: bool = False
+    part: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,14 @@ class Bench:
         """The pool with the style words and sizes left out of its captions, none shuffled."""
         return self.data / "pool_clean"
 
-    def reference(self) -> TrainConfig:
+    def reference(self, loss: str = "sigmoid") -> TrainConfig:
         """The run that trains the reference."""
-        return base_config(
-            self.data / "curated", self.data / "test", self.out / "reference", self.steps
-        )
+        out = self.out / ("reference" if loss == "sigmoid" else f"reference-{loss}")
+        return base_config(self.data / "curated", self.data / "test", out, self.steps, loss)
 
-    def cache(self, noise: int) -> Path:
+    def cache(self, noise: int, loss: str = "sigmoid") -> Path:
         """The reference's embeddings of the pool, made if they are not there."""
-        config = self.reference()
+        config = self.reference(loss)
         train(config, label="reference")
         model = checkpoint.load_model(config.out / "checkpoint.pt")
         data = replace(config.data, train=self.pool(noise))
@@ -135,14 +139,16 @@ class Bench:
             self.pool(noise) if arm.subset is None else arm.subset(self, noise),
             self.data / "test",
             self.out / setting.name / name / f"seed-{seed}",
-            setting.num_examples // setting.batch_size,
+            int(arm.part * setting.num_examples) // setting.batch_size,
+            setting.loss,
         )
         chooses = arm.selection.selector != "uniform" and arm.selection.score != "hard_learner"
         return replace(
             base,
             data=replace(base.data, batch_size=setting.batch_size, watch_columns=("shuffled",)),
             selection=replace(
-                arm.selection, reference_cache=self.cache(noise) if chooses else None
+                arm.selection,
+                reference_cache=self.cache(noise, setting.loss) if chooses else None,
             ),
             mask_equal_captions=arm.masks_loss,
             seed=seed,
@@ -156,6 +162,12 @@ ARMS = {
     "flexi": Arm("joint, scored at a quarter of the flops (Flexi-JEST)", replace(_JOINT, **_FLEXI)),
     "easy": Arm("joint, easy reference", replace(_JOINT, score="easy_reference")),
     "hard": Arm("joint, hard learner", replace(_JOINT, score="hard_learner")),
+    "joint_quarter": Arm("JEST, a quarter of the steps", _JOINT, part=1 / 4),
+    "joint_fifth": Arm("JEST, a fifth of the steps", _JOINT, part=1 / 5),
+    "flexi_third": Arm("Flexi-JEST, a third of the steps", replace(_JOINT, **_FLEXI), part=1 / 3),
+    "easy_fifth": Arm(
+        "easy reference, a fifth of the steps", replace(_JOINT, score="easy_reference"), part=1 / 5
+    ),
     "joint_50": Arm("JEST, f = 0.5", replace(_JOINT, filter_ratio=0.5)),
     "joint_90": Arm("JEST, f = 0.9", replace(_JOINT, filter_ratio=0.9)),
     "independent_50": Arm(
@@ -182,7 +194,9 @@ ARMS = {
 }
 
 
-def base_config(train_on: Path, test: Path, out: Path, steps: int = STEPS) -> TrainConfig:
+def base_config(
+    train_on: Path, test: Path, out: Path, steps: int = STEPS, loss: str = "sigmoid"
+) -> TrainConfig:
     """What all arms have in common."""
     return TrainConfig(
         data=DataConfig(train=train_on, test=test, batch_size=BATCH_SIZE, augment=False),
@@ -191,6 +205,7 @@ def base_config(train_on: Path, test: Path, out: Path, steps: int = STEPS) -> Tr
             image_size=32, channels=1, image_tower="conv", vision_width=128, vision_depth=3,
             text_width=96, text_depth=0, embed_dim=96, vocab_size=16384,
         ),
+        loss=loss,
         optimizer=OptimizerConfig(lr=1e-3),
         steps=steps,
         initial_bias=-5.0,
@@ -207,6 +222,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--noise", type=int, nargs="+", default=[20], help="percent shuffled")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE])
+    parser.add_argument("--loss", nargs="+", default=["sigmoid"], choices=["sigmoid", "softmax"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE}")
     parser.add_argument("--max-seconds", type=float, help="stop then; the same command goes on")
@@ -214,10 +230,10 @@ def main() -> None:
     bench = Bench(arguments.data, arguments.out, arguments.steps)
     stops_at = time.monotonic() + (arguments.max_seconds or math.inf)
     ended: list[dict[str, Any]] = []
-    for seed, noise, batch_size, name in product(
-        arguments.seeds, arguments.noise, arguments.batch_size, arguments.arms
+    for seed, noise, batch_size, loss, name in product(
+        arguments.seeds, arguments.noise, arguments.batch_size, arguments.loss, arguments.arms
     ):
-        setting = Setting(noise, batch_size, arguments.steps * BATCH_SIZE)
+        setting = Setting(noise, batch_size, arguments.steps * BATCH_SIZE, loss)
         config = bench.config(name, setting, seed)
         if math.isfinite(stops_at):
             config = replace(config, max_seconds=max(1.0, stops_at - time.monotonic()))
