@@ -82,16 +82,16 @@ def joint(folder, **changes):
 def test_a_cache_is_verified_against_data_and_model(folder, tmp_path):
     checkpoint = folder / "reference" / "checkpoint.pt"
     assert "whole; 48 examples" in verify_command(
-        VerifyConfig(folder / "cache", folder / "data", checkpoint)
+        VerifyConfig(cache=folder / "cache", data=folder / "data", checkpoint=checkpoint)
     )
     with pytest.raises(ValueError, match=r"the data of .* is '.*' and here it is '"):
-        verify_command(VerifyConfig(folder / "cache", folder / "other"))
+        verify_command(VerifyConfig(cache=folder / "cache", data=folder / "other"))
     train(config_for(folder, tmp_path / "run", SelectionConfig()))
     other = tmp_path / "run" / "checkpoint.pt"
     with pytest.raises(
         ValueError, match=r"the model of .* is 'TwoTower .*' and here it is 'TwoTow"
     ):
-        verify_command(VerifyConfig(folder / "cache", checkpoint=other))
+        verify_command(VerifyConfig(cache=folder / "cache", checkpoint=other))
 
 
 @pytest.mark.parametrize(

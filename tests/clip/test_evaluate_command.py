@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from jest_loader.clip.commands.cache import (
+    CacheConfig,
+    VerifyConfig,
+    cache_command,
+    verify_command,
+)
 from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
+from jest_loader.clip.commands.export import ExportConfig, export_command
 from jest_loader.clip.evaluation.held_out_config import EvaluationConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds
@@ -60,6 +67,32 @@ def test_a_run_measures_all_sets_and_the_command_finds_the_same(shards, sets, tm
     assert "pairs: 16 captions of 8 images\n" in table
     top1 = f"{100 * metrics['bars/zero_shot_top1']:.2f} %"
     assert any(line.split(None, 1) == ["bars/zero_shot_top1", top1] for line in table.splitlines())
+
+
+def test_the_average_of_a_run_is_measured_and_cached_like_its_weights(shards, tmp_path):
+    config = config_for(shards, tmp_path / "run", steps=8, eval_every=8)
+    config = replace(config, optimizer=replace(config.optimizer, ema_decay=0.9))
+    metrics = train(config).evaluations[-1].metrics
+    found = {}
+    for ema in (False, True):
+        line = evaluate_command(
+            EvaluateConfig(checkpoint=config.out, ema=ema, data=shards / "test", device="cpu")
+        )
+        found |= {
+            f"{'ema_' * ema}{name}": value for name, value in json.loads(line)["metrics"].items()
+        }
+    assert found == metrics
+    assert metrics["ema_zero_shot_top1"] != metrics["zero_shot_top1"]
+    cached = CacheConfig(
+        data=shards / "train", out=tmp_path / "c", checkpoint=config.out, ema=True, device="cpu"
+    )
+    cache_command(cached)
+    verify_command(VerifyConfig(cache=tmp_path / "c", checkpoint=config.out, ema=True))
+    with pytest.raises(ValueError, match=r"the model of .* and here it is"):
+        verify_command(VerifyConfig(cache=tmp_path / "c", checkpoint=config.out))
+    train(config_for(shards, tmp_path / "plain", steps=1))
+    with pytest.raises(ValueError, match=r"this run kept none; train with optimizer\.ema_decay"):
+        export_command(ExportConfig(tmp_path / "plain", tmp_path / "exported", ema=True))
 
 
 def test_a_run_may_have_named_sets_only(shards, sets, tmp_path):

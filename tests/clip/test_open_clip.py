@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
-from jest_loader.clip.commands.cache import CacheConfig, cache_command
+from jest_loader.clip.commands.cache import CacheConfig, VerifyConfig, cache_command, verify_command
 from jest_loader.clip.commands.export import ExportConfig, export_command
 from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
 from jest_loader.clip.data import Prepare
@@ -83,8 +83,8 @@ def architecture(folder, name="tiny"):
     return resolve(OpenClipConfig(str(folder / f"{name}.json")))
 
 
-def built(folder, name="tiny", loss="sigmoid"):
-    torch.manual_seed(0)
+def built(folder, name="tiny", loss="sigmoid", seed=0):
+    torch.manual_seed(seed)
     return architecture(folder, name).build(loss, scale=10.0, bias=-5.0)
 
 
@@ -267,8 +267,9 @@ def compare_with_open_clip(model, exported, folder):
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("name", ["tiny", "timm"])
-def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss):
+def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss, caplog):
     model = built(folder, name, loss)
+    assert f"{name}.json starts from random weights" in caplog.text
     assert (model.bias is None) == (loss == "softmax")
     assert model.log_scale.exp().item() == pytest.approx(10.0)
     from jest_loader.clip.commands.export import export_open_clip
@@ -277,7 +278,9 @@ def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss)
     compare_with_open_clip(model, tmp_path / "exported", folder)
     weights = tmp_path / "exported" / "open_clip_model.safetensors"
     options = OpenClipConfig(str(folder / f"{name}.json"), checkpoint=weights)
+    caplog.clear()
     loaded = resolve(options).build("sigmoid", scale=99.0, bias=-3.0)
+    assert caplog.text == ""
     assert loaded.log_scale.exp().item() == pytest.approx(10.0)
     assert loaded.bias.item() == (-5.0 if loss == "sigmoid" else -3.0)
     if loss == "softmax":
@@ -291,9 +294,14 @@ def test_a_folder_of_open_clip_is_a_reference_live_and_cached(folder, tmp_path):
     export_open_clip(built(folder), tmp_path / "exported")
     options = OpenClipConfig(str(tmp_path / "exported"))
     made = cache_command(
-        CacheConfig(folder / "data", tmp_path / "cache", open_clip=options, device="cpu")
+        CacheConfig(data=folder / "data", out=tmp_path / "cache", open_clip=options, device="cpu")
     )
     assert made.endswith("48 examples, 0 of them missing, embeddings of width 16")
+    verify_command(VerifyConfig(cache=tmp_path / "cache", open_clip=options))
+    export_open_clip(built(folder, seed=1), tmp_path / "other")
+    other = OpenClipConfig(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"the model of .* and here it is"):
+        verify_command(VerifyConfig(cache=tmp_path / "cache", open_clip=other))
     joint = SelectionConfig("joint", filter_ratio=0.5, num_chunks=2)
     chosen = []
     for selection in (
@@ -399,12 +407,20 @@ def cfg_with(folder, text=None, **changes):
             "both name weights; set one",
         ),
         (
-            lambda f: CacheConfig(f, f, f / "x.pt", OpenClipConfig("ViT-B-32")),
-            "a cache is of one reference; set either",
+            lambda f: CacheConfig(
+                data=f, out=f, checkpoint=f / "x.pt", open_clip=OpenClipConfig("ViT-B-32")
+            ),
+            "a cache is of one reference; set checkpoint or open_clip.name",
+        ),
+        (
+            lambda f: CacheConfig(data=f, out=f),
+            "a cache is of a reference; set checkpoint or open_clip.name",
         ),
         (
             lambda f: cache_command(
-                CacheConfig(f / "data", f / "c", open_clip=OpenClipConfig(str(f / "tiny.json")))
+                CacheConfig(
+                    data=f / "data", out=f / "c", open_clip=OpenClipConfig(str(f / "tiny.json"))
+                )
             ),
             "a reference must be trained, but .*tiny.json comes without weights",
         ),

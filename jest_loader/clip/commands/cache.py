@@ -17,8 +17,43 @@ from jest_loader.protocols import Loss
 from jest_loader.scorers.cache_format import read_manifest
 
 
-@dataclass(frozen=True)
-class CacheConfig:
+@dataclass(frozen=True, kw_only=True)
+class _ReferenceOptions:
+    checkpoint: Path | None = None
+    """A checkpoint of `jest-loader train`, whose model is the reference."""
+
+    ema: bool = False
+    """Take the average of weights that training with optimizer.ema_decay keeps beside the last."""
+
+    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    """A model of open_clip with its weights, which is the reference in place of a checkpoint's."""
+
+    loss: Loss = "sigmoid"
+    """The loss of the runs that use an open_clip model's cache; a checkpoint knows its own."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.open_clip.name is not None:
+            raise ValueError("a cache is of one reference; set checkpoint or open_clip.name")
+
+    @property
+    def names_one(self) -> bool:
+        """Whether there is a reference."""
+        return self.checkpoint is not None or self.open_clip.name is not None
+
+    def model(self) -> tuple[ClipModel, Loss]:
+        """The reference and its loss, on the CPU.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        if self.checkpoint is None:
+            return open_clip_reference(self.open_clip, self.loss), self.loss
+        model = checkpoint.load_model(self.checkpoint, ema=self.ema)
+        return model, "softmax" if model.bias is None else "sigmoid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(_ReferenceOptions):
     """Embed a data set once with a reference model, so that selection need not run it."""
 
     data: Path
@@ -26,15 +61,6 @@ class CacheConfig:
 
     out: Path
     """Folder of the cache. The same command goes on from what it holds."""
-
-    checkpoint: Path | None = None
-    """A checkpoint of `jest-loader train`, whose model is the reference."""
-
-    open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
-    """A model of open_clip with its weights, which is the reference in place of a checkpoint's."""
-
-    loss: Loss = "sigmoid"
-    """The loss of the runs that will use an open_clip model's cache; a checkpoint knows its own."""
 
     image_column: str = "image"
     """Column of images."""
@@ -57,22 +83,20 @@ class CacheConfig:
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
         whole("chunk_rows", self.chunk_rows, 1)
-        if (self.checkpoint is None) == (self.open_clip.name is None):
-            raise ValueError("a cache is of one reference; set either checkpoint or open_clip.name")
+        super().__post_init__()
+        if not self.names_one:
+            raise ValueError("a cache is of a reference; set checkpoint or open_clip.name")
 
 
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Compare a reference cache with its checksums, and with what it should belong to."""
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(_ReferenceOptions):
+    """Compare a reference cache with its checksums, and with the data and reference it is of."""
 
     cache: Path
     """Folder of the cache."""
 
     data: Path | None = None
     """Data that it must have been built from, or from the first shards of; None checks none."""
-
-    checkpoint: Path | None = None
-    """A checkpoint whose model it must have been built with; None checks none."""
 
 
 def cache_command(config: CacheConfig) -> str:
@@ -83,7 +107,7 @@ def cache_command(config: CacheConfig) -> str:
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    model, loss = _reference(config)
+    model, loss = config.model()
     data = DataConfig(
         config.data, image_column=config.image_column, caption_column=config.caption_column
     )
@@ -111,16 +135,9 @@ def verify_command(config: VerifyConfig) -> str:
     if config.data is not None:
         shards = open_shards(config.data, batch_size=1, shuffle=False)
         expect["data"] = shards.fingerprint(read_manifest(config.cache).num_rows)
-    if config.checkpoint is not None:
-        expect["model"] = model_fingerprint(checkpoint.load_model(config.checkpoint))
+    if config.names_one:
+        expect["model"] = model_fingerprint(config.model()[0])
     return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
-
-
-def _reference(config: CacheConfig) -> tuple[ClipModel, Loss]:
-    if config.checkpoint is None:
-        return open_clip_reference(config.open_clip, config.loss), config.loss
-    model = checkpoint.load_model(config.checkpoint)
-    return model, "softmax" if model.bias is None else "sigmoid"
 
 
 def _described(manifest: Manifest) -> str:

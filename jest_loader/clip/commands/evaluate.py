@@ -19,6 +19,9 @@ class EvaluateConfig(EvaluationConfig):
     checkpoint: Path
     """A checkpoint of `jest-loader train`."""
 
+    ema: bool = False
+    """Take the average of weights that training with optimizer.ema_decay keeps beside the last."""
+
     data: Path | None = None
     """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them; None evaluates on
     the sets alone.
@@ -44,7 +47,7 @@ def evaluate_command(config: EvaluateConfig) -> str:
     if not sets:
         raise ValueError("there must be something to evaluate on; give data or sets")
     saved = checkpoint.load(config.checkpoint)
-    model = checkpoint.model_of(saved).to(choose_device(config.device))
+    model = checkpoint.model_of(saved, ema=config.ema).to(choose_device(config.device))
     found: dict[str, float] = {}
     # All are read before the first is measured, so that a mistake in the last shows at once.
     held_out_by_name = {name: read_held_out(one, model.config) for name, one in sets.items()}

@@ -23,6 +23,9 @@ class ExportConfig:
     out: Path
     """Folder to write: the configuration, the weights, and the tokenizer where it has files."""
 
+    ema: bool = False
+    """Take the average of weights that training with optimizer.ema_decay keeps beside the last."""
+
     overwrite: bool = False
     """Replace an export that the folder holds."""
 
@@ -34,7 +37,7 @@ def export_command(config: ExportConfig) -> str:
         ValueError: as ``export_open_clip``, or if there is no such checkpoint.
     """
     path = config.checkpoint
-    model = checkpoint.load_model(path)
+    model = checkpoint.load_model(path, ema=config.ema)
     if not isinstance(model, OpenClipModel):
         raise ValueError(
             f"only models of open_clip can be exported to it, and that of {path} is the bundled "

@@ -1,5 +1,6 @@
 """A model of open_clip as the trainer sees it."""
 
+import logging
 import math
 import pickle
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import find
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
 from jest_loader.protocols import Loss
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,7 @@ class OpenClipArchitecture:
         return _counted_flops(self, patch_size, image_size)
 
     def build(self, loss: Loss, *, scale: float, bias: float | None) -> OpenClipModel:
-        """A model to train, from ``weights`` if there are any.
+        """A model to train, from ``weights`` if there are any; the log says if there are none.
 
         Args:
             loss: A softmax model has no bias.
@@ -156,6 +159,7 @@ class OpenClipArchitecture:
         """
         inner = self._inner()
         if self.weights is None:
+            _LOG.warning("%s starts from random weights; it names none to start from", self.name)
             torch.nn.init.constant_(inner.logit_scale, math.log(scale))
         else:
             _load(inner, Path(self.weights), self.name)

@@ -80,27 +80,41 @@ def load(path: Path) -> dict[str, Any]:
     return dict(contents)
 
 
-def load_model(path: Path, *, for_inputs_of: TrainConfig | None = None) -> ClipModel:
+def load_model(
+    path: Path, *, for_inputs_of: TrainConfig | None = None, ema: bool = False
+) -> ClipModel:
     """The model of a checkpoint, on the CPU.
 
     Args:
         path: The checkpoint.
         for_inputs_of: A run whose images and tokens the model is to take; None takes any model.
+        ema: Take the average of its weights in place of its last.
 
     Raises:
-        ValueError: as ``load``, or if the model takes other inputs or has another loss.
+        ValueError: as ``load``, if the model takes other inputs or has another loss, or if the
+            checkpoint holds no average.
     """
     contents = load(path)
     if for_inputs_of is not None:
         loss = contents["config"]["loss"]
         check_inputs(path, architecture_of(contents), loss, for_inputs_of)
-    return model_of(contents)
+    return model_of(contents, ema=ema)
 
 
-def model_of(contents: dict[str, Any]) -> ClipModel:
-    """The model of what ``load`` returned, on the CPU."""
+def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
+    """The model of what ``load`` returned, on the CPU, with the average of its weights if ``ema``.
+
+    Raises:
+        ValueError: if there is no average.
+    """
+    weights = contents["average" if ema else "model"]
+    if weights is None:
+        raise ValueError(
+            "ema takes the average of a run's weights, but this run kept none; train with "
+            "optimizer.ema_decay, or leave ema out"
+        )
     model = architecture_of(contents).empty(contents["config"]["loss"])
-    model.load_state_dict(contents["model"])
+    model.load_state_dict(weights)
     return model
 
 
