@@ -1,19 +1,22 @@
 r"""What the runs of ``training.py`` show: a table, curves, and when arms passed the uniform one.
 
     PYTHONPATH=. python bench/training_report.py --runs runs/training \
-        --plot bench/results/training.png > bench/results/training.txt
+        --times bench/results/training_times.txt --plot bench/results/training.png \
+        > bench/results/training.txt
 
 An arm has reached the goal at its first evaluation that is at least as good as the mean of the
 uniform arm's last ones. Its learning rate is then still high, where the uniform arm's has gone to
-zero: the comparison favours the uniform arm. Flops are those of the cost model. The reference is
-not in them; what it cost is given beside. The last line of the output is one JSON document.
+zero: the comparison favours the uniform arm. The arms of a part of the steps have one that falls to
+zero in those. Flops are those of the cost model; time is steps times what one takes by
+``training_times.py``. The reference is in neither; what its training cost is given beside, and its
+cache is a forward pass of each example. The last line of the output is one JSON document.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from harness import environment
@@ -28,12 +31,14 @@ def main() -> None:
     """Print the tables and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--times", type=Path, help="what training_times.py wrote")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     found = read(arguments.runs)
     reference = json.loads((arguments.runs / "reference" / "metrics.json").read_text())
     print(f"reference: top-1 {accuracy(reference):.1%}, {reference['flops']:.1e} flops\n")
-    measures = {setting: measured(runs) for setting, runs in found.items()}
+    slower = {} if arguments.times is None else read_times(arguments.times)
+    measures = {setting: measured(runs, slower) for setting, runs in found.items()}
     for setting, rows in measures.items():
         print("\n".join([setting, *table(rows), ""]))
     if arguments.plot:
@@ -68,8 +73,22 @@ def read(folder: Path) -> dict[str, Runs]:
     return found
 
 
-def measured(runs: Runs) -> dict[str, dict[str, Any]]:
-    """Of each arm, what its seeds reached and when they passed the uniform arm."""
+def read_times(path: Path) -> dict[str, float]:
+    """How many times as long as the uniform arm's a step of an arm takes: the median of rounds."""
+    taken = json.loads(path.read_text().splitlines()[-1])["step_ms"]
+    return {
+        arm: median(one / uniform for one, uniform in zip(found, taken["uniform"], strict=True))
+        for arm, found in taken.items()
+    }
+
+
+def measured(runs: Runs, slower: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """Of each arm, what its seeds reached and when they passed the uniform arm.
+
+    Args:
+        runs: Of one setting.
+        slower: How many times as long as the uniform arm's a step of an arm takes, where known.
+    """
     uniform = runs["uniform"]
     goal = mean(accuracy(run) for run in uniform)
     budget, steps = mean(run["flops"] for run in uniform), uniform[0]["steps"]
@@ -77,6 +96,7 @@ def measured(runs: Runs) -> dict[str, dict[str, Any]]:
     for arm, seeds in runs.items():
         reached = [first_step(run, goal) for run in seeds]
         flops_per_step = seeds[0]["flops"] / seeds[0]["steps"]
+        fewer = [steps / step if step else None for step in reached]
         rows[arm] = {
             "top1": [accuracy(run) for run in seeds],
             "top1_at_equal_flops": [
@@ -84,8 +104,11 @@ def measured(runs: Runs) -> dict[str, dict[str, Any]]:
             ],
             "retrieval_r10": [run["evaluations"][-1]["metrics"]["retrieval_r10"] for run in seeds],
             "steps_to_goal": reached,
-            "fewer_steps": [steps / step if step else None for step in reached],
+            "fewer_steps": fewer,
             "fewer_flops": [budget / (flops_per_step * step) if step else None for step in reached],
+            "less_time": [
+                ratio / slower[arm] if ratio and arm in slower else None for ratio in fewer
+            ],
             "overhead": flops_per_step / (budget / steps),
             "shuffled": [run["evaluations"][-1]["watched"].get("shuffled") for run in seeds],
             "counts": seeds[0]["counts"],
@@ -103,7 +126,7 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """One line for each arm: means, and the least and most of its seeds."""
     cells = [
         ("arm", "seeds", "top-1", "at equal flops", "steps to goal", "fewer", "fewer flops",
-         "flops per step", "wrong captions")
+         "less time", "flops per step", "wrong captions")
     ]  # fmt: skip
     for arm, row in rows.items():
         cells.append(
@@ -115,6 +138,7 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
                 ", ".join(str(step or "never") for step in row["steps_to_goal"]),
                 times(row["fewer_steps"]),
                 times(row["fewer_flops"]),
+                times(row["less_time"]) if any(row["less_time"]) else "",
                 f"{row['overhead']:.2f} x",
                 percent(row["shuffled"]),
             )

@@ -1,5 +1,6 @@
 """What bench/training_report.py and bench/icon_sets.py compute."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -21,11 +22,16 @@ def icon(prefix: str, name: str, place: int) -> "icon_sets.Icon":
 
 def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp_path):
     write_made_runs(tmp_path)
-    rows = training_report.measured(training_report.read(tmp_path)["noise-20-batch-128"])
+    times = {"step_ms": {"uniform": [10.0, 30.0, 20.0], "joint": [15.0, 60.0, 24.0]}}
+    (tmp_path / "times.txt").write_text(f"joint 1.5\n{json.dumps(times)}\n")
+    slower = training_report.read_times(tmp_path / "times.txt")
+    assert slower == {"uniform": 1.0, "joint": 1.5}
+    rows = training_report.measured(training_report.read(tmp_path)["noise-20-batch-128"], slower)
     joint = rows["joint"]
     assert joint["steps_to_goal"] == [20, 20, 20]  # 0.2, the mean of 0.18, 0.2 and 0.22.
     assert joint["fewer_steps"] == [2.0, 2.0, 2.0]
     assert joint["fewer_flops"] == [1.0, 1.0, 1.0]  # Its steps cost twice as much.
+    assert joint["less_time"] == [pytest.approx(2 / 1.5)] * 3
     assert joint["overhead"] == 2.0
     assert joint["top1_at_equal_flops"] == [0.2, 0.2, 0.2]
     assert rows["uniform"]["steps_to_goal"] == [None, 40, 40]

@@ -1,0 +1,80 @@
+"""What a step of each arm of ``training.py`` takes, beside one of the uniform arm.
+
+Regime: as ``training.py``, on one thread. The arms take turns, ``--rounds`` times, each for 40
+steps from its start; reading, scoring, selecting and training are in the time, evaluation is not.
+The reference is cached.
+
+    PYTHONPATH=. python bench/training_times.py --data runs/icons \
+        > bench/results/training_times.txt
+
+The last line of the output is one JSON document, which ``training_report.py`` reads.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from harness import environment
+from training import ARMS, STEPS, Bench, Setting
+
+from jest_loader.clip.train import train
+
+_STEPS, _EVERY = 40, 10
+
+
+def main() -> None:
+    """Take the times."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("runs/training"))
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        default=["uniform", "independent", "joint", "flexi", "easy", "hard"],
+    )
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="that the reference is trained for"
+    )
+    parser.add_argument("--noise", type=int, default=20, help="percent shuffled")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(arguments.data, arguments.out, arguments.steps)
+    taken: dict[str, list[float]] = {arm: [] for arm in arguments.arms}
+    for _ in range(arguments.rounds):
+        for arm in arguments.arms:
+            taken[arm].append(step_ms(bench, arm, Setting(arguments.noise)))
+    for arm, found in taken.items():
+        ratios = sorted(one / uniform for one, uniform in zip(found, taken["uniform"], strict=True))
+        print(
+            f"{ARMS[arm].about:52s} {median(found):6.0f} ms, {median(ratios):.2f} times uniform's "
+            f"({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        )
+    print(json.dumps({"environment": environment(), "step_ms": taken}))
+
+
+def step_ms(bench: Bench, arm: str, setting: Setting) -> float:
+    """Of a run of 40 steps, the median over tens of steps but for the first."""
+    config = bench.config(arm, setting, seed=0)
+    out = bench.out / "times"
+    shutil.rmtree(out, ignore_errors=True)
+    config = replace(
+        config,
+        data=replace(config.data, test=None, watch_columns=()),
+        out=out,
+        steps=_STEPS,
+        log=replace(config.log, every=_EVERY),
+    )
+    train(config)
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    rates = [record["examples_per_s"] for record in records if record["step"] > _EVERY]
+    return 1000 * setting.batch_size / median(rates)
+
+
+if __name__ == "__main__":
+    main()
