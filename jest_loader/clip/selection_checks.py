@@ -36,18 +36,22 @@ def check_selection(selection: SelectionConfig, model: ModelConfig | None, num_s
             "selection.reference_checkpoint and selection.reference_open_clip.name both name a "
             "reference to run; set one of them"
         )
+    # Sizes at which the learner is not trained either.
+    unseen = _OF_THE_LEARNER if selection.low_resolution_fraction == 0 else ()
     if selection.selector == "uniform":
-        _refuse(selection, default, _OF_SCORING, "selector is uniform", "selector, to joint")
+        unused = (*_OF_SCORING, *unseen)
+        _refuse(selection, default, unused, "selector is uniform", "selector, to joint")
         return
     if selection.score == "hard_learner":
         _refuse(
             selection, default, _OF_THE_REFERENCE, "score is hard_learner", "score, to learnability"
         )
+    if selection.score == "easy_reference":
+        _refuse(selection, default, unseen, "score is easy_reference", "score, to learnability")
     if selection.scores_with == "learner":
         _refuse(selection, default, ("proxy",), "scores_with is learner", "scores_with, to proxy")
     else:
-        if selection.low_resolution_fraction == 0:  # Otherwise, the learner is trained at it.
-            _refuse(selection, default, _OF_THE_LEARNER, "scores_with is proxy", "proxy.patch_size")
+        _refuse(selection, default, unseen, "scores_with is proxy", "proxy.patch_size")
         if selection.score == "easy_reference":
             raise ValueError(
                 "selection.scores_with must be learner with the score easy_reference, for which "
@@ -60,11 +64,13 @@ def check_selection(selection: SelectionConfig, model: ModelConfig | None, num_s
             )
         selection.proxy.model(model)
     schedule = selection.schedule
-    if schedule.final_gain is not None and selection.selector == "topk":
-        raise ValueError(
-            "selection.schedule.final_gain has no effect while selection.selector is topk; use "
-            "joint or independent"
-        )
+    if selection.selector == "topk":
+        _refuse(selection, default, ("gain",), "selector is topk", "selector, to joint")
+        if schedule.final_gain is not None:
+            raise ValueError(
+                "selection.schedule.final_gain has no effect while selection.selector is topk; set "
+                "selection.selector, to joint for example"
+            )
     schedule.schedule(num_steps, selection.filter_ratio, selection.gain)
 
 

@@ -209,7 +209,19 @@ UNIFORM = SelectionConfig()
         ),
         (
             replace(HARD, selector="topk", schedule=ScheduleConfig(final_gain=2.0)),
-            "final_gain has no effect while selection.selector is topk; use joint",
+            "final_gain has no effect while selection.selector is topk; set selection.selector, to",
+        ),
+        (
+            replace(HARD, selector="topk", gain=2.0),
+            "selection.gain has no effect while selection.selector is topk; set selection.selector",
+        ),
+        (
+            replace(HARD, score="easy_reference", score_image_size=4),
+            "selection.score_image_size has no effect while selection.score is easy_reference",
+        ),
+        (
+            replace(UNIFORM, score_image_size=4),
+            "selection.score_image_size has no effect while selection.selector is uniform",
         ),
         (
             replace(HARD, schedule=ScheduleConfig(final_gain=0.0)),

@@ -107,20 +107,6 @@ def test_another_configuration_does_not_go_on_from_a_checkpoint(shards, tmp_path
         train(replace(config, optimizer=replace(config.optimizer, lr=0.02)))
 
 
-def test_a_run_from_before_an_option_goes_on_at_its_default(shards, tmp_path):
-    config = config_for(shards, tmp_path / "run")
-    train(config)
-    path = tmp_path / "run" / "checkpoint.pt"
-    contents = torch.load(path, weights_only=True)
-    for name in ("score_patch_size", "low_resolution_fraction"):
-        del contents["config"]["selection"][name]
-    torch.save(contents, path)
-    assert train(config).step == 12
-    flexi = SelectionConfig(score_patch_size=8, low_resolution_fraction=0.5)
-    with pytest.raises(ValueError, match=r"low_resolution_fraction = 0.0, which cannot .* 0.5"):
-        train(replace(config, selection=flexi))
-
-
 @pytest.mark.parametrize(
     "resolution",
     [{"score_patch_size": 8}, {"score_image_size": 4}],
@@ -370,9 +356,18 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             },
             "IndependentSelector cannot use softmax scores",
         ),
-        ({"selection": SelectionConfig(score_patch_size=3)}, "patches of 3 and images of 8"),
-        ({"selection": SelectionConfig(score_image_size=6)}, "patches of 4 and images of 6"),
-        ({"selection": SelectionConfig(score_image_size=16)}, "from 1 to .*, got 16 and 8"),
+        (
+            {"selection": SelectionConfig(score_patch_size=3, low_resolution_fraction=0.5)},
+            "patches of 3 and images of 8",
+        ),
+        (
+            {"selection": SelectionConfig(score_image_size=6, low_resolution_fraction=0.5)},
+            "patches of 4 and images of 6",
+        ),
+        (
+            {"selection": SelectionConfig(score_image_size=16, low_resolution_fraction=0.5)},
+            "from 1 to .*, got 16 and 8",
+        ),
         ({"selection": SelectionConfig(low_resolution_fraction=2)}, "from 0 to 1, got 2"),
         (
             {"selection": SelectionConfig(low_resolution_fraction=0.5)},

@@ -139,7 +139,7 @@ def check_inputs(path: object, model: Architecture, loss: str, config: TrainConf
 
 def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the checkpoint at ``path`` is of this configuration."""
-    was, now = _with_defaults(saved), _flat(plain(config))
+    was, now = _flat(saved), _flat(plain(config))
     for name in sorted(was.keys() | now.keys()):
         if name not in _FREE and was.get(name) != now.get(name):
             raise ValueError(
@@ -157,11 +157,6 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 def default_options() -> dict[str, Any]:
     """Every option by its dotted name, as JSON values."""
     return _flat(plain(TrainConfig(DataConfig(Path()), Path())))
-
-
-def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration, with the options that did not exist yet at what they do by default."""
-    return default_options() | _flat(saved)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
