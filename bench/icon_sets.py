@@ -169,7 +169,7 @@ def words(name: str) -> str:
 
 
 def split(icons: Iterable[Icon], *, pool_size: int | None, min_sets: int) -> dict[str, list[Icon]]:
-    """The icons of ``test``, ``curated`` and ``pool``."""
+    """The icons of ``test``, ``curated`` and ``pool``, which is in random order."""
     by_set = defaultdict(list)
     for icon in icons:
         by_set[icon.prefix].append(icon)
@@ -180,12 +180,8 @@ def split(icons: Iterable[Icon], *, pool_size: int | None, min_sets: int) -> dic
     rest = [icon for icon, looks in zip(rest, look_alike(rest, held_out), strict=True) if not looks]
     shared = Counter(name for _, name in {(icon.prefix, icon.clean) for icon in rest})
     test = [icon for icon in held_out if shared[icon.clean] >= min_sets]
-    if pool_size is not None and pool_size < len(rest):
-        chosen = np.random.default_rng(0).permutation(len(rest))[:pool_size]
-        kept = set(chosen.tolist())
-        pool = [icon for row, icon in enumerate(rest) if row in kept]
-    else:
-        pool = rest
+    # Shards are shuffled one by one: in the order of the sets, each would hold a few of them.
+    pool = [rest[row] for row in np.random.default_rng(0).permutation(len(rest))[:pool_size]]
     return {"test": test, "curated": [i for i in rest if i.prefix in CURATED], "pool": pool}
 
 

@@ -111,6 +111,7 @@ def measured(runs: Runs, slower: dict[str, float]) -> dict[str, dict[str, Any]]:
             ],
             "overhead": flops_per_step / (budget / steps),
             "shuffled": [run["evaluations"][-1]["watched"].get("shuffled") for run in seeds],
+            "as_independent": [overlap(run) for run in seeds],
             "counts": seeds[0]["counts"],
         }
     return rows
@@ -122,11 +123,18 @@ def at_step(run: dict[str, Any], step: float) -> float:
     return float(before[-1]["metrics"]["zero_shot_top1"]) if before else 0.0
 
 
+def overlap(run: dict[str, Any]) -> float | None:
+    """Share of the sub-batches that independent selection would have chosen too, where known."""
+    stats = [evaluation["selection"] or {} for evaluation in run["evaluations"]]
+    found = [kept["independent_overlap"] for kept in stats if kept.get("independent_overlap")]
+    return mean(found) if found else None
+
+
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """One line for each arm: means, and the least and most of its seeds."""
     cells = [
         ("arm", "seeds", "top-1", "at equal flops", "steps to goal", "fewer", "fewer flops",
-         "less time", "flops per step", "wrong captions")
+         "less time", "flops per step", "wrong captions", "as independent")
     ]  # fmt: skip
     for arm, row in rows.items():
         cells.append(
@@ -141,6 +149,7 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
                 times(row["less_time"]) if any(row["less_time"]) else "",
                 f"{row['overhead']:.2f} x",
                 percent(row["shuffled"]),
+                percent(row["as_independent"]) if None not in row["as_independent"] else "",
             )
         )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

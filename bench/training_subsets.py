@@ -92,7 +92,7 @@ def _write(data: Path, out: Path, kept: Tensor) -> None:
 
 
 def _rows(data: Path) -> Iterator[dict[str, Any]]:
-    source = MdsSource(data, batch_size=1024, drop_last=False)
+    source = MdsSource(data, batch_size=1024, shuffle=False, drop_last=False)
     for batch in source:
         for place in range(len(batch["caption"])):
             yield {name: batch[name][place] for name in COLUMNS}

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.bench_data import write_made_runs
+from jest_loader.adapters.mds import MdsSource
+from jest_loader.pack import write_mds
+from tests.bench_data import ICON_COLUMNS, made_icons, write_made_runs
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 icon_sets = pytest.importorskip("icon_sets")
 training_report = pytest.importorskip("training_report")
+training_subsets = pytest.importorskip("training_subsets")
 
 
 def icon(prefix: str, name: str, place: int) -> "icon_sets.Icon":
@@ -38,6 +42,7 @@ def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp
     line = training_report.table(rows)[-1]
     assert "40.0 % (40.0-40.0)" in line
     assert "2.0 x (2.0-2.0)" in line
+    assert line.endswith("70.0 % (70.0-70.0)")
     assert "never" in training_report.table(rows)[1]
 
 
@@ -46,12 +51,49 @@ def test_held_out_sets_are_not_trained_on_nor_icons_that_look_like_theirs():
     pool = [icon("one", "bar", 4), icon("one", "bell", 20), icon("two", "bar", 24)]
     kin = [icon("lucide-lab", "bar", 16)]
     splits = icon_sets.split([*held_out, *pool, *kin], pool_size=None, min_sets=1)
-    assert [(found.prefix, found.raw) for found in splits["pool"]] == [
+    assert {(found.prefix, found.raw) for found in splits["pool"]} == {
         ("one", "bell"), ("two", "bar"),
-    ]  # fmt: skip
+    }  # fmt: skip
     assert [found.raw for found in splits["test"]] == ["bar", "bell"]
     shared = icon_sets.split([*held_out, *pool], pool_size=None, min_sets=2)
     assert shared["test"] == []
+
+
+def test_the_pool_is_stored_in_random_order_and_part_of_it_is_a_random_one():
+    icons = [icon("one", f"name {number}", number % 32) for number in range(200)]
+    whole = icon_sets.split(icons, pool_size=None, min_sets=1)["pool"]
+    assert sorted(found.raw for found in whole) == sorted(found.raw for found in icons)
+    assert [found.raw for found in whole] != [found.raw for found in icons]
+    part = icon_sets.split(icons, pool_size=20, min_sets=1)["pool"]
+    assert len({found.raw for found in part} - {found.raw for found in icons[:20]}) > 10
+
+
+def test_subsets_are_of_the_rows_whose_embeddings_say_so(tmp_path, monkeypatch):
+    rows = [{**row, "caption": f"row {number}"} for number, row in enumerate(made_icons(64))]
+    write_mds(tmp_path / "data", ICON_COLUMNS, rows)
+    directions = torch.eye(64)
+    # The caption of every fourth row is that of its image; images of odd rows are all the same.
+    image = directions[[0 if number % 2 else number for number in range(64)]]
+    text = directions[[number if number % 4 == 0 else 63 for number in range(64)]]
+    monkeypatch.setattr(training_subsets, "_embeddings", lambda *_: (image, text))
+    monkeypatch.setattr(training_subsets, "_CLUSTERS", 2)
+    best = training_subsets.best_by_reference(
+        tmp_path / "data", tmp_path, tmp_path / "best", keep=0.25
+    )
+    assert captions(best) == {f"row {number}" for number in range(0, 64, 4)}
+    apart = training_subsets.least_alike(
+        tmp_path / "data", tmp_path, tmp_path / "apart", keep=32 / 64
+    )
+    different = {f"row {number}" for number in range(2, 64, 2)}
+    assert different < captions(apart)
+    assert len(captions(apart)) == len(different) + 1  # One of those that are the same.
+    both = training_subsets.joined([best, apart], tmp_path / "both")
+    assert captions(both) == captions(best) | captions(apart)
+
+
+def captions(path: Path) -> set[str]:
+    source = MdsSource(path, batch_size=1, shuffle=False)
+    return {batch["caption"][0] for batch in source}
 
 
 def test_the_share_that_is_said_is_shuffled_and_marked():
