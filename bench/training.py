@@ -28,10 +28,11 @@ from typing import Any
 from harness import environment
 from training_subsets import best_by_reference, joined, least_alike
 
-from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
+from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.program import Stopped
 

@@ -22,24 +22,36 @@ ShardSource = MdsSource | ZarrSource
 
 
 def open_shards(
-    path: Path, *, batch_size: int, shuffle: bool, seed: int = 0, drop_last: bool = True
+    path: Path,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    window_rows: int | None = None,
+    seed: int = 0,
+    drop_last: bool = True,
 ) -> ShardSource:
     """A source over a folder of MDS shards or a Zarr group.
 
     Raises:
         ValueError: if ``path`` is neither.
     """
+    kind: type[MdsSource | ZarrSource]
     if (path / "index.json").is_file():
-        return MdsSource(
-            path, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last
+        kind = MdsSource
+    elif (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+        kind = ZarrSource
+    else:
+        raise ValueError(
+            f"{path} must be a folder of MDS shards (with index.json) or a Zarr group (with "
+            "zarr.json); jest-loader pack makes either from images and captions"
         )
-    if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
-        return ZarrSource(
-            path, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last
-        )
-    raise ValueError(
-        f"{path} must be a folder of MDS shards (with index.json) or a Zarr group (with "
-        "zarr.json); jest-loader pack makes either from images and captions"
+    return kind(
+        path,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        window_rows=window_rows,
+        seed=seed,
+        drop_last=drop_last,
     )
 
 

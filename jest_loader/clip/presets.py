@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from jest_loader.clip.config import DataConfig, SelectionConfig, TrainConfig
+from jest_loader.clip.config import DataConfig, TrainConfig
 from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.optimizer import OptimizerConfig
+from jest_loader.clip.selection_config import SelectionConfig
 
 Preset = Literal["smoke", "demo", "single_gpu", "eight_gpus", "siglip2_finetune"]
 

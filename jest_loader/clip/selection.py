@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, take
-from jest_loader.clip.config import SelectionConfig, TrainConfig
+from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.data import (
     Decode,
     PrepareCandidates,
@@ -26,6 +26,7 @@ from jest_loader.clip.proxy import Proxy
 from jest_loader.clip.reference import reference_architecture, reference_model
 from jest_loader.clip.reference_cache import open_reference_cache
 from jest_loader.clip.schedule_config import num_batches
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.cost import ExampleCost, selection_flops
 from jest_loader.dataset import JestDataset
 from jest_loader.protocols import BadSamplesError, Embedder, Embeddings, Scorer, Selector
@@ -52,7 +53,13 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
             super-batches, or a reference is missing.
     """
     batch_size = per_rank("data.batch_size", config.data.batch_size)
-    shards = open_shards(config.data.train, batch_size=batch_size, shuffle=True, seed=config.seed)
+    shards = open_shards(
+        config.data.train,
+        batch_size=batch_size,
+        shuffle=True,
+        window_rows=config.data.window_rows,
+        seed=config.seed,
+    )
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         PreparedSource(shards, prepare),

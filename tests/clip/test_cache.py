@@ -14,8 +14,9 @@ from jest_loader.clip.commands.cache import (
     cache_command,
     verify_command,
 )
-from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
+from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.scorers.cache_format import read_manifest

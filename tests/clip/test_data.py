@@ -12,10 +12,12 @@ from torch.nn.functional import normalize
 
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.cache import build
-from jest_loader.clip.config import DataConfig, OptimizerConfig, SelectionConfig, TrainConfig
+from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.data import Decode, Prepare, PrepareCandidates, Tokenize, open_shards
-from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.clip.reference_cache import inputs_of
+from jest_loader.clip.selection import build_loader
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import PackConfig, pack, write_mds
 from jest_loader.protocols import BadSamplesError, Embeddings
@@ -206,3 +208,17 @@ def test_towers_of_two_channels_cannot_take_encoded_pictures():
     prepare = Prepare(DataConfig(train=Path("unused")), replace(MODEL, channels=2))
     with pytest.raises(ValueError, match="channels must be 1 or 3 for encoded images, got 2"):
         prepare(columns([jpeg(0)]))
+
+
+def test_rows_are_shuffled_within_a_window_of_the_size_that_is_asked_for(tmp_path):
+    rows = ({"image": jpeg(row), "caption": f"thing {row // 8}"} for row in range(NUM_ROWS))
+    write_mds(tmp_path / "data", {"image": "bytes", "caption": "str"}, rows, shard_bytes=6000)
+    config = one_epoch(tmp_path / "data", tmp_path / "run", "uniform")
+    spread = {}
+    for window_rows in (8, NUM_ROWS):
+        data = replace(config.data, window_rows=window_rows)
+        loader = build_loader(replace(config, data=data), TwoTower(MODEL), torch.device("cpu"))
+        spread[window_rows] = len(set(next(iter(loader))["caption"]))
+    assert spread[8] <= 3 < spread[NUM_ROWS]
+    with pytest.raises(ValueError, match="window_rows must be a whole number of at least 1, got 0"):
+        train(replace(config, data=replace(config.data, window_rows=0)))

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jest_loader.clip.config import DataConfig, SelectionConfig
+from jest_loader.clip.config import DataConfig
 from jest_loader.clip.gradients import backward
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.selection import build_loader
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.distributed import Ranks
 from jest_loader.ops.losses import contrastive_loss

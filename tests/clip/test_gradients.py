@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from jest_loader.clip.config import DataConfig, SelectionConfig
+from jest_loader.clip.config import DataConfig
 from jest_loader.clip.gradients import backward
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.processes import in_ddp
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.distributed import Ranks, ranks_of
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Embeddings

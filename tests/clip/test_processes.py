@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from jest_loader.clip.config import DataConfig, SelectionConfig
+from jest_loader.clip.config import DataConfig
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.distributed import Ranks

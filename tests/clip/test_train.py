@@ -10,16 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from jest_loader.clip.config import (
-    DataConfig,
-    OptimizerConfig,
-    SelectionConfig,
-)
+from jest_loader.clip.config import DataConfig, OptimizerConfig
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds
 from jest_loader.telemetry import Counts
