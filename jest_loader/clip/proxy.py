@@ -24,18 +24,26 @@ class Proxy(OnlineProxy):
         config: The run.
         embed: Runs a model on a batch.
         device: Where it runs.
+        micro_batch_size: Candidates embedded at once.
 
     Raises:
         ValueError: if several processes select together.
     """
 
-    def __init__(self, config: TrainConfig, embed: EmbedFunction, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        embed: EmbedFunction,
+        device: torch.device,
+        *,
+        micro_batch_size: int,
+    ) -> None:
         if (num_ranks := ranks_of(None).size) > 1:
             raise ValueError(
                 "selection.scores_with must be learner over several processes, since a proxy would "
                 f"become another in each, but there are {num_ranks}"
             )
-        options, selection = config.selection.proxy, config.selection
+        options = config.selection.proxy
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(config.seed, _PURPOSE))
             sizes = options.model(config.model)
@@ -54,7 +62,7 @@ class Proxy(OnlineProxy):
             embed,
             loss=config.loss,
             same="caption" if config.mask_equal_captions else None,
-            micro_batch_size=selection.score_micro_batch_size or config.data.batch_size,
+            micro_batch_size=micro_batch_size,
         )
         self._config = config
         self._step = 0

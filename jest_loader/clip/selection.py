@@ -231,9 +231,10 @@ def _scorer(
 
 def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> LiveLearner:
     """What scores as the learner."""
+    num_at_once = _num_at_once(config)
     if config.selection.scores_with == "proxy":
-        return Proxy(config, _embed_readable, device)
-    return LiveLearner(learner, _embed(config.selection), micro_batch_size=_num_at_once(config))
+        return Proxy(config, _embed_readable, device, micro_batch_size=num_at_once)
+    return LiveLearner(learner, _embed(config.selection), micro_batch_size=num_at_once)
 
 
 def _num_at_once(config: TrainConfig) -> int:
