@@ -242,8 +242,8 @@ class BlockSource:
             ranks = f" on each of {self._num_ranks} ranks" if self._num_ranks > 1 else ""
             raise ValueError(
                 f"the data set must hold at least one batch, got {self._order.num_rows} rows and a "
-                f"batch_size of {self.batch_size}{ranks}; use a smaller batch_size or "
-                "drop_last=False"
+                f"batch_size of {self.batch_size}{ranks}; use a smaller batch_size, or in "
+                "code drop_last=False"
             )
 
     def _check_state(self, state: Mapping[str, Any]) -> None:

@@ -58,8 +58,7 @@ class Chooser:
         """
         times, ranks = Stopwatch(), self.agreement.ranks
         with self.agreement.step("scoring"):
-            with torch.no_grad(), times.time("scoring", on_device=True):
-                scores = self._score(candidates)
+            scores = self._score(candidates, times)
             skipped = _without_score(scores)
             self._check_budget(skipped, candidates)
         moves = ranks.size > 1 and moves_rows(self.selector)
@@ -138,10 +137,11 @@ class Chooser:
             overlap = torch.zeros_like(scores.logits).index_fill(0, others, 1.0)[chosen].mean()
         return Worth(scores.rows(chosen), scores.rows(uniform), overlap)
 
-    def _score(self, candidates: Batch) -> Scores:
+    def _score(self, candidates: Batch, times: Stopwatch) -> Scores:
         if self.scorer is None:
             return ExampleScores(torch.zeros(self.super_batch_size))
-        scores = self.scorer.score(candidates)
+        with torch.no_grad(), times.time("scoring", on_device=True):
+            scores = self.scorer.score(candidates)
         if not isinstance(scores, Scores):
             raise ValueError(
                 f"a scorer must return Scores, got {type(scores).__name__}; "

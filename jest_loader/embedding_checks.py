@@ -94,7 +94,8 @@ def _check_range(name: str, side: Embeddings) -> None:
     if not 0 < scale < math.inf or not math.isfinite(bias):
         raise ValueError(
             "an embedder's scale must be positive and finite and its bias finite, "
-            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains"
+            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains, and "
+            "a model whose learning rate is too high may end so"
         )
     warn_if_coarse(name, replace(side, scale=scale))
 

@@ -56,7 +56,7 @@ def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(
-            f"the output must not exist yet, got {str(path)!r}; choose another, or say overwrite"
+            f"the output must not exist yet, got {str(path)!r}; choose another, or set overwrite"
         )
     if not any((path / name).is_file() for name in marks):
         raise ValueError(

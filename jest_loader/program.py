@@ -49,7 +49,8 @@ def run_program(
         if stopped.rank == 0:
             sys.stdout.write(f"{as_typed(str(stopped))}\n")
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[all]'\n")
+        extra = "wandb" if error.name == "wandb" else "all"  # Which W&B is not in.
+        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[{extra}]'\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"\njest-loader: stopped; the same command {after_a_stop}\n")

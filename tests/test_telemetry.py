@@ -163,6 +163,13 @@ def test_times_are_of_the_part_that_took_them():
         assert 0 < stats.selecting_ms < 500
 
 
+def test_nothing_is_scored_without_a_scorer():
+    dataset = JestDataset(numbered_batches(12, 10), None, selector=UniformSelector(), **SIZES)
+    next(iter(dataset))
+    assert dataset.stats.scoring_ms == 0
+    assert dataset.stats.counts.scored == 0
+
+
 def test_the_references_embeddings_can_travel_with_the_sub_batch():
     scorer = Fixed()
     dataset = JestDataset(numbered_batches(12, 10), scorer, emit=("reference",), **SIZES)

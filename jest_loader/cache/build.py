@@ -169,7 +169,7 @@ class _Builder:
     def _add(self, number: int, columns: Columns, state: dict[str, Any] | None) -> None:
         missing = is_missing(columns["loss" if "loss" in columns else "image"])
         ids = columns["sample_id"][missing]
-        if missing.all() and len(missing) == self._chunk_rows:
+        if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
             raise ValueError(
                 f"a reference must be able to use some samples of a chunk, but of {len(ids)}, from "
                 f"sample {ids[0]} on, it could use none; check the model and the data's columns"

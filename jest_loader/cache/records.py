@@ -64,7 +64,7 @@ def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
         if was.get(name) != now.get(name):
             raise ValueError(
                 f"{path} holds a reference cache with {name} {was.get(name)!r}, which cannot go on "
-                f"with {now.get(name)!r}; choose another folder, or say overwrite to replace it"
+                f"with {now.get(name)!r}; choose another folder, or set overwrite to replace it"
             )
 
 

@@ -1,5 +1,6 @@
 """The trainer's configuration: one frozen tree, parsed by tyro and written into each checkpoint."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -157,6 +158,19 @@ class TrainConfig:
         return self.model if self.open_clip.name is None else resolve(self.open_clip)
 
     def __post_init__(self) -> None:
+        self._check_watched()
+        self._check_numbers()
+        bundled = self.model if self.open_clip.name is None else None
+        if bundled is None and self.model != ModelConfig():
+            raise ValueError(
+                "the options of model are the bundled one's and have no effect while "
+                f"open_clip.name is set, got {self.open_clip.name}; leave them out"
+            )
+        check_selection(self.selection, bundled, self.steps)
+        self.optimizer.check(self.steps, self.initial_scale)
+        self._check_resolution()
+
+    def _check_watched(self) -> None:
         if self.data.watch_columns and self.data.test is None and self.evaluation.sets is None:
             raise ValueError(
                 "data.watch_columns has no effect without held-out data, with whose evaluations "
@@ -168,8 +182,8 @@ class TrainConfig:
                 f"data.watch_columns must not have the name of a prepared column, got "
                 f"{min(watched)!r}; give it another name in the data"
             )
-        bundled = self.model if self.open_clip.name is None else None
-        check_selection(self.selection, bundled, self.steps)
+
+    def _check_numbers(self) -> None:
         at_least_one = {
             "steps": self.steps,
             "eval_every": self.eval_every,
@@ -191,10 +205,10 @@ class TrainConfig:
         for name, number in positive.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
+        if not math.isfinite(self.initial_bias):
+            raise ValueError(f"initial_bias must be finite, got {self.initial_bias}")
         whole("keep_checkpoints", self.keep_checkpoints, 0)
         whole("log.every", self.log.every, 1)
-        self.optimizer.check(self.steps, self.initial_scale)
-        self._check_resolution()
 
     def _check_resolution(self) -> None:
         selection, model = self.selection, self.model

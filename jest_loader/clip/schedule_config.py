@@ -18,7 +18,7 @@ class ScheduleConfig:
     """Steps are uniform from this share of the run on."""
 
     uniform_every: int | None = None
-    """Each step whose number this divides is uniform, the first one too."""
+    """Each step whose number, counted from 0, this divides is uniform."""
 
     final_filter_ratio: float | None = None
     """What the filter ratio ends at: the super-batch grows or shrinks to it by one batch at a time,

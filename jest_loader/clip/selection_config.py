@@ -21,9 +21,7 @@ class SelectionConfig:
     """Learner loss less reference loss, minus the reference loss, or the learner loss."""
 
     filter_ratio: float = 0.8
-    """Share of candidates left out: a super-batch holds batch_size / (1 - filter_ratio)
-    candidates.
-    """
+    """Share of candidates left out, 1 - 1/n for a super-batch of n batches: 0.5, 0.75, 0.8, 0.9."""
 
     num_chunks: int = 16
     """Draws per sub-batch of the joint selector."""

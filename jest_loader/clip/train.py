@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +29,7 @@ from jest_loader.clip.random_generators import seed_all
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.saving.run_state import restore, state_of
-from jest_loader.clip.selection import build_loader, example_cost
+from jest_loader.clip.selection import build_loader, example_cost, reference_of
 from jest_loader.clip.stop import Stop
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost
@@ -37,6 +38,8 @@ from jest_loader.distributed import Ranks
 from jest_loader.ops.noise import fold
 from jest_loader.program import Stopped
 from jest_loader.telemetry import Counts, SelectionStats
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Run:
     cost: ExampleCost
     watched: WatchedColumns
     average: AverageWeights | None
+    reference: str | None
     checkpoints: CheckpointFolder
     check: FiniteCheck
     step: int = 0
@@ -173,13 +177,19 @@ def describe(run: Run) -> str:
 
 
 def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
-    config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
     saved = checkpoints.load()
     if saved is not None:
         checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
+    if config.optimizer.warmup_steps >= config.steps and ranks.rank == 0:
+        _LOG.warning(
+            "optimizer.warmup_steps is %d of %d steps: the learning rate does not reach its peak",
+            config.optimizer.warmup_steps,
+            config.steps,
+        )
     seed_all(config.seed)
     model = _new_model(config, resuming=saved is not None).to(device)
+    loader = build_loader(config, model, device)
     decay = config.optimizer.ema_decay
     run = Run(
         config=config,
@@ -187,12 +197,13 @@ def _start(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         model=model,
         in_training=model,
         optimizer=build_optimizer(model, config.optimizer),
-        loader=build_loader(config, model, device),
+        loader=loader,
         held_out=_held_out(config) if ranks.rank == 0 else {},
         device=device,
         cost=example_cost(config, model),
         watched=WatchedColumns(config.data.watch_columns),
         average=None if decay is None else AverageWeights(model, decay),
+        reference=reference_of(config, loader),
         checkpoints=checkpoints,
         check=FiniteCheck(config.out, ranks.rank),
     )

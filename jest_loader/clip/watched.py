@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from jest_loader.batch import Batch
 from jest_loader.distributed import Ranks
@@ -29,15 +30,8 @@ class WatchedColumns:
         """
         if not self._sums:
             return
-        found = [float(len(batch["caption"]))]
-        for name in self._sums:
-            values = np.asarray(batch[name])
-            if values.dtype.kind not in "biuf" or values.ndim != 1:
-                raise ValueError(
-                    "data.watch_columns must hold one number per example, but column "
-                    f"{name!r} holds {values.dtype} of shape {values.shape}; leave it out"
-                )
-            found.append(float(values.sum()))
+        sums = [float(_numbers(name, batch[name]).sum()) for name in self._sums]
+        found = [float(len(batch["caption"])), *sums]
         count, *sums = ranks.all_gather(torch.tensor(found, dtype=torch.float64)).sum(0).tolist()
         for name, total in zip(self._sums, sums, strict=True):
             self._sums[name] += total
@@ -57,3 +51,16 @@ class WatchedColumns:
         """Go on from a saved state; an empty one is the start."""
         self._sums |= dict.fromkeys(self._sums, 0.0) | state_dict.get("sums", {})
         self._count = state_dict.get("count", 0)
+
+
+def _numbers(name: str, column: Any) -> NDArray[np.float64]:
+    values = np.asarray(column)
+    if values.dtype.kind in "biufU" and values.ndim == 1:
+        try:
+            return values.astype(np.float64)  # Of text too, as `jest-loader pack` keeps columns.
+        except ValueError:
+            pass
+    raise ValueError(
+        f"data.watch_columns must hold one number per example, but column {name!r} holds "
+        f"{values.dtype} of shape {values.shape}, such as {values.flat[0].item()!r}; leave it out"
+    )

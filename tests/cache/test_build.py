@@ -43,6 +43,14 @@ class Reference:
         return Embeddings(angles(ids), -angles(ids), torch.tensor(self.scale), bias)
 
 
+class NanReference:
+    """One that diverged."""
+
+    def embed(self, batch):
+        nan = torch.full((len(batch["sample_id"]), 2), torch.nan)
+        return Embeddings(nan, nan, torch.tensor(7.5), torch.tensor(-2.0))
+
+
 def batches(ids, size=4):
     return [{"sample_id": np.array(ids[i : i + size])} for i in range(0, len(ids), size)]
 
@@ -203,6 +211,7 @@ class Drifting(Reference):
         (range(18), Reference(scale=-1.0), "scale must be positive, got -1.0"),
         (range(18), Reference(bad=range(18)), "use some samples of the first batch, but of sam"),
         (range(18), Reference(bad=range(7, 14)), "of 7, from sample 7 on, it could use none"),
+        (range(5), NanReference(), "of 5, from sample 0 on, it could use none"),
         (range(18), lambda batch: torch.zeros(3), r"shape \(4,\), .* got torch.float32 of \(3,\)"),
         (range(18), lambda batch: 1.0, "one number per example, got float; use reduction='none'"),
         (

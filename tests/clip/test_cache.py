@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +119,27 @@ def test_a_cache_is_verified_against_data_and_model(folder, tmp_path):
 def test_a_run_refuses_a_cache_that_belongs_elsewhere(folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(config_for(folder, tmp_path / "run", joint(folder), **changes))
+
+
+@pytest.mark.parametrize("kind", ["reference_cache", "reference_checkpoint"])
+def test_a_run_does_not_go_on_with_another_reference(folder, tmp_path, kind):
+    reference = folder / "reference" / "checkpoint.pt"
+    named = shutil.copy(reference, tmp_path / "reference.pt")
+    if kind == "reference_cache":
+        named = tmp_path / "cache"
+        cache_command(command(folder, out=named))
+    selection = joint(folder, **{"reference_cache": None, kind: named})
+    config = config_for(folder, tmp_path / "run", selection)
+    train(config)
+    assert train(config).step == 1
+    train(config_for(folder, tmp_path / "other", SelectionConfig(), seed=1))
+    other = tmp_path / "other" / "checkpoint.pt"
+    if kind == "reference_cache":
+        cache_command(command(folder, out=named, checkpoint=other, overwrite=True))
+    else:
+        shutil.copy(other, named)
+    with pytest.raises(ValueError, match=r"whose reference was TwoTower .* go on with TwoTower"):
+        train(config)
 
 
 def test_the_same_command_changes_nothing_and_another_is_refused(folder):

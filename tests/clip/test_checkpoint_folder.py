@@ -73,6 +73,52 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
     assert names(tmp_path) == ["notes.part"]
 
 
+def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_there(shards, tmp_path, monkeypatch):
+    config = config_for(shards, tmp_path / "run", steps=6, checkpoint_every=6)
+    train(config)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+
+    def full(contents, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\n#0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"checkpoint\.pt cannot be written, as where a disk is full"):
+        checkpoint.save(tmp_path / "run" / "checkpoint.pt", config, {})
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert names(tmp_path / "run") == ["checkpoint.pt", "log.jsonl", "metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text("hello\n"), "cannot be read as one"),
+        (lambda path: path.write_bytes(b""), "cannot be read as one"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 half"), "cannot be read as one"),
+        (lambda path: torch.save({"weight": torch.zeros(2)}, path), "another file of torch's"),
+        (lambda path: torch.save({"version": 1}, path), "of version 2, got 1"),
+    ],
+    ids=["text", "empty", "half", "weights", "older"],
+)
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(shards, tmp_path, write, message):
+    write(tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=message) as refused:
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert "delete" not in str(refused.value)  # It may be somebody's reference.
+    with pytest.raises(ValueError, match=f"{message}.*; delete it to start this run over"):
+        train(config_for(shards, tmp_path))
+
+
+@pytest.mark.parametrize("of_data", ["index.json", "zarr.json"])
+def test_a_run_does_not_write_among_data_or_over_a_file(shards, tmp_path, of_data):
+    (tmp_path / of_data).write_text("{}")
+    with pytest.raises(ValueError, match="out must be a folder of the run's own, but"):
+        train(config_for(shards, tmp_path))
+    with pytest.raises(ValueError, match=r"out must be a folder, but .* is none"):
+        train(config_for(shards, tmp_path / of_data))
+    assert names(tmp_path) == [of_data]
+
+
 def test_an_online_proxy_goes_on_where_it_was(shards, tmp_path, monkeypatch):
     def with_a_proxy(config, learner, shards, device):
         model = config.model.build(config.loss)

@@ -19,6 +19,7 @@ from jest_loader.clip.commands.flags import with_flags
             "runs/data.batch_size/x data.batch_size.old",
         ),
         ("--data.batch-size", "--data.batch-size"),
+        ("among ['label_column'], got 'label_colum'", "among ['label_column'], got 'label_colum'"),
     ],
 )
 def test_fields_become_flags(message, expected):

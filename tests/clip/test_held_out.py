@@ -158,7 +158,7 @@ def refused(message: str, **options) -> None:
 def test_data_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
     one = written(tmp_path / "one", {"caption": ["a", "a"], "label": [0, 3], "size": [0.5, 1.0]})
     names = text(tmp_path / "names.txt", "a", "b", "c")
-    refused("at least 2 distinct captions, got 1", data=one)
+    refused("at least 2 distinct captions, but column .* has 1", data=one)
     refused(
         "among the 3 classes of .*names.txt, numbered from 0, but image 1 of .*one has 3",
         data=one, label_column="label", classes=names,
@@ -239,8 +239,11 @@ def test_sets_by_name_lie_beside_their_file(tmp_path):
         ('{"a/b": {"data": "x"}}', "a name without slashes, got 'a/b'"),
         ('{"": {"data": "x"}}', "a name without slashes, got ''"),
         ('{"a": {"classes": "x"}}', "the set 'a' of .* must have data"),
-        ('{"a": {"data": "x", "label": "y"}}', "among caption_column, .* got label = 'y' for 'a'"),
-        ('{"a": {"data": "x", "classes": 3}}', "got classes = 3 for 'a'"),
+        (
+            '{"a": {"data": "x", "label": "y"}}',
+            r"among \['caption_column', .* got 'label' = 'y' for 'a'",
+        ),
+        ('{"a": {"data": "x", "classes": 3}}', "got 'classes' = 3 for 'a'"),
     ],
 )
 def test_a_file_of_sets_that_is_wrong_is_refused(content, message, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jest_loader.clip.config import DataConfig, OptimizerConfig
 from jest_loader.clip.data import Prepare, PreparedSource, open_shards
+from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
@@ -335,6 +336,11 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
         ),
         ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"initial_bias": float("inf")}, "initial_bias must be finite, got inf"),
+        (
+            {"open_clip": OpenClipConfig("ViT-B-32")},
+            "the options of model are the bundled one's and have no effect while open_clip.name is",
+        ),
         ({"optimizer": OptimizerConfig(lr=0)}, "optimizer.lr must be positive, got 0"),
         ({"device": "tpu-of-mine"}, "device 'tpu-of-mine' cannot be used here"),
         (
@@ -370,25 +376,6 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             {"selection": SelectionConfig(low_resolution_fraction=0.5)},
             "needs the resolution; set selection.score_patch_size",
         ),
-    ],
-    ids=[
-        "ratio",
-        "no reference",
-        "cache",
-        "checkpoint",
-        "data",
-        "steps",
-        "lr",
-        "device",
-        "clip",
-        "too few",
-        "image size",
-        "softmax",
-        "patch",
-        "patch of image",
-        "image",
-        "fraction",
-        "no resolution",
     ],
 )
 def test_bad_configurations_are_refused_in_a_sentence(shards, tmp_path, changes, message):

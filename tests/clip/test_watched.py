@@ -58,6 +58,10 @@ def test_means_start_anew_when_they_were_asked_for():
     watched.add({"caption": ["a"], "mark": np.array([4.0])}, Ranks())
     assert watched.means() == {"mark": 4.0}
     assert watched.means() == {}
+    watched.add({"caption": ["a", "b"], "mark": ["1", "-0.5"]}, Ranks())  # As packed.
+    assert watched.means() == {"mark": 0.25}
+    with pytest.raises(ValueError, match=r"one number per example, but column 'mark' .* 'good'"):
+        watched.add({"caption": ["a"], "mark": ["good"]}, Ranks())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,6 @@ def with_flags(message: str) -> str:
         if groups[word] == 1:
             flags[word] = flag
     named = sorted((name for name in flags if "." in name or "_" in name), key=len, reverse=True)
-    # Not within a path or a longer name; a full stop after it is one.
-    pattern = rf"(?<![\w./-])({'|'.join(map(re.escape, named))})(?![\w/]|\.\w)"
+    # Not in quotes, nor within a path or a longer name; a full stop after it is one.
+    pattern = rf"(?<![\w./'\"-])({'|'.join(map(re.escape, named))})(?![\w/]|\.\w)"
     return re.sub(pattern, lambda found: flags[found[1]], message)

@@ -170,7 +170,10 @@ def _classes(columns: dict[str, list[Any]], held_out: HeldOutSet, first: Tensor)
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
         what = "distinct captions" if held_out.label_column is None else "distinct labels"
-        raise ValueError(f"held-out data must have at least 2 {what}, got {len(names)}")
+        raise ValueError(
+            f"held-out data must have at least 2 {what}, but column {column!r} of {held_out.data} "
+            f"has {len(names)}"
+        )
     row = {name: number for number, name in enumerate(names)}
     return Classes(names, torch.tensor([row[name] for name in labels]), templates)
 

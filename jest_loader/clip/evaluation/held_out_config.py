@@ -119,8 +119,8 @@ def _read_set(path: Path, name: str, options: Any) -> HeldOutSet:
     for option, value in options.items():
         if option not in known or not isinstance(value, str):
             raise ValueError(
-                f"a set's options must be text and among {', '.join(sorted(known))}, got "
-                f"{option} = {value!r} for {name!r} in {path}"
+                f"a set's options must be text and among {sorted(known)}, got {option!r} = "
+                f"{value!r} for {name!r} in {path}"
             )
     # Files are named from where the file that names them lies.
     return HeldOutSet(

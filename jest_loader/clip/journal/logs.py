@@ -1,7 +1,6 @@
 """What a run writes down while it trains: JSON lines, and on demand TensorBoard and W&B."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from jest_loader.clip.saving.json_values import finite
 
 _NAME = "log.jsonl"
 
@@ -98,7 +99,8 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line; numbers that are not finite, which JSON lacks, become null."""
-        line = json.dumps(_finite({**record, "time": time.time()}), allow_nan=False) + "\n"
+        values = finite({**record, "time": time.time()})
+        line = json.dumps(values, allow_nan=False) + "\n"
         os.write(self._descriptor, line.encode())  # In one piece, and at once.
 
     def flush(self) -> None:
@@ -146,9 +148,3 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float):
             numbers[prefix + name] = value
     return numbers
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,40 +16,60 @@ from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.saving.json_values import finite
 
-_VERSION = 1
+_VERSION = 2
 # May differ when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
+# What torch.load raises for files that it did not write whole, or at all.
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, AttributeError,
+    pickle.UnpicklingError,
+)  # fmt: skip
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
 def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
-    """Write ``contents`` with the configuration to ``path``, in place of what was there."""
+    """Write ``contents`` with the configuration to ``path``, in place of what was there.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     with replacing(path) as part:
         head = {"version": _VERSION, "config": plain(config)}
         if isinstance(config.architecture, OpenClipArchitecture):
             # The file or folder that named it may be gone when the checkpoint is read.
             head["open_clip"] = config.architecture.saved()
-        torch.save({**head, **contents}, part)
+        try:
+            torch.save({**head, **contents}, part)
+        except RuntimeError as error:  # As torch says that a write failed.
+            raise OSError(
+                f"{path} cannot be written, as where a disk is full; make room for it, and the "
+                f"same command goes on ({str(error).splitlines()[0]})"
+            ) from error
 
 
 def save_json(path: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` to ``path``, in place of what was there."""
+    """Write ``values`` to ``path``, in place of what was there; what is not finite as null."""
     with replacing(path) as part:
-        part.write_text(json.dumps(values, indent=1) + "\n")
+        part.write_text(json.dumps(finite(values), indent=1, allow_nan=False) + "\n")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the name ``path`` once it is whole and on disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    yield part
-    with part.open("rb") as written:
-        os.fsync(written.fileno())
-    part.replace(path)
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -67,15 +87,20 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}; train a model first")
     try:
         contents: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{path} must be a whole checkpoint of this trainer, but cannot be read as one "
-            f"({type(error).__name__}); delete it to start over"
+            f"{path} must be a whole checkpoint of jest-loader train, but cannot be read as one "
+            f"({type(error).__name__})"
         ) from error
-    if not isinstance(contents, dict) or contents.get("version") != _VERSION:
+    if not isinstance(contents, dict) or "version" not in contents:
         raise ValueError(
-            f"{path} must be a checkpoint of version {_VERSION}; read it with the release of "
-            "jest-loader that wrote it"
+            f"{path} must be a checkpoint of jest-loader train, but is another file of torch's; "
+            "weights of open_clip are named by open_clip.checkpoint"
+        )
+    if contents["version"] != _VERSION:
+        raise ValueError(
+            f"{path} must be a checkpoint of version {_VERSION}, got {contents['version']}; read "
+            "it with the release of jest-loader that wrote it"
         )
     return dict(contents)
 

@@ -10,6 +10,7 @@ from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.saving import checkpoint
 
 _NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")
+_OF_DATA = ("index.json", "zarr.json", ".zgroup")
 
 
 class CheckpointFolder:
@@ -19,11 +20,21 @@ class CheckpointFolder:
     own, where the file system knows two names for a file.
 
     Args:
-        path: The run's folder. What a killed process left half-written is deleted.
+        path: The run's folder, which is made. What a killed process left half-written is deleted.
         keep: How many numbered checkpoints stay.
+
+    Raises:
+        ValueError: if the path is not free to be a run's folder.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"out must be a folder, but {path} is none; choose another")
+        if any((path / name).exists() for name in _OF_DATA):
+            raise ValueError(
+                f"out must be a folder of the run's own, but {path} holds data; choose another"
+            )
+        path.mkdir(parents=True, exist_ok=True)
         self.newest = path / "checkpoint.pt"
         self._keep = keep
         for part in path.glob(".*.part"):
@@ -35,7 +46,12 @@ class CheckpointFolder:
         Raises:
             ValueError: as ``checkpoint.load``.
         """
-        return checkpoint.load(self.newest) if self.newest.is_file() else None
+        if not self.newest.is_file():
+            return None
+        try:
+            return checkpoint.load(self.newest)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to start this run over") from error
 
     def save(self, step: int, config: TrainConfig, contents: dict[str, Any]) -> None:
         """Write the checkpoint of ``step``, and delete the oldest beyond those to keep."""

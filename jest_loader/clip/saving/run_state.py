@@ -18,6 +18,7 @@ def state_of(run: "Run") -> dict[str, Any]:
         "seconds": run.seconds,
         "left_out": run.left_out,
         "watched": run.watched.state_dict(),
+        "reference": run.reference,
         "model": run.model.state_dict(),
         "average": None if run.average is None else run.average.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -28,7 +29,16 @@ def state_of(run: "Run") -> dict[str, Any]:
 
 
 def restore(run: "Run", state: dict[str, Any]) -> None:
-    """Bring a run that was just made to where ``state_of`` was called."""
+    """Bring a run that was just made to where ``state_of`` was called.
+
+    Raises:
+        ValueError: if candidates were scored with another reference, or other data were read.
+    """
+    if state["reference"] != run.reference:
+        raise ValueError(
+            f"{run.config.out} holds a run whose reference was {state['reference']}, which cannot "
+            f"go on with {run.reference}; put that one back, or choose another folder"
+        )
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.loader.load_state_dict(state["loader"])
