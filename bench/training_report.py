@@ -25,6 +25,7 @@ from training import ARMS
 from jest_loader.demo.table import accuracy, first_step
 
 Runs = dict[str, list[dict[str, Any]]]
+_DRAWN = ("uniform", "independent", "joint", "flexi", "easy")
 
 
 def main() -> None:
@@ -210,12 +211,9 @@ def draw(found: dict[str, Runs], path: Path) -> None:
 
     figure, grid = pyplot.subplots(len(found), 4, figsize=(20, 4 * len(found)), squeeze=False)
     for row, (setting, arms) in zip(grid, found.items(), strict=True):
-        for number, (arm, runs) in enumerate(arms.items()):
-            colour = f"C{number % 10}"
-            dashes = "-" if number < 10 else "--"
-            for seed, run in enumerate(runs):
-                label = ARMS[arm].about if seed == 0 else None
-                style = {"color": colour, "linestyle": dashes, "label": label, "linewidth": 1}
+        for colour, arm in enumerate(_DRAWN):
+            for seed, run in enumerate(arms.get(arm, [])):
+                style = {"color": f"C{colour}", "label": ARMS[arm].about if seed == 0 else None}
                 kept = summary(run)
                 flops = [step * kept["flops"] / kept["steps"] for step in kept["step"]]
                 row[0].plot(kept["step"], kept["top1"], **style)
@@ -228,7 +226,7 @@ def draw(found: dict[str, Runs], path: Path) -> None:
         for axes, along, label in zip(row, titles, labels, strict=True):
             axes.set(xlabel=along, ylabel=f"{label} ({setting})")
             axes.grid(alpha=0.3)
-    grid[0][0].legend(fontsize=7)
+    grid[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
