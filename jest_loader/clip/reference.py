@@ -1,12 +1,18 @@
 """The reference model of a run, from a checkpoint of this trainer or from open_clip."""
 
+from typing import Any
+
+from jest_loader.cache import model_fingerprint
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import resolve
 from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.saving import checkpoint
+from jest_loader.dataset import JestDataset
 from jest_loader.protocols import Loss
+from jest_loader.scorers.cache_format import read_manifest
+from jest_loader.scorers.models import FrozenReference
 
 
 def reference_model(config: TrainConfig) -> ClipModel:
@@ -48,3 +54,18 @@ def reference_architecture(config: TrainConfig) -> Architecture:
     if path is None:
         return resolve(config.selection.reference_open_clip)
     return checkpoint.architecture_of(checkpoint.load(path))
+
+
+def reference_of(config: TrainConfig, loader: JestDataset) -> str | None:
+    """Which reference scores, by its class and a digest of its weights; None if none does.
+
+    Of a cache and a model that is run on what it lacks, both.
+    """
+    reference: Any = getattr(loader.scorer, "reference", None)
+    found: list[str] = []
+    if config.selection.reference_cache is not None:
+        found.append(read_manifest(config.selection.reference_cache).identity["model"])
+        reference = reference.missing
+    if isinstance(reference, FrozenReference):
+        found.append(model_fingerprint(reference.model))
+    return " and ".join(found) or None

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, take
-from jest_loader.cache import model_fingerprint
 from jest_loader.clip.config import TrainConfig
 from jest_loader.clip.data import (
     Decode,
@@ -249,14 +248,6 @@ def proxy_of(loader: JestDataset) -> OnlineProxy | None:
     """The small model that scores in the learner's place, whose weights must be saved too."""
     learner = getattr(loader.scorer, "learner", None)
     return learner if isinstance(learner, OnlineProxy) else None
-
-
-def reference_of(config: TrainConfig, loader: JestDataset) -> str | None:
-    """Which reference scores, by its class and a digest of its weights; None if none does."""
-    if config.selection.reference_cache is not None:
-        return read_manifest(config.selection.reference_cache).identity.get("model")
-    reference = getattr(loader.scorer, "reference", None)
-    return model_fingerprint(reference.model) if isinstance(reference, FrozenReference) else None
 
 
 def _embed(selection: SelectionConfig) -> EmbedFunction:

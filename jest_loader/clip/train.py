@@ -26,10 +26,11 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.random_generators import seed_all
+from jest_loader.clip.reference import reference_of
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.saving.run_state import restore, state_of
-from jest_loader.clip.selection import build_loader, example_cost, reference_of
+from jest_loader.clip.selection import build_loader, example_cost
 from jest_loader.clip.stop import Stop
 from jest_loader.clip.watched import WatchedColumns
 from jest_loader.cost import ExampleCost

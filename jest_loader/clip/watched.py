@@ -57,10 +57,13 @@ def _numbers(name: str, column: Any) -> NDArray[np.float64]:
     values = np.asarray(column)
     if values.dtype.kind in "biufU" and values.ndim == 1:
         try:
-            return values.astype(np.float64)  # Of text too, as `jest-loader pack` keeps columns.
+            # Of text too, as `jest-loader pack` keeps columns.
+            numbers = values.astype(np.float64)
         except ValueError:
-            pass
+            numbers = np.array([np.nan])
+        if np.isfinite(numbers).all():
+            return numbers
     raise ValueError(
-        f"data.watch_columns must hold one number per example, but column {name!r} holds "
-        f"{values.dtype} of shape {values.shape}, such as {values.flat[0].item()!r}; leave it out"
+        f"data.watch_columns must hold one finite number per example, but column {name!r} holds "
+        f"{values.dtype} of shape {values.shape}, such as {values.tolist()[0]!r}; leave it out"
     )

@@ -71,7 +71,7 @@ class CachedReference:
         if missing not in ("error", "skip"):
             check_embedder("missing, where it is not 'error' or 'skip',", missing)
         self._rows = rows
-        self._missing = missing
+        self.missing = missing
         self._device = torch.device(device)
         self.scale, self.bias = scale, bias
 
@@ -118,18 +118,18 @@ class CachedReference:
         found = self._rows.look_up(batch)
         image, text = (_on(self._device, found.columns[side]) for side in ("image", "text"))
         embeddings = Embeddings(image, text, self.scale, self.bias)
-        if not found.reason or self._missing == "skip":
+        if not found.reason or self.missing == "skip":
             return embeddings
-        if self._missing == "error":
+        if self.missing == "error":
             raise ValueError(_no_rows(found, "an embedder such as FrozenReference(model)"))
         return self._filled(embeddings, batch, found)
 
     def _filled(self, embeddings: Embeddings, batch: Batch, found: Found) -> Embeddings:
         """The embeddings, with those that are missing from the embedder for them."""
-        assert not isinstance(self._missing, str)
+        assert not isinstance(self.missing, str)
         rows = torch.from_numpy(np.flatnonzero(found.missing))
         try:
-            live = self._missing.embed(take(batch, rows))
+            live = self.missing.embed(take(batch, rows))
         except BadSamplesError:  # None of them can be embedded: they stay NaN, and are left out.
             return embeddings
         _check_same_model(live, embeddings)
@@ -182,7 +182,7 @@ class CachedScores:
                 "missing must be 'error', 'skip' or a function that scores a batch, got "
                 f"{missing!r}"
             )
-        self._rows, self._missing, self._device = rows, missing, torch.device(device)
+        self._rows, self.missing, self._device = rows, missing, torch.device(device)
 
     @classmethod
     def open(
@@ -223,13 +223,13 @@ class CachedScores:
         """
         found = self._rows.look_up(batch)
         values = _on(self._device, found.columns["loss"])
-        if not found.reason or self._missing == "skip":
+        if not found.reason or self.missing == "skip":
             return values
-        if self._missing == "error":
+        if self.missing == "error":
             raise ValueError(_no_rows(found, "a function that scores them"))
-        assert not isinstance(self._missing, str)
+        assert not isinstance(self.missing, str)
         rows = torch.from_numpy(np.flatnonzero(found.missing))
-        live = self._missing(take(batch, rows)).detach()
+        live = self.missing(take(batch, rows)).detach()
         return values.index_copy(0, rows.to(values.device), live.to(values))
 
 

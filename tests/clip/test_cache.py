@@ -142,6 +142,22 @@ def test_a_run_does_not_go_on_with_another_reference(folder, tmp_path, kind):
         train(config)
 
 
+def test_a_run_does_not_go_on_with_another_model_for_what_the_cache_lacks(folder, tmp_path):
+    named = shutil.copy(folder / "reference" / "checkpoint.pt", tmp_path / "reference.pt")
+    config = config_for(folder, tmp_path / "run", joint(folder, reference_checkpoint=named))
+    train(config)
+    assert train(config).step == 1
+    train(config_for(folder, tmp_path / "other", SelectionConfig(), seed=1))
+    shutil.copy(tmp_path / "other" / "checkpoint.pt", named)
+    with pytest.raises(ValueError, match=r"reference was TwoTower .* and TwoTower .* cannot go on"):
+        train(config)
+
+
+def test_an_average_is_a_checkpoints(folder):
+    with pytest.raises(ValueError, match="ema has no effect without a checkpoint"):
+        VerifyConfig(cache=folder / "cache", ema=True)
+
+
 def test_the_same_command_changes_nothing_and_another_is_refused(folder):
     before = read_manifest(folder / "cache")
     cache_command(command(folder))
@@ -177,7 +193,7 @@ def test_data_that_grew_still_find_their_rows(folder, tmp_path):
     run = train(config_for(folder, tmp_path / "run", both, data=grown))
     reference = run.loader.scorer.reference
     assert len(reference) == ROWS
-    assert isinstance(reference._missing, FrozenReference)
+    assert isinstance(reference.missing, FrozenReference)
     assert run.loader.counts.skipped == 0
 
 

@@ -92,7 +92,10 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_there(shards, tmp_pa
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_text("hello\n"), "cannot be read as one"),
+        (
+            lambda path: path.write_text("hello\n"),
+            "cannot be read as one .*; move it away, or name another",
+        ),
         (lambda path: path.write_bytes(b""), "cannot be read as one"),
         (lambda path: path.write_bytes(b"PK\x03\x04 half"), "cannot be read as one"),
         (lambda path: torch.save({"weight": torch.zeros(2)}, path), "another file of torch's"),
@@ -102,10 +105,7 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_there(shards, tmp_pa
 )
 def test_what_is_no_checkpoint_is_refused_in_a_sentence(shards, tmp_path, write, message):
     write(tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=message) as refused:
-        checkpoint.load(tmp_path / "checkpoint.pt")
-    assert "delete" not in str(refused.value)  # It may be somebody's reference.
-    with pytest.raises(ValueError, match=f"{message}.*; delete it to start this run over"):
+    with pytest.raises(ValueError, match=message):
         train(config_for(shards, tmp_path))
 
 

@@ -60,8 +60,9 @@ def test_means_start_anew_when_they_were_asked_for():
     assert watched.means() == {}
     watched.add({"caption": ["a", "b"], "mark": ["1", "-0.5"]}, Ranks())  # As packed.
     assert watched.means() == {"mark": 0.25}
-    with pytest.raises(ValueError, match=r"one number per example, but column 'mark' .* 'good'"):
-        watched.add({"caption": ["a"], "mark": ["good"]}, Ranks())
+    for mark in ("good", "nan", None, {"a": 1}):
+        with pytest.raises(ValueError, match=rf"one finite number .* 'mark' .* such as {mark!r}"):
+            watched.add({"caption": ["a"], "mark": [mark]}, Ranks())
 
 
 @pytest.mark.parametrize(
@@ -79,5 +80,5 @@ def test_columns_that_cannot_be_watched_are_refused(shards, tmp_path, data, mess
 
 @pytest.mark.parametrize("column", [["a", "b"], np.zeros((2, 3))])
 def test_other_columns_are_refused_by_name(column):
-    with pytest.raises(ValueError, match=r"one number per example, but column 'mark' holds"):
+    with pytest.raises(ValueError, match=r"one finite number per example, but column 'mark' holds"):
         WatchedColumns(["mark"]).add({"caption": ["a", "b"], "mark": column}, Ranks())

@@ -34,6 +34,8 @@ class _ReferenceOptions:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.open_clip.name is not None:
             raise ValueError("a cache is of one reference; set checkpoint or open_clip.name")
+        if self.ema and self.checkpoint is None:
+            raise ValueError("ema has no effect without a checkpoint; set that too")
 
     @property
     def names_one(self) -> bool:

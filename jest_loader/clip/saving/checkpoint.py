@@ -25,10 +25,7 @@ _FREE = {
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
 # What torch.load raises for files that it did not write whole, or at all.
-_UNREADABLE = (
-    OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, AttributeError,
-    pickle.UnpicklingError,
-)  # fmt: skip
+_UNREADABLE = (EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
@@ -45,7 +42,9 @@ def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
             head["open_clip"] = config.architecture.saved()
         try:
             torch.save({**head, **contents}, part)
-        except RuntimeError as error:  # As torch says that a write failed.
+        except RuntimeError as error:
+            if "inline_container" not in str(error):  # Torch's writer, where a write failed.
+                raise
             raise OSError(
                 f"{path} cannot be written, as where a disk is full; make room for it, and the "
                 f"same command goes on ({str(error).splitlines()[0]})"
@@ -90,7 +89,7 @@ def load(path: Path) -> dict[str, Any]:
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} must be a whole checkpoint of jest-loader train, but cannot be read as one "
-            f"({type(error).__name__})"
+            f"({type(error).__name__}); move it away, or name another"
         ) from error
     if not isinstance(contents, dict) or "version" not in contents:
         raise ValueError(

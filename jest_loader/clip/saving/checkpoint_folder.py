@@ -46,12 +46,7 @@ class CheckpointFolder:
         Raises:
             ValueError: as ``checkpoint.load``.
         """
-        if not self.newest.is_file():
-            return None
-        try:
-            return checkpoint.load(self.newest)
-        except ValueError as error:
-            raise ValueError(f"{error}; delete it to start this run over") from error
+        return checkpoint.load(self.newest) if self.newest.is_file() else None
 
     def save(self, step: int, config: TrainConfig, contents: dict[str, Any]) -> None:
         """Write the checkpoint of ``step``, and delete the oldest beyond those to keep."""
