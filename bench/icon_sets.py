@@ -12,12 +12,13 @@ not language.
 Writes into ``--out``:
 
 - ``test``: whole sets that are not trained on, nor are sets of the same makers; those icons whose
-  clean name at least ``--min-sets`` sets of the pool have.
+  clean name at least ``--min-sets`` of the other sets have.
 - ``curated``: carefully named sets with clean names (style words and sizes removed).
-- ``pool_0``, ``pool_20``, ``pool_50``: all other sets and the curated ones, with their raw names,
-  of which that share in percent was shuffled and marked. ``pool_clean``: the same, clean names.
+- ``uncurated_0``, ``uncurated_20``, ``uncurated_50``: all other sets and the curated ones, with
+  their raw names, of which that share in percent was shuffled and marked. ``uncurated_clean``: the
+  same with clean names.
 
-Icons of pool and curated sets that look like one of the test's (cosine of their ink on a 16 x 16
+Uncurated and curated icons that look like one of the test's (cosine of their ink on a 16 x 16
 grid above 0.995) are left out. ``icons.json`` has the counts, sets, and licences.
 """
 
@@ -76,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", type=Path, required=True, help="the tarball of @iconify/json")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pool-size", type=int, help="rows of the pool, at random; all by default")
+    parser.add_argument("--uncurated-size", type=int, help="rows of it, at random; all by default")
     parser.add_argument("--min-sets", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     collections, sets = read_package(arguments.package)
     with ProcessPoolExecutor(arguments.processes) as processes:
         icons = [icon for found in processes.map(render_set, sets) for icon in found]
-    splits = split(icons, pool_size=arguments.pool_size, min_sets=arguments.min_sets)
+    splits = split(icons, size=arguments.uncurated_size, min_sets=arguments.min_sets)
     rows = {name: write(arguments.out / name, part) for name, part in captioned(splits).items()}
     used = sorted({icon.prefix for part in splits.values() for icon in part})
     document = {
@@ -168,8 +169,8 @@ def words(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
 
 
-def split(icons: Iterable[Icon], *, pool_size: int | None, min_sets: int) -> dict[str, list[Icon]]:
-    """The icons of ``test``, ``curated`` and ``pool``, which is in random order."""
+def split(icons: Iterable[Icon], *, size: int | None, min_sets: int) -> dict[str, list[Icon]]:
+    """The icons of ``test``, ``curated`` and ``uncurated``, which is in random order."""
     by_set = defaultdict(list)
     for icon in icons:
         by_set[icon.prefix].append(icon)
@@ -181,8 +182,13 @@ def split(icons: Iterable[Icon], *, pool_size: int | None, min_sets: int) -> dic
     shared = Counter(name for _, name in {(icon.prefix, icon.clean) for icon in rest})
     test = [icon for icon in held_out if shared[icon.clean] >= min_sets]
     # Shards are shuffled one by one: in the order of the sets, each would hold a few of them.
-    pool = [rest[row] for row in np.random.default_rng(0).permutation(len(rest))[:pool_size]]
-    return {"test": test, "curated": [i for i in rest if i.prefix in CURATED], "pool": pool}
+    order = np.random.default_rng(0).permutation(len(rest))[:size]
+    uncurated = [rest[row] for row in order]
+    return {
+        "test": test,
+        "curated": [i for i in rest if i.prefix in CURATED],
+        "uncurated": uncurated,
+    }
 
 
 def look_alike(icons: list[Icon], others: list[Icon]) -> NDArray[np.bool_]:
@@ -205,10 +211,15 @@ def captioned(splits: dict[str, list[Icon]]) -> dict[str, list[tuple[Icon, bool]
     """What is written: icons with their captions as ``raw``, and whether these were shuffled."""
     clean = {
         name: [(replace(icon, raw=icon.clean), False) for icon in splits[part]]
-        for name, part in (("test", "test"), ("curated", "curated"), ("pool_clean", "pool"))
+        for name, part in (
+            ("test", "test"),
+            ("curated", "curated"),
+            ("uncurated_clean", "uncurated"),
+        )
     }
     noisy = {
-        f"pool_{percent}": shuffled(splits["pool"], percent / 100) for percent in NOISE_PERCENT
+        f"uncurated_{percent}": shuffled(splits["uncurated"], percent / 100)
+        for percent in NOISE_PERCENT
     }
     return clean | noisy
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from icon_sets import COLUMNS
 from torch import Tensor
@@ -49,9 +50,11 @@ def least_alike(data: Path, cache: Path, out: Path, *, keep: float) -> Path:
 
 
 def joined(data: list[Path], out: Path) -> Path:
-    """All rows of several data sets."""
+    """All rows of several data sets, in random order."""
     if not (out / "index.json").is_file():
-        write_mds(out, COLUMNS, (row for path in data for row in _rows(path)))
+        rows = [row for path in data for row in _rows(path)]
+        order = np.random.default_rng(0).permutation(len(rows))
+        write_mds(out, COLUMNS, (rows[place] for place in order))
     return out
 
 

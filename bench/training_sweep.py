@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/training_sweep"))
-    parser.add_argument("--train-on", default="pool_20")
+    parser.add_argument("--train-on", default="uncurated_20")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--loss", nargs="+", default=["sigmoid", "softmax"])

@@ -48,7 +48,6 @@ SHORT = {
         "--steps",
         "2",
         "--arms",
-        "uniform",
         "joint",
         "--rounds",
         "1",
@@ -57,7 +56,7 @@ SHORT = {
     "training_report": ["--runs", "made_runs", "--plot", "made.png"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
-HELPERS = {"harness", "reading_data", "training_subsets"}
+HELPERS = {"harness", "reading_data", "training_measures", "training_subsets"}
 
 
 def test_every_benchmark_is_run_here():
@@ -70,7 +69,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     run_demo(DemoConfig(out=folder / "short_demo", steps=1, reference_steps=1))
     write_icon_package(folder / "icons.tgz")
-    for name, size in {"test": 16, "curated": 160, "pool_20": 1300}.items():
+    for name, size in {"test": 16, "curated": 160, "uncurated_20": 1300}.items():
         write_mds(folder / "icons" / name, ICON_COLUMNS, made_icons(size))
     write_made_runs(folder / "made_runs")
     return folder

@@ -10,10 +10,11 @@ import torch
 
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.pack import write_mds
-from tests.bench_data import ICON_COLUMNS, made_icons, write_made_runs
+from tests.bench_data import ICON_COLUMNS, made_icons, write_made_run, write_made_runs
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 icon_sets = pytest.importorskip("icon_sets")
+training_measures = pytest.importorskip("training_measures")
 training_report = pytest.importorskip("training_report")
 training_subsets = pytest.importorskip("training_subsets")
 
@@ -27,44 +28,69 @@ def icon(prefix: str, name: str, place: int) -> "icon_sets.Icon":
 def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp_path):
     write_made_runs(tmp_path)
     times = {"step_ms": {"uniform": [10.0, 30.0, 20.0], "joint": [15.0, 60.0, 24.0]}}
-    (tmp_path / "times.txt").write_text(f"joint 1.5\n{json.dumps(times)}\n")
-    slower = training_report.read_times(tmp_path / "times.txt")
-    assert slower == {"uniform": 1.0, "joint": 1.5}
-    rows = training_report.measured(training_report.read(tmp_path)["noise-20-batch-128"], slower)
+    slower = training_measures.slower_than_uniform(times)
+    # Of arms of the same selection it is the same.
+    assert (slower["joint"], slower["joint_fifth"], slower["filtered"]) == (1.5, 1.5, 1.0)
+    assert "easy" not in slower
+    runs = training_measures.read(tmp_path)["noise-20-batch-128"]
+    rows = training_measures.measured(runs, slower, reference_flops=2e10)
     joint = rows["joint"]
     assert joint["steps_to_goal"] == [20, 20, 20]  # 0.2, the mean of 0.18, 0.2 and 0.22.
     assert joint["fewer_steps"] == [2.0, 2.0, 2.0]
     assert joint["fewer_flops"] == [1.0, 1.0, 1.0]  # Its steps cost twice as much.
+    assert joint["fewer_flops_with_reference"] == [pytest.approx(4 / 6)] * 3
     assert joint["less_time"] == [pytest.approx(2 / 1.5)] * 3
     assert joint["overhead"] == 2.0
     assert joint["top1_at_equal_flops"] == [0.2, 0.2, 0.2]
-    assert rows["uniform"]["steps_to_goal"] == [None, 40, 40]
+    assert joint["shuffled"] == [pytest.approx(0.25)] * 3
     line = training_report.table(rows)[-1]
     assert "40.0 % (40.0-40.0)" in line
     assert "2.0 x (2.0-2.0)" in line
-    assert line.endswith("70.0 % (70.0-70.0)")
-    assert "never" in training_report.table(rows)[1]
+    assert line.endswith("25.0 % (25.0-25.0)  70.0 % (70.0-70.0)")
+    assert "never" not in training_report.table(rows)[1]
+
+
+@pytest.mark.parametrize(
+    ("top1", "step"),
+    [
+        ([0.1, 0.2, 0.1, 0.2], 40),  # Once is not twice; the last is.
+        ([0.1, 0.2, 0.2, 0.1], 20),
+        ([0.1, 0.2, 0.1, 0.1], None),
+    ],
+)
+def test_the_goal_is_reached_twice_in_a_row_or_at_the_end(tmp_path, top1, step):
+    write_made_run(tmp_path / "run", top1)
+    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert training_measures.first_step(run, 0.2) == step
+
+
+def test_a_run_of_fewer_flops_has_no_accuracy_at_equal_flops(tmp_path):
+    write_made_run(tmp_path / "run", [0.1, 0.2, 0.3, 0.4])
+    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert training_measures.at_flops(run, run["flops"] * 1.02) == 0.4
+    assert training_measures.at_flops(run, run["flops"] * 1.1) is None
+    assert training_measures.at_flops(run, run["flops"] / 2) == 0.2
 
 
 def test_held_out_sets_are_not_trained_on_nor_icons_that_look_like_theirs():
     held_out = [icon("lucide", "bar", 4), icon("ph", "bell", 12)]
-    pool = [icon("one", "bar", 4), icon("one", "bell", 20), icon("two", "bar", 24)]
+    others = [icon("one", "bar", 4), icon("one", "bell", 20), icon("two", "bar", 24)]
     kin = [icon("lucide-lab", "bar", 16)]
-    splits = icon_sets.split([*held_out, *pool, *kin], pool_size=None, min_sets=1)
-    assert {(found.prefix, found.raw) for found in splits["pool"]} == {
+    splits = icon_sets.split([*held_out, *others, *kin], size=None, min_sets=1)
+    assert {(found.prefix, found.raw) for found in splits["uncurated"]} == {
         ("one", "bell"), ("two", "bar"),
     }  # fmt: skip
     assert [found.raw for found in splits["test"]] == ["bar", "bell"]
-    shared = icon_sets.split([*held_out, *pool], pool_size=None, min_sets=2)
+    shared = icon_sets.split([*held_out, *others], size=None, min_sets=2)
     assert shared["test"] == []
 
 
-def test_the_pool_is_stored_in_random_order_and_part_of_it_is_a_random_one():
+def test_uncurated_icons_are_stored_in_random_order_and_part_of_them_is_a_random_one():
     icons = [icon("one", f"name {number}", number % 32) for number in range(200)]
-    whole = icon_sets.split(icons, pool_size=None, min_sets=1)["pool"]
+    whole = icon_sets.split(icons, size=None, min_sets=1)["uncurated"]
     assert sorted(found.raw for found in whole) == sorted(found.raw for found in icons)
     assert [found.raw for found in whole] != [found.raw for found in icons]
-    part = icon_sets.split(icons, pool_size=20, min_sets=1)["pool"]
+    part = icon_sets.split(icons, size=20, min_sets=1)["uncurated"]
     assert len({found.raw for found in part} - {found.raw for found in icons[:20]}) > 10
 
 

@@ -1,0 +1,160 @@
+"""What is measured of the runs of ``training.py``; ``training_report.py`` says how."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from training import ARMS
+
+from jest_loader.demo.table import accuracy
+from jest_loader.scorers.cache_format import read_manifest
+
+Runs = dict[str, list[dict[str, Any]]]
+_SPENT = 0.97  # Of the uniform arm's flops: a run that took less is not one of equal flops.
+
+
+def read(folder: Path) -> dict[str, Runs]:
+    """Finished runs by setting and arm, in the order of ``ARMS``."""
+    found: dict[str, Runs] = {}
+    for path in sorted(folder.glob("noise-*")):
+        runs = defaultdict(list)
+        for arm in ARMS:
+            for metrics in sorted(path.glob(f"{arm}/seed-*/metrics.json")):
+                run = json.loads(metrics.read_text())
+                if run["finished"]:
+                    runs[arm].append(run)
+        if runs["uniform"]:
+            found[path.name] = dict(runs)
+    return found
+
+
+def loss_of(setting: str) -> str:
+    """Of a setting's name."""
+    return "softmax" if setting.endswith("-softmax") else "sigmoid"
+
+
+def read_references(folder: Path) -> dict[str, dict[str, float]]:
+    """What the reference of each loss reached, and what it took."""
+    found = {}
+    for path in sorted(folder.glob("reference*")):
+        run = json.loads((path / "metrics.json").read_text())
+        # Training is three forward passes; all caches are of the same number of rows.
+        forward = run["flops"] / run["counts"]["trained"] / 3
+        cache = next(path.glob("cache_*"), None)
+        num_rows = 0 if cache is None else read_manifest(cache).num_rows
+        found[loss_of(path.name)] = {
+            "top1": accuracy(run),
+            "flops": run["flops"],
+            "cache_flops": forward * num_rows,
+        }
+    return found
+
+
+def slower_than_uniform(times: dict[str, Any]) -> dict[str, float]:
+    """How many times as long as the uniform arm's a step of an arm takes: the median of rounds.
+
+    Arms of the same selection take the same.
+    """
+    taken = times["step_ms"]
+    known = {
+        ARMS[arm].selection: median(
+            one / uniform for one, uniform in zip(found, taken["uniform"], strict=True)
+        )
+        for arm, found in taken.items()
+    }
+    return {name: known[arm.selection] for name, arm in ARMS.items() if arm.selection in known}
+
+
+def measured(
+    runs: Runs, slower: dict[str, float], reference_flops: float
+) -> dict[str, dict[str, Any]]:
+    """Of each arm, what its seeds reached and when they passed the uniform arm.
+
+    Args:
+        runs: Of one setting.
+        slower: How many times as long as the uniform arm's a step of an arm takes, where known.
+        reference_flops: To train the reference, and to cache it.
+    """
+    uniform = runs["uniform"]
+    goal = mean(accuracy(run) for run in uniform)
+    budget, steps = mean(run["flops"] for run in uniform), uniform[0]["steps"]
+    rows = {}
+    for arm, seeds in runs.items():
+        reached = [None if arm == "uniform" else first_step(run, goal) for run in seeds]
+        fewer = [steps / step if step else None for step in reached]
+        flops_per_step = seeds[0]["flops"] / seeds[0]["steps"]
+        once = reference_flops if uses_reference(arm) else 0.0
+        rows[arm] = {
+            "top1": [accuracy(run) for run in seeds],
+            "top1_at_equal_flops": [at_flops(run, budget) for run in seeds],
+            "retrieval_r10": [run["evaluations"][-1]["metrics"]["retrieval_r10"] for run in seeds],
+            "steps_to_goal": reached,
+            "fewer_steps": fewer,
+            "fewer_flops": [budget / (flops_per_step * step) if step else None for step in reached],
+            "fewer_flops_with_reference": [
+                budget / (flops_per_step * step + once) if step else None for step in reached
+            ],
+            "less_time": [
+                ratio / slower[arm] if ratio and arm in slower else None for ratio in fewer
+            ],
+            "overhead": flops_per_step / (budget / steps),
+            "shuffled": [over_the_run(run, shuffled_of) for run in seeds],
+            "as_independent": [over_the_run(run, overlap_of) for run in seeds],
+            "counts": seeds[0]["counts"],
+        }
+    return rows
+
+
+def uses_reference(arm: str) -> bool:
+    """Whether an arm needed the reference, for scores or to choose its data ahead."""
+    selection = ARMS[arm].selection
+    scores = selection.selector != "uniform" and selection.score != "hard_learner"
+    return scores or arm in {"filtered", "pruned"}
+
+
+def first_step(run: dict[str, Any], goal: float) -> int | None:
+    """The step of the first of two evaluations in a row at the goal, or of the last one there."""
+    reached = [e["metrics"]["zero_shot_top1"] >= goal for e in run["evaluations"]]
+    for evaluation, (now, then) in zip(run["evaluations"], pairwise([*reached, True]), strict=True):
+        if now and then:
+            return int(evaluation["step"])
+    return None
+
+
+def at_flops(run: dict[str, Any], budget: float) -> float | None:
+    """The accuracy at the last evaluation within the flops; None if the run took fewer."""
+    if run["flops"] < _SPENT * budget:
+        return None
+    last = budget / run["flops"] * run["steps"]
+    before = [e for e in run["evaluations"] if e["step"] <= last]
+    return float(before[-1]["metrics"]["zero_shot_top1"])
+
+
+def over_the_run(
+    run: dict[str, Any], value_of: Callable[[dict[str, Any]], float | None]
+) -> float | None:
+    """The mean over a run's evaluations by the steps since the one before; None if unknown."""
+    steps = [0, *(evaluation["step"] for evaluation in run["evaluations"])]
+    values = [value_of(evaluation) for evaluation in run["evaluations"]]
+    known = [
+        (value, after - before)
+        for value, (before, after) in zip(values, pairwise(steps), strict=True)
+        if value is not None
+    ]
+    if not known:
+        return None
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
+
+
+def shuffled_of(evaluation: dict[str, Any]) -> float | None:
+    """The share of wrong captions among what was trained on since the evaluation before."""
+    return evaluation["watched"].get("shuffled")
+
+
+def overlap_of(evaluation: dict[str, Any]) -> float | None:
+    """The share of the last sub-batch that independent selection would have chosen too."""
+    return (evaluation["selection"] or {}).get("independent_overlap")
