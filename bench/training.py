@@ -180,6 +180,7 @@ ARMS = {
     ),
     "easy": Arm("joint, easy reference", replace(_JOINT, score="easy_reference")),
     "hard": Arm("joint, hard learner", replace(_JOINT, score="hard_learner")),
+    "uniform_4": Arm("uniform, four times the steps", part=4),
     "joint_equal_flops": Arm("JEST, 0.37 of the steps: uniform's flops", _JOINT, part=0.37),
     "joint_quarter": Arm("JEST, a quarter of the steps", _JOINT, part=1 / 4),
     "joint_fifth": Arm("JEST, a fifth of the steps", _JOINT, part=1 / 5),

@@ -178,9 +178,9 @@ def draw(found: dict[str, Runs], path: Path) -> None:
             axes.set(xlabel=along, ylabel=f"{label} ({setting})")
             axes.grid(alpha=0.3)
     handles = [Line2D([], [], color=f"C{n}", label=ARMS[arm].about) for n, arm in enumerate(_DRAWN)]
-    grid[0][0].legend(handles=handles, fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles))
+    figure.savefig(path, dpi=80, bbox_inches="tight")
 
 
 if __name__ == "__main__":
