@@ -64,7 +64,8 @@ def reference_of(config: TrainConfig, loader: JestDataset) -> str | None:
     reference: Any = getattr(loader.scorer, "reference", None)
     found: list[str] = []
     if config.selection.reference_cache is not None:
-        found.append(read_manifest(config.selection.reference_cache).identity["model"])
+        identity = read_manifest(config.selection.reference_cache).identity
+        found.append(identity.get("model", "not named"))
         reference = reference.missing
     if isinstance(reference, FrozenReference):
         found.append(model_fingerprint(reference.model))
