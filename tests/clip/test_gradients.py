@@ -40,7 +40,9 @@ def config_of(loss="sigmoid", micro=None, share=0.0, precision="fp32"):
     return replace(
         base,
         data=replace(base.data, batch_size=NUM_ROWS, micro_batch_size=micro),
-        selection=SelectionConfig(score_patch_size=8, low_resolution_fraction=share),
+        selection=SelectionConfig(
+            score_patch_size=8 if share else None, low_resolution_fraction=share
+        ),
     )
 
 

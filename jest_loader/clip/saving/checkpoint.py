@@ -25,7 +25,7 @@ _FREE = {
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
 # What torch.load raises for files that it did not write whole, or at all.
-_UNREADABLE = (EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
