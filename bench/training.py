@@ -82,6 +82,12 @@ class Arm:
     masks_loss: bool = False
     part: float = 1.0
 
+    @property
+    def scores_with_reference(self) -> bool:
+        """Whether candidates are scored with the reference."""
+        chosen = self.selection
+        return chosen.selector != "uniform" and chosen.score != "hard_learner"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -157,13 +163,12 @@ class Bench:
             int(arm.part * setting.num_examples) // setting.batch_size,
             setting.loss,
         )
-        chooses = arm.selection.selector != "uniform" and arm.selection.score != "hard_learner"
         return replace(
             base,
             data=replace(base.data, batch_size=setting.batch_size, watch_columns=("shuffled",)),
             selection=replace(
                 arm.selection,
-                reference_cache=self.cache(setting) if chooses else None,
+                reference_cache=self.cache(setting) if arm.scores_with_reference else None,
             ),
             mask_equal_captions=arm.masks_loss,
             max_seconds=self.seconds_left(),

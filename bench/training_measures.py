@@ -111,9 +111,7 @@ def measured(
 
 def uses_reference(arm: str) -> bool:
     """Whether an arm needed the reference, for scores or to choose its data ahead."""
-    selection = ARMS[arm].selection
-    scores = selection.selector != "uniform" and selection.score != "hard_learner"
-    return scores or arm in {"filtered", "pruned"}
+    return ARMS[arm].scores_with_reference or arm in {"filtered", "pruned"}
 
 
 def first_step(run: dict[str, Any], goal: float) -> int | None:
