@@ -12,7 +12,8 @@ Runs what ``--out`` does not have yet, and goes on with what was stopped; ``trai
 puts it together. The learning rate is that at which the uniform arm ended best with 20 % shuffled
 and batches of 128 (``training_sweep.py``; the softmax loss is as good there). The other arms and
 settings take it over. The reference is trained once on the curated sets and cached for each data
-set, and all arms and seeds share it. The last line of the output is one JSON document.
+set, and all arms and seeds share it, but for the arms of another reference. The last line of the
+output is one JSON document.
 """
 
 import argparse
@@ -73,6 +74,7 @@ class Arm:
         selection: The selection, but for the reference.
         subset: Makes what it is trained on from the uncurated data; None trains on all of these.
         masks_loss: Whether equal captions are no negatives in the loss.
+        reference: The folder of the data that its reference is trained on.
         part: Trains for that part of the steps, its learning rate decayed by then.
     """
 
@@ -80,6 +82,7 @@ class Arm:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     subset: "Callable[[Bench, Setting], Path] | None" = None
     masks_loss: bool = False
+    reference: str = "curated"
     part: float = 1.0
 
     @property
@@ -138,14 +141,20 @@ class Bench:
         """The uncurated data without style words and sizes in captions, none shuffled."""
         return self.data / "uncurated_clean"
 
-    def reference(self, loss: str = "sigmoid") -> TrainConfig:
-        """The run that trains the reference."""
-        out = self.out / ("reference" if loss == "sigmoid" else f"reference-{loss}")
-        return base_config(self.data / "curated", self.data / "test", out, self.steps, loss)
+    def cache(self, setting: Setting, train_on: str = "curated") -> Path:
+        """The reference's embeddings of the uncurated data, made if they are not there.
 
-    def cache(self, setting: Setting) -> Path:
-        """The reference's embeddings of the uncurated data, made if they are not there."""
-        config = self.reference(setting.loss)
+        Args:
+            setting: Of the data, and of the reference's loss.
+            train_on: The folder of the data that the reference is trained on.
+        """
+        config = base_config(
+            self.data / train_on,
+            self.data / "test",
+            self.out / "references" / f"{train_on}-{setting.loss}",
+            self.steps,
+            setting.loss,
+        )
         train(replace(config, max_seconds=self.seconds_left()), label="reference")
         model = checkpoint.load_model(config.out / "checkpoint.pt")
         data = replace(config.data, train=self.uncurated(setting))
@@ -168,7 +177,9 @@ class Bench:
             data=replace(base.data, batch_size=setting.batch_size, watch_columns=("shuffled",)),
             selection=replace(
                 arm.selection,
-                reference_cache=self.cache(setting) if arm.scores_with_reference else None,
+                reference_cache=(
+                    self.cache(setting, arm.reference) if arm.scores_with_reference else None
+                ),
             ),
             mask_equal_captions=arm.masks_loss,
             max_seconds=self.seconds_left(),
@@ -210,6 +221,22 @@ ARMS = {
         masks_loss=True,
     ),
     "uniform_masked": Arm("uniform, equal captions masked in the loss", masks_loss=True),
+    "independent_clean": Arm(
+        "independent, reference of clean captions",
+        replace(_JOINT, selector="independent"),
+        reference="uncurated_clean",
+    ),
+    "joint_clean": Arm("JEST, reference of clean captions", _JOINT, reference="uncurated_clean"),
+    "flexi_clean": Arm(
+        "Flexi-JEST, reference of clean captions",
+        replace(_JOINT, **_FLEXI),
+        reference="uncurated_clean",
+    ),
+    "easy_clean": Arm(
+        "easy reference, reference of clean captions",
+        replace(_JOINT, score="easy_reference"),
+        reference="uncurated_clean",
+    ),
     "uniform_flexi": Arm("uniform, half at half size", SelectionConfig(**_FLEXI)),
     "filtered": Arm("uniform on the reference's best fifth, chosen ahead", subset=Bench.filtered),
     "pruned": Arm("uniform on the least alike half", subset=Bench.pruned),

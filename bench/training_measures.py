@@ -32,21 +32,16 @@ def read(folder: Path) -> dict[str, Runs]:
     return found
 
 
-def loss_of(setting: str) -> str:
-    """Of a setting's name."""
-    return "softmax" if setting.endswith("-softmax") else "sigmoid"
-
-
 def read_references(folder: Path) -> dict[str, dict[str, float]]:
-    """What the reference of each loss reached, and what it took."""
+    """What each reference reached, and what it took, by its data and loss: "curated-sigmoid"."""
     found = {}
-    for path in sorted(folder.glob("reference*")):
+    for path in sorted((folder / "references").iterdir()):
         run = json.loads((path / "metrics.json").read_text())
         # Training is three forward passes; all caches are of the same number of rows.
         forward = run["flops"] / run["counts"]["trained"] / 3
         cache = next(path.glob("cache_*"), None)
         num_rows = 0 if cache is None else read_manifest(cache).num_rows
-        found[loss_of(path.name)] = {
+        found[path.name] = {
             "top1": accuracy(run),
             "flops": run["flops"],
             "cache_flops": forward * num_rows,

@@ -60,7 +60,7 @@ def write_icon_package(path: Path) -> None:
 
 def write_made_runs(path: Path) -> None:
     """Runs of ``bench/training.py`` with known curves: joint is at 20 % after 20 of 40 steps."""
-    write_made_run(path / "reference", [0.05, 0.1, 0.15, 0.2])
+    write_made_run(path / "references" / "curated-sigmoid", [0.05, 0.1, 0.15, 0.2])
     for seed, last in enumerate((0.18, 0.2, 0.22)):
         folder = path / "noise-20-batch-128"
         write_made_run(folder / "uniform" / f"seed-{seed}", [0.05, 0.1, 0.15, last], seed=seed)

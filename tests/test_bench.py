@@ -38,6 +38,7 @@ SHORT = {
         "hard",
         "filtered",
         "pruned",
+        "easy_clean",
         "with_curated",
     ],
     "training_times": [
@@ -69,7 +70,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     run_demo(DemoConfig(out=folder / "short_demo", steps=1, reference_steps=1))
     write_icon_package(folder / "icons.tgz")
-    for name, size in {"test": 16, "curated": 160, "uncurated_20": 1300}.items():
+    sizes = {"test": 16, "curated": 160, "uncurated_20": 1300, "uncurated_clean": 1300}
+    for name, size in sizes.items():
         write_mds(folder / "icons" / name, ICON_COLUMNS, made_icons(size))
     write_made_runs(folder / "made_runs")
     return folder
