@@ -212,6 +212,7 @@ ARMS = {
     "independent_90": Arm(
         "independent, f = 0.9", replace(_JOINT, selector="independent", filter_ratio=0.9)
     ),
+    "joint_gain": Arm("JEST, scores times a quarter", replace(_JOINT, gain=0.25)),
     "joint_masked": Arm(
         "JEST, equal captions masked in the scores", replace(_JOINT, mask_equal_captions=True)
     ),
