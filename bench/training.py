@@ -194,6 +194,11 @@ ARMS = {
     "flexi": Arm(
         "Flexi-JEST: joint, scored and half trained at half size", replace(_JOINT, **_FLEXI)
     ),
+    "flexi_quarter": Arm(
+        "Flexi-JEST with a quarter trained at half size",
+        replace(_JOINT, score_image_size=16, low_resolution_fraction=0.25),
+    ),
+    "flexi_scored": Arm("JEST, scored at half size", replace(_JOINT, score_image_size=16)),
     "easy": Arm("joint, easy reference", replace(_JOINT, score="easy_reference")),
     "hard": Arm("joint, hard learner", replace(_JOINT, score="hard_learner")),
     "uniform_4": Arm("uniform, four times the steps", part=4),
