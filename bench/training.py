@@ -187,61 +187,51 @@ class Bench:
         )
 
 
+def _selects(about: str, *, part: float = 1.0, reference: str = "curated", **changes: Any) -> Arm:
+    """JEST with some options of its selection changed."""
+    return Arm(about, replace(_JOINT, **changes), part=part, reference=reference)
+
+
+_CLEAN = "uncurated_clean"
 ARMS = {
     "uniform": Arm("uniform"),
-    "independent": Arm("independent, learnability", replace(_JOINT, selector="independent")),
-    "joint": Arm("joint, learnability (JEST)", _JOINT),
-    "flexi": Arm(
-        "Flexi-JEST: joint, scored and half trained at half size", replace(_JOINT, **_FLEXI)
-    ),
-    "flexi_quarter": Arm(
+    "independent": _selects("independent, learnability", selector="independent"),
+    "joint": _selects("joint, learnability (JEST)"),
+    "flexi": _selects("Flexi-JEST: joint, scored and half trained at half size", **_FLEXI),
+    "flexi_quarter": _selects(
         "Flexi-JEST with a quarter trained at half size",
-        replace(_JOINT, score_image_size=16, low_resolution_fraction=0.25),
+        **{**_FLEXI, "low_resolution_fraction": 0.25},
     ),
-    "flexi_scored": Arm("JEST, scored at half size", replace(_JOINT, score_image_size=16)),
-    "easy": Arm("joint, easy reference", replace(_JOINT, score="easy_reference")),
-    "hard": Arm("joint, hard learner", replace(_JOINT, score="hard_learner")),
+    "flexi_scored": _selects("JEST, scored at half size", score_image_size=16),
+    "easy": _selects("joint, easy reference", score="easy_reference"),
+    "hard": _selects("joint, hard learner", score="hard_learner"),
     "uniform_4": Arm("uniform, four times the steps", part=4),
-    "joint_equal_flops": Arm("JEST, 0.37 of the steps: uniform's flops", _JOINT, part=0.37),
-    "joint_quarter": Arm("JEST, a quarter of the steps", _JOINT, part=1 / 4),
-    "joint_fifth": Arm("JEST, a fifth of the steps", _JOINT, part=1 / 5),
-    "flexi_third": Arm("Flexi-JEST, a third of the steps", replace(_JOINT, **_FLEXI), part=1 / 3),
-    "easy_fifth": Arm(
-        "easy reference, a fifth of the steps", replace(_JOINT, score="easy_reference"), part=1 / 5
+    "joint_equal_flops": _selects("JEST, 0.37 of the steps: uniform's flops", part=0.37),
+    "joint_quarter": _selects("JEST, a quarter of the steps", part=1 / 4),
+    "joint_fifth": _selects("JEST, a fifth of the steps", part=1 / 5),
+    "flexi_third": _selects("Flexi-JEST, a third of the steps", part=1 / 3, **_FLEXI),
+    "easy_fifth": _selects(
+        "easy reference, a fifth of the steps", part=1 / 5, score="easy_reference"
     ),
-    "joint_50": Arm("JEST, f = 0.5", replace(_JOINT, filter_ratio=0.5)),
-    "joint_90": Arm("JEST, f = 0.9", replace(_JOINT, filter_ratio=0.9)),
-    "independent_50": Arm(
-        "independent, f = 0.5", replace(_JOINT, selector="independent", filter_ratio=0.5)
-    ),
-    "independent_90": Arm(
-        "independent, f = 0.9", replace(_JOINT, selector="independent", filter_ratio=0.9)
-    ),
-    "joint_gain": Arm("JEST, scores times a quarter", replace(_JOINT, gain=0.25)),
-    "joint_masked": Arm(
-        "JEST, equal captions masked in the scores", replace(_JOINT, mask_equal_captions=True)
-    ),
+    "joint_50": _selects("JEST, f = 0.5", filter_ratio=0.5),
+    "joint_90": _selects("JEST, f = 0.9", filter_ratio=0.9),
+    "independent_50": _selects("independent, f = 0.5", selector="independent", filter_ratio=0.5),
+    "independent_90": _selects("independent, f = 0.9", selector="independent", filter_ratio=0.9),
+    "joint_gain": _selects("JEST, scores times a quarter", gain=0.25),
+    "joint_masked": _selects("JEST, equal captions masked in the scores", mask_equal_captions=True),
     "joint_masked_both": Arm(
         "JEST, equal captions masked in scores and loss",
         replace(_JOINT, mask_equal_captions=True),
         masks_loss=True,
     ),
     "uniform_masked": Arm("uniform, equal captions masked in the loss", masks_loss=True),
-    "independent_clean": Arm(
-        "independent, reference of clean captions",
-        replace(_JOINT, selector="independent"),
-        reference="uncurated_clean",
+    "independent_clean": _selects(
+        "independent, reference of clean captions", reference=_CLEAN, selector="independent"
     ),
-    "joint_clean": Arm("JEST, reference of clean captions", _JOINT, reference="uncurated_clean"),
-    "flexi_clean": Arm(
-        "Flexi-JEST, reference of clean captions",
-        replace(_JOINT, **_FLEXI),
-        reference="uncurated_clean",
-    ),
-    "easy_clean": Arm(
-        "easy reference, reference of clean captions",
-        replace(_JOINT, score="easy_reference"),
-        reference="uncurated_clean",
+    "joint_clean": _selects("JEST, reference of clean captions", reference=_CLEAN),
+    "flexi_clean": _selects("Flexi-JEST, reference of clean captions", reference=_CLEAN, **_FLEXI),
+    "easy_clean": _selects(
+        "easy reference, reference of clean captions", reference=_CLEAN, score="easy_reference"
     ),
     "uniform_flexi": Arm("uniform, half at half size", SelectionConfig(**_FLEXI)),
     "filtered": Arm("uniform on the reference's best fifth, chosen ahead", subset=Bench.filtered),
