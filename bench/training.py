@@ -200,7 +200,8 @@ ARMS = {
     "flexi": _selects("Flexi-JEST: joint, scored and half trained at half size", **_FLEXI),
     "flexi_quarter": _selects(
         "Flexi-JEST with a quarter trained at half size",
-        **{**_FLEXI, "low_resolution_fraction": 0.25},
+        score_image_size=16,
+        low_resolution_fraction=0.25,
     ),
     "flexi_scored": _selects("JEST, scored at half size", score_image_size=16),
     "easy": _selects("joint, easy reference", score="easy_reference"),
@@ -267,7 +268,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument(
+        "--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS)
+    )
     parser.add_argument("--noise", type=int, nargs="+", default=[20], help="percent shuffled")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE])
     parser.add_argument("--loss", nargs="+", default=["sigmoid"], choices=["sigmoid", "softmax"])

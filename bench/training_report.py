@@ -32,7 +32,7 @@ from training_measures import (
     slower_than_uniform,
 )
 
-_DRAWN = ("uniform", "independent", "joint", "flexi", "easy")
+_DRAWN = ("uniform", "independent", "joint", "flexi", "flexi_scored", "easy")
 
 
 def main() -> None:

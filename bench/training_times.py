@@ -35,8 +35,9 @@ def main() -> None:
         "--arms",
         nargs="+",
         choices=ARMS,
-        default=["independent", "joint", "flexi", "easy", "hard"],
-        help="beside the uniform one",
+        metavar="ARM",
+        default=["independent", "joint", "flexi", "flexi_scored", "easy", "hard"],
+        help="beside the uniform one; training.py --help has their names",
     )
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="that the reference is trained for"
