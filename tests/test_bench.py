@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ SHORT = {
         "1",
     ],
     "training_sweep": ["--data", "icons", "--out", "sweep", "--steps", "2", "--lr", "1e-3"],
+    "training_resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
     "training_report": ["--runs", "made_runs", "--plot", "made.png"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
@@ -74,6 +76,8 @@ def folder(tmp_path_factory):
     for name, size in sizes.items():
         write_mds(folder / "icons" / name, ICON_COLUMNS, made_icons(size))
     write_made_runs(folder / "made_runs")
+    trained = folder / "made_runs" / "noise-20-batch-128" / "joint" / "seed-0"
+    shutil.copy(folder / "short_demo" / "joint" / "checkpoint.pt", trained)
     return folder
 
 
