@@ -35,8 +35,10 @@ def read(folder: Path) -> dict[str, Runs]:
 def read_references(folder: Path) -> dict[str, dict[str, float]]:
     """What each reference reached, and what it took, by its data and loss: "curated-sigmoid"."""
     found = {}
-    for path in sorted((folder / "references").iterdir()):
-        run = json.loads((path / "metrics.json").read_text())
+    for metrics in sorted(folder.glob("references/*/metrics.json")):
+        run, path = json.loads(metrics.read_text()), metrics.parent
+        if not run["finished"]:
+            continue
         # Training is three forward passes; all caches are of the same number of rows.
         forward = run["flops"] / run["counts"]["trained"] / 3
         cache = next(path.glob("cache_*"), None)
@@ -106,7 +108,7 @@ def measured(
 
 def uses_reference(arm: str) -> bool:
     """Whether an arm needed the reference, for scores or to choose its data ahead."""
-    return ARMS[arm].scores_with_reference or arm in {"filtered", "pruned"}
+    return ARMS[arm].scores_with_reference or arm in {"filtered", "filtered_4", "pruned"}
 
 
 def first_step(run: dict[str, Any], goal: float) -> int | None:
