@@ -5,7 +5,7 @@ it is part of this project. Sets whose licence forbids commercial use, or is a G
 are icons that are hidden or blank. Captions are a few words, so this tests the selection of data,
 not language.
 
-    npm pack @iconify/json
+    npm pack @iconify/json@2.2.535
     pip install resvg_py
     PYTHONPATH=. python bench/icon_sets.py --package iconify-json-*.tgz --out runs/icons
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from training import ARMS
+import numpy as np
+from training_arms import ARMS, Bench
 
 from jest_loader.demo.table import accuracy
 from jest_loader.scorers.cache_format import read_manifest
@@ -24,12 +25,21 @@ def read(folder: Path) -> dict[str, Runs]:
         runs = defaultdict(list)
         for arm in ARMS:
             for metrics in sorted(path.glob(f"{arm}/seed-*/metrics.json")):
-                run = json.loads(metrics.read_text())
+                run = read_run(metrics.parent)
                 if run["finished"]:
                     runs[arm].append(run)
         if runs["uniform"]:
             found[path.name] = dict(runs)
     return found
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's ``metrics.json``, and in ``spent`` the flops by each step that its log tells of."""
+    run: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    # A run that went on from a checkpoint may log a step twice.
+    spent = {record["step"]: record["flops"] for record in records if "flops" in record}
+    return run | {"spent": sorted(spent.items())}
 
 
 def read_references(folder: Path) -> dict[str, dict[str, float]]:
@@ -83,7 +93,10 @@ def measured(
     for arm, seeds in runs.items():
         reached = [None if arm == "uniform" else first_step(run, goal) for run in seeds]
         fewer = [steps / step if step else None for step in reached]
-        flops_per_step = seeds[0]["flops"] / seeds[0]["steps"]
+        spent = [
+            flops_until(run, step) if step else None
+            for run, step in zip(seeds, reached, strict=True)
+        ]
         once = reference_flops if uses_reference(arm) else 0.0
         rows[arm] = {
             "top1": [accuracy(run) for run in seeds],
@@ -91,14 +104,14 @@ def measured(
             "retrieval_r10": [run["evaluations"][-1]["metrics"]["retrieval_r10"] for run in seeds],
             "steps_to_goal": reached,
             "fewer_steps": fewer,
-            "fewer_flops": [budget / (flops_per_step * step) if step else None for step in reached],
+            "fewer_flops": [budget / flops if flops else None for flops in spent],
             "fewer_flops_with_reference": [
-                budget / (flops_per_step * step + once) if step else None for step in reached
+                budget / (flops + once) if flops else None for flops in spent
             ],
             "less_time": [
                 ratio / slower[arm] if ratio and arm in slower else None for ratio in fewer
             ],
-            "overhead": flops_per_step / (budget / steps),
+            "overhead": seeds[0]["flops"] / seeds[0]["steps"] / (budget / steps),
             "shuffled": [over_the_run(run, shuffled_of) for run in seeds],
             "as_independent": [over_the_run(run, overlap_of) for run in seeds],
             "counts": seeds[0]["counts"],
@@ -108,7 +121,7 @@ def measured(
 
 def uses_reference(arm: str) -> bool:
     """Whether an arm needed the reference, for scores or to choose its data ahead."""
-    return ARMS[arm].scores_with_reference or arm in {"filtered", "filtered_4", "pruned"}
+    return ARMS[arm].scores_with_reference or ARMS[arm].subset in (Bench.filtered, Bench.pruned)
 
 
 def first_step(run: dict[str, Any], goal: float) -> int | None:
@@ -120,12 +133,17 @@ def first_step(run: dict[str, Any], goal: float) -> int | None:
     return None
 
 
+def flops_until(run: dict[str, Any], step: int) -> float:
+    """What a run spent until then, in between what its log says."""
+    steps, flops = zip((0, 0.0), *run["spent"], strict=True)
+    return float(np.interp(step, steps, flops))
+
+
 def at_flops(run: dict[str, Any], budget: float) -> float | None:
     """The accuracy at the last evaluation within the flops; None if the run took fewer."""
     if run["flops"] < _SPENT * budget:
         return None
-    last = budget / run["flops"] * run["steps"]
-    before = [e for e in run["evaluations"] if e["step"] <= last]
+    before = [e for e in run["evaluations"] if flops_until(run, e["step"]) <= budget]
     return float(before[-1]["metrics"]["zero_shot_top1"])
 
 

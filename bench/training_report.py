@@ -23,9 +23,10 @@ from statistics import mean
 from typing import Any
 
 from harness import environment
-from training import ARMS
+from training_arms import ARMS
 from training_measures import (
     Runs,
+    flops_until,
     measured,
     read,
     read_references,
@@ -167,7 +168,7 @@ def draw(found: dict[str, Runs], path: Path) -> None:
             for run in arms.get(arm, []):
                 style = {"color": f"C{colour}"}
                 kept = summary(run)
-                flops = [step * kept["flops"] / kept["steps"] for step in kept["step"]]
+                flops = [flops_until(run, step) for step in kept["step"]]
                 row[0].plot(kept["step"], kept["top1"], **style)
                 row[1].plot(flops, kept["top1"], **style)
                 if ARMS[arm].selection.score == "learnability" and arm != "uniform":

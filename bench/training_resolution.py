@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import environment
 from torch import Tensor, nn
-from training import ARMS, Setting
+from training_arms import ARMS, Setting
 
 from jest_loader.clip.evaluation.evaluate import evaluate
 from jest_loader.clip.evaluation.held_out import read_held_out

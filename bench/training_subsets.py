@@ -24,10 +24,15 @@ def best_by_reference(data: Path, cache: Path, out: Path, *, keep: float) -> Pat
     Each row's easy-reference score falls with its own loss, which falls with that likeness.
     """
     if not (out / "index.json").is_file():
-        image, text = _embeddings(data, cache)
-        alike = (image * text).sum(dim=1)
-        _write(data, out, alike.topk(int(keep * len(alike))).indices)
+        _write(data, out, best_rows(data, cache, keep=keep))
     return out
+
+
+def best_rows(data: Path, cache: Path, *, keep: float) -> Tensor:
+    """Their places in the data, int64, the best first."""
+    image, text = _embeddings(data, cache)
+    alike = (image * text).sum(dim=1)
+    return alike.topk(int(keep * len(alike))).indices
 
 
 def least_alike(data: Path, cache: Path, out: Path, *, keep: float) -> Path:

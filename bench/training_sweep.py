@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from harness import environment
-from training import STEPS, base_config
+from training_arms import STEPS, base_config
 
 from jest_loader.clip.train import train
 

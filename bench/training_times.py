@@ -19,7 +19,7 @@ from statistics import median
 
 import torch
 from harness import environment
-from training import ARMS, BATCH_SIZE, STEPS, Bench, Setting
+from training_arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 
 from jest_loader.clip.train import train
 

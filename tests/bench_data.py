@@ -86,3 +86,5 @@ def write_made_run(path: Path, top1: list[float], *, seed: int = 0, cost: float 
         "counts": {"trained": 128 * steps}, "evaluations": evaluations, "config": {"seed": seed},
     }  # fmt: skip
     (path / "metrics.json").write_text(json.dumps(run))
+    spent = [{"step": e["step"], "flops": cost * e["step"] * 1e9} for e in evaluations]
+    (path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in spent))

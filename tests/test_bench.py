@@ -56,10 +56,11 @@ SHORT = {
     ],
     "training_sweep": ["--data", "icons", "--out", "sweep", "--steps", "2", "--lr", "1e-3"],
     "training_resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
+    "training_kept": ["--data", "icons", "--out", "kept", "--steps", "2"],
     "training_report": ["--runs", "made_runs", "--plot", "made.png"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
-HELPERS = {"harness", "reading_data", "training_measures", "training_subsets"}
+HELPERS = {"harness", "reading_data", "training_arms", "training_measures", "training_subsets"}
 
 
 def test_every_benchmark_is_run_here():

@@ -66,7 +66,7 @@ def test_the_goal_is_reached_twice_in_a_row_or_at_the_end(tmp_path, top1, step):
 
 def test_a_run_of_fewer_flops_has_no_accuracy_at_equal_flops(tmp_path):
     write_made_run(tmp_path / "run", [0.1, 0.2, 0.3, 0.4])
-    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    run = training_measures.read_run(tmp_path / "run")
     assert training_measures.at_flops(run, run["flops"] * 1.02) == 0.4
     assert training_measures.at_flops(run, run["flops"] * 1.1) is None
     assert training_measures.at_flops(run, run["flops"] / 2) == 0.2

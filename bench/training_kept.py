@@ -1,0 +1,74 @@
+"""What the fifth that the reference finds best has more of than all the data.
+
+Regime: the rows of ``icon_sets.py`` that the arm ``filtered`` of ``training.py`` is trained on.
+
+    PYTHONPATH=. python bench/training_kept.py --data runs/icons \
+        > bench/results/training_kept.txt
+
+Trains and caches the reference if ``--out`` does not have it yet.
+
+The last line is one JSON document.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import environment
+from numpy.typing import NDArray
+from training_arms import STEPS, Bench, Setting
+from training_subsets import best_rows
+
+from jest_loader.adapters.mds import MdsSource
+
+
+def main() -> None:
+    """Count."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("runs/training"))
+    parser.add_argument("--noise", type=int, default=20, help="percent shuffled")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="that the reference is trained for"
+    )
+    arguments = parser.parse_args()
+    bench, setting = Bench(arguments.data, arguments.out, arguments.steps), Setting(arguments.noise)
+    uncurated = bench.uncurated(setting)
+    kept = best_rows(uncurated, bench.cache(setting), keep=0.2).numpy()
+    caption, shuffled = column(uncurated, "caption"), column(uncurated, "shuffled")
+    # All uncurated sets have the same rows in the same order.
+    clean = column(arguments.data / "uncurated_clean", "caption")
+    curated = arguments.data / "curated"
+    shares = {
+        "shuffled captions": shuffled.astype(bool),
+        "captions without words of style and size": caption == clean,
+        "icons of the curated sets": among(column(uncurated, "set"), column(curated, "set")),
+        "true names that curated icons have": among(clean, column(curated, "caption")),
+        "true names that the test has": among(clean, column(arguments.data / "test", "caption")),
+    }
+    found = {
+        name: {"all": float(rows.mean()), "kept": float(rows[kept].mean())}
+        for name, rows in shares.items()
+    }
+    for name, share in found.items():
+        print(f"{name:44s} {share['all']:6.1%} of all, {share['kept']:6.1%} of what is kept")
+    print(json.dumps({"environment": environment(), "shares": found}))
+
+
+def column(data: Path, name: str) -> NDArray[Any]:
+    """A column of all rows in stored order, as objects."""
+    source = MdsSource(data, batch_size=4096, shuffle=False, drop_last=False)
+    return np.array([value for batch in source for value in batch[name]], dtype=object)
+
+
+def among(values: NDArray[Any], those: Iterable[Any]) -> NDArray[np.bool_]:
+    """Which of the values are among those."""
+    known = set(those)
+    return np.array([value in known for value in values])
+
+
+if __name__ == "__main__":
+    main()
