@@ -18,7 +18,9 @@ from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 
 STEPS, BATCH_SIZE = 1600, 128
-_FLEXI = {"score_image_size": 16, "low_resolution_fraction": 0.5}
+_LR = 1e-3  # With batches of 128.
+_HALF_SIZE = 16
+_FLEXI = {"score_image_size": _HALF_SIZE, "low_resolution_fraction": 0.5}
 _JOINT = SelectionConfig(selector="joint", filter_ratio=0.8)
 
 
@@ -43,7 +45,7 @@ class Setting:
     @property
     def lr(self) -> float:
         """The uniform arm's best of those tried, with batches of 128 and of 512 alike."""
-        return 1e-3 * math.sqrt(self.batch_size / BATCH_SIZE)
+        return _LR * math.sqrt(self.batch_size / BATCH_SIZE)
 
     @property
     def name(self) -> str:
@@ -108,17 +110,17 @@ class Bench:
 
     def filtered(self, setting: Setting) -> Path:
         """The fifth that the reference finds easiest."""
-        path = self.out / "subsets" / f"filtered-{setting.noise}-{setting.loss}"
+        path = self._subset("filtered", setting)
         return best_by_reference(self.uncurated(setting), self.cache(setting), path, keep=0.2)
 
     def pruned(self, setting: Setting) -> Path:
         """The half whose pictures are least like others, to the reference."""
-        path = self.out / "subsets" / f"pruned-{setting.noise}-{setting.loss}"
+        path = self._subset("pruned", setting)
         return least_alike(self.uncurated(setting), self.cache(setting), path, keep=0.5)
 
     def with_curated(self, setting: Setting) -> Path:
         """The uncurated and the curated data."""
-        path = self.out / "subsets" / f"with_curated-{setting.noise}-{setting.loss}"
+        path = self._subset("with_curated", setting)
         return joined([self.uncurated(setting), self.data / "curated"], path)
 
     def curated(self, _: Setting) -> Path:
@@ -128,6 +130,9 @@ class Bench:
     def clean(self, _: Setting) -> Path:
         """The uncurated data without style words and sizes in captions, none shuffled."""
         return self.data / "uncurated_clean"
+
+    def _subset(self, name: str, setting: Setting) -> Path:
+        return self.out / "subsets" / f"{name}-{setting.noise}-{setting.loss}"
 
     def cache(self, setting: Setting, train_on: str = "curated") -> Path:
         """The reference's embeddings of the uncurated data, made if they are not there.
@@ -190,10 +195,10 @@ ARMS = {
     "flexi": _selects("Flexi-JEST: joint, scored and half trained at half size", **_FLEXI),
     "flexi_quarter": _selects(
         "Flexi-JEST with a quarter trained at half size",
-        score_image_size=16,
+        score_image_size=_HALF_SIZE,
         low_resolution_fraction=0.25,
     ),
-    "flexi_scored": _selects("JEST, scored at half size", score_image_size=16),
+    "flexi_scored": _selects("JEST, scored at half size", score_image_size=_HALF_SIZE),
     "easy": _selects("joint, easy reference", score="easy_reference"),
     "hard": _selects("joint, hard learner", score="hard_learner"),
     "joint_start": _selects(
@@ -251,7 +256,7 @@ def base_config(
             text_width=96, text_depth=0, embed_dim=96, vocab_size=16384,
         ),
         loss=loss,
-        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=max(1, steps // 16)),
+        optimizer=OptimizerConfig(lr=_LR, warmup_steps=max(1, steps // 16)),
         steps=steps,
         initial_bias=-5.0,
         eval_every=max(1, steps // 32),
