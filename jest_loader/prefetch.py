@@ -4,10 +4,12 @@ Whatever the thread makes travels with all that belongs to it, the source's stat
 been read and not taken yet is as if it had never been read.
 """
 
+import atexit
 import logging
 import queue
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _CLOSE_TIMEOUT_S = 1.0
+_EXIT_TIMEOUT_S = 10.0
 
 
 def _same(item: Out) -> Out:
@@ -49,19 +52,10 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
     ) -> None:
         self._timeout_s = stall_timeout_s
         self._finish = finish
-        self._ready: queue.SimpleQueue[_Made[Out]] = queue.SimpleQueue()
-        self._free = threading.Semaphore(depth)
-        self._stop = threading.Event()
         self._over = False
-        items = make(_until(self._stop, inputs))
         # The thread must not refer to this object, or it would never be collected and closed.
-        self._thread = threading.Thread(
-            target=_run,
-            args=(items, self._ready, self._free, self._stop),
-            name="jest-loader reader",
-            daemon=True,  # A reader that hangs must not keep the process alive.
-        )
-        weakref.finalize(self, _end, self._stop, self._free)
+        self._thread: _Maker[In, Out] = _Maker(inputs, make, depth)
+        weakref.finalize(self, self._thread.end)
         self._thread.start()
 
     def __next__(self) -> Out:
@@ -74,7 +68,7 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         if self._over:
             raise StopIteration
         try:
-            made = self._ready.get(timeout=self._timeout_s)
+            made = self._thread.ready.get(timeout=self._timeout_s)
         except queue.Empty:
             raise self._stalled() from None
         if made.error is not None:
@@ -84,13 +78,13 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         self._over = True  # Where it cannot be finished.
         item = self._finish(made.item)
         self._over = False
-        self._free.release()
+        self._thread.free.release()
         return item
 
     def close(self) -> None:
         """Draw no more inputs; waits a moment for the thread, which may be waiting for one."""
         self._over = True
-        _end(self._stop, self._free)
+        self._thread.end()
         self._thread.join(_CLOSE_TIMEOUT_S)
 
     def wait(self) -> None:
@@ -118,31 +112,50 @@ class _Made(NamedTuple, Generic[Out]):
     error: BaseException | None = None
 
 
-def _run(
-    items: Iterator[Out],
-    ready: "queue.SimpleQueue[_Made[Out]]",
-    free: threading.Semaphore,
-    stop: threading.Event,
-) -> None:
-    try:
-        while True:
-            free.acquire()
-            if stop.is_set():
-                ready.put(_Made(None, StopIteration()))
-                return
-            ready.put(_Made(next(items)))
-    except BaseException as error:  # Whatever it is, StopIteration too, it is the consumer's.
-        ready.put(_Made(None, error))
+class _Maker(threading.Thread, Generic[In, Out]):
+    """The thread, which makes items until it is ended."""
+
+    def __init__(
+        self, inputs: Iterator[In], make: Callable[[Iterator[In]], Iterator[Out]], depth: int
+    ) -> None:
+        # A reader that hangs must not keep the process alive.
+        super().__init__(name="jest-loader reader", daemon=True)
+        self.ready: queue.SimpleQueue[_Made[Out]] = queue.SimpleQueue()
+        self.free = threading.Semaphore(depth)
+        self._ended = threading.Event()
+        self._items = make(_until(self._ended, inputs))
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.free.acquire()
+                if self._ended.is_set():
+                    self.ready.put(_Made(None, StopIteration()))
+                    return
+                self.ready.put(_Made(next(self._items)))
+        except BaseException as error:  # Whatever it is, StopIteration too, it is the consumer's.
+            self.ready.put(_Made(None, error))
+
+    def end(self) -> None:
+        """Make no more than what is in the making."""
+        self._ended.set()
+        self.free.release()  # The thread may be waiting to make another.
 
 
-def _end(stop: threading.Event, free: threading.Semaphore) -> None:
-    stop.set()
-    free.release()  # The thread may be waiting to make another.
+@atexit.register
+def _end_all() -> None:
+    """Wait for the threads: where Python ends one within torch, the process is aborted."""
+    makers = [thread for thread in threading.enumerate() if isinstance(thread, _Maker)]
+    for maker in makers:
+        maker.end()
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    for maker in makers:
+        maker.join(max(0.0, deadline - time.monotonic()))
 
 
-def _until(stop: threading.Event, inputs: Iterator[In]) -> Iterator[In]:
+def _until(ended: threading.Event, inputs: Iterator[In]) -> Iterator[In]:
     for value in inputs:
-        if stop.is_set():
+        if ended.is_set():
             return
         yield value
 

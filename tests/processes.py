@@ -96,4 +96,5 @@ def _run(rank, num_ranks, store, timeout_s, sent, run, arguments):
         ended = Ended(error=traceback.format_exc())
     sent.send(ended)
     sent.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -418,6 +418,33 @@ def test_the_process_ends_when_the_training_loop_does(how_long, end, code, threa
     assert result.stdout.split() == ["0", "1", "2"]
 
 
+def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
+    """Python ends a daemon thread where it stands: in torch's code that aborts the process."""
+    script = """
+        import time
+        from jest_loader.prefetch import ReadAhead
+
+        def numbers():
+            yield 0
+            print("begun", flush=True)
+            time.sleep(1)
+            print("left", flush=True)
+            yield 1
+
+        reading = ReadAhead(numbers(), iter, depth=2, stall_timeout_s=None)
+        next(reading)
+        time.sleep(0.2)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout.split()) == (0, ["begun", "left"]), result.stderr
+
+
 def test_two_processes_of_a_group_can_be_killed_at_once():
     script = textwrap.dedent(TRAIN).replace("HOW_LONG", "0.01").replace("END", "pass")
     script = script.replace("THREADS", "1")

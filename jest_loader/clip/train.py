@@ -126,6 +126,7 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
         with agreement.step("ending the run"):
             if ranks.rank == 0:
                 checkpoint.save_json(config.out / "metrics.json", run.summary())
+        run.in_training = run.model  # DDP keeps the group's threads, which must end before Python.
     return run
 
 

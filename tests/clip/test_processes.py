@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from jest_loader.clip.config import DataConfig
 from jest_loader.clip.processes import choose_device
@@ -152,6 +154,28 @@ def test_a_picture_left_out_on_one_rank_is_counted_and_makes_their_numbers_unequ
     assert_same_run(tmp_path / "2", tmp_path / "1")
     assert summary_of(tmp_path / "2")["counts"]["skipped"] == 2
     assert summary_of(tmp_path / "2")["counts"]["trained"] == 30
+
+
+def threads_left(rank: int, config, port: int) -> list[str]:
+    """Of a process that torchrun started, after its training."""
+    dist.destroy_process_group()
+    os.environ.update(
+        WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=str(port)
+    )
+    run = train(config)
+    assert run.ranks.size == 2
+    return [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for threads in /proc")
+def test_the_threads_of_the_group_end_with_the_run(marked, tmp_path):
+    """One that wants a tensor's object while Python ends aborts the process."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    for names in results(launch(2, threads_left, config_of(marked, tmp_path / "run"), port)):
+        assert names
+        assert not [name for name in names if "gloo" in name]
 
 
 def test_what_ends_one_process_ends_the_others(marked, tmp_path):
