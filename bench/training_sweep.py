@@ -45,7 +45,7 @@ def main() -> None:
         base = base_config(
             arguments.data / arguments.train_on,
             arguments.data / "test",
-            arguments.out / name,
+            arguments.out / f"{name}-{arguments.steps}",
             arguments.steps,
         )
         scale, bias = STARTS[row["start"]]

@@ -11,7 +11,7 @@ from jest_loader.checks import is_number, whole
 from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
 from jest_loader.schedule import Schedule, Step
 from jest_loader.selection import UniformSelector, moves_rows
-from jest_loader.super_batch import declared_batch_size, size_error
+from jest_loader.super_batch import declared_batch_size, num_full_rows, size_error
 
 EMITTED = ("reference",)
 
@@ -149,6 +149,18 @@ class Arguments:
                     f"{self.sub_batch_size / (1 - ratio):.2f} for {self.sub_batch_size} and {ratio}"
                 )
             _check_sizes(self.source, size, self.sub_batch_size)
+            self._check_held(size, ratio)
+
+    def _check_held(self, size: int, filter_ratio: float) -> None:
+        try:
+            held = num_full_rows(self.source)
+        except TypeError:  # Its length is not known.
+            return
+        if size > held:
+            raise ValueError(
+                f"a schedule's filter ratio of {filter_ratio} makes super-batches of {size} "
+                f"candidates, but an epoch of the source has {held}; lower it, or sub_batch_size"
+            )
 
     def _check_overlap(self) -> None:
         if self.overlap not in (True, False):

@@ -13,10 +13,13 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_LOG = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 1.0
 _EXIT_TIMEOUT_S = 10.0
@@ -98,7 +101,7 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
             raise self._stalled()
 
     def _stalled(self) -> TimeoutError:
-        logging.getLogger(__name__).error("the source has stalled:\n%s", _all_stacks())
+        _LOG.error("the source has stalled:\n%s", _all_stacks())
         return TimeoutError(
             f"the source must yield a super-batch within {self._timeout_s:g} s, but did not; the "
             "log has the stacks of all threads. Mend the storage, or set stall_timeout_s higher"
@@ -148,9 +151,21 @@ def _end_all() -> None:
     makers = [thread for thread in threading.enumerate() if isinstance(thread, _Maker)]
     for maker in makers:
         maker.end()
-    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    started = time.monotonic()
+    with suppress(KeyboardInterrupt):
+        if not _have_ended(makers, started + _CLOSE_TIMEOUT_S):
+            _LOG.warning(
+                "waiting up to %g s for the source's last read, before Python ends; interrupt "
+                "(Ctrl-C) to end at once",
+                _EXIT_TIMEOUT_S,
+            )
+            _have_ended(makers, started + _EXIT_TIMEOUT_S)
+
+
+def _have_ended(makers: list["_Maker[Any, Any]"], deadline: float) -> bool:
     for maker in makers:
         maker.join(max(0.0, deadline - time.monotonic()))
+    return not any(maker.is_alive() for maker in makers)
 
 
 def _until(ended: threading.Event, inputs: Iterator[In]) -> Iterator[In]:

@@ -53,7 +53,7 @@ class Schedule:
     def __post_init__(self) -> None:
         whole("num_steps of a schedule", self.num_steps, 1)
         if self.uniform_every is not None:
-            whole("uniform_every of a schedule", self.uniform_every, 1)
+            whole("uniform_every of a schedule", self.uniform_every, 2)
         for name in ("start_fraction", "stop_fraction"):
             _check(name, getattr(self, name), 0, 1)
         if self.start_fraction >= self.stop_fraction:

@@ -74,7 +74,7 @@ class _Reader:
         if self.num_rows > self.size or (
             self.is_full and self.size % (self._batch_size or rows) != 0
         ):
-            raise ValueError(size_error(self.size, self._batch_size or rows))
+            raise ValueError(self._size_error(self._batch_size or rows))
 
     def flush(self) -> SuperBatch:
         state = self._source.state_dict() if isinstance(self._source, Stateful) else None
@@ -95,6 +95,15 @@ class _Reader:
             )
         if rows < self._batch_size:
             self._short = rows
+
+    def _size_error(self, batch_size: int) -> str:
+        error = size_error(self.size, batch_size)
+        if declared_batch_size(self._source) is not None:
+            return error
+        return (
+            f"{error}; if this is sub_batch_size, which uniform steps of a schedule read, give the "
+            f"source an attribute batch_size of {batch_size}"
+        )
 
     def _check_structure(self, found: dict[str, str]) -> None:
         if self._structure is None:

@@ -445,6 +445,29 @@ def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
     assert (result.returncode, result.stdout.split()) == (0, ["begun", "left"]), result.stderr
 
 
+def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted():
+    script = """
+        import time
+        from jest_loader.prefetch import ReadAhead
+
+        def hangs():
+            yield 0
+            time.sleep(10_000)
+
+        reading = ReadAhead(hangs(), iter, depth=2, stall_timeout_s=None)
+        next(reading)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True
+    )
+    said = process.stderr.readline()
+    assert "waiting up to 10 s for the source's last read" in said
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_two_processes_of_a_group_can_be_killed_at_once():
     script = textwrap.dedent(TRAIN).replace("HOW_LONG", "0.01").replace("END", "pass")
     script = script.replace("THREADS", "1")

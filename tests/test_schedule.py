@@ -162,8 +162,8 @@ def test_an_online_proxy_learns_from_uniform_steps_too():
         ({"start_fraction": 1.1}, "start_fraction of a schedule must be from 0 to 1, got 1.1"),
         ({"stop_fraction": -1}, "stop_fraction of a schedule must be from 0 to 1, got -1"),
         (
-            {"uniform_every": 0},
-            "uniform_every of a schedule must be a whole number .* got 0",
+            {"uniform_every": 1},  # Nothing would be selected.
+            "uniform_every of a schedule must be a whole number of at least 2, got 1",
         ),
         (
             {"filter_ratio": {0.0: 1.0}},
@@ -194,6 +194,23 @@ def test_a_schedule_must_suit_the_dataset():
 
     with pytest.raises(ValueError, match="a dataclass with a gain, got Plain"):
         make(Schedule(10, gain={0.0: 2.0}), selector=Plain())
+
+
+def test_data_that_cannot_hold_the_largest_super_batch_are_refused_at_the_start():
+    with pytest.raises(
+        ValueError, match=r"0\.96 makes super-batches of 100 .* source has 96; lower"
+    ):
+        make(Schedule(10, filter_ratio={0.5: 0.96}))
+    make(Schedule(10, filter_ratio={0.5: 0.96}), numbered_batches(25, 4))
+
+
+def test_uniform_steps_of_a_source_without_a_batch_size_say_what_it_needs():
+    class Unsized:
+        def __iter__(self):
+            return iter(numbered_batches(9, 6))
+
+    with pytest.raises(ValueError, match=r"got 4 and 6; .* give the source .* batch_size of 6"):
+        list(make(Schedule(10, stop_fraction=0.1), Unsized()))
 
 
 def test_a_uniform_step_reads_whole_batches_of_a_list():
