@@ -138,6 +138,8 @@ class _Maker(threading.Thread, Generic[In, Out]):
                 self.ready.put(_Made(next(self._items)))
         except BaseException as error:  # Whatever it is, StopIteration too, it is the consumer's.
             self.ready.put(_Made(None, error))
+        finally:
+            del self._items  # Closes the inputs, which may hold files and processes.
 
     def end(self) -> None:
         """Make no more than what is in the making."""
@@ -147,7 +149,7 @@ class _Maker(threading.Thread, Generic[In, Out]):
 
 @atexit.register
 def _end_all() -> None:
-    """Wait for the threads: where Python ends one within torch, the process is aborted."""
+    """End the threads and wait: where Python ends one within torch, the process is aborted."""
     makers = [thread for thread in threading.enumerate() if isinstance(thread, _Maker)]
     for maker in makers:
         maker.end()

@@ -148,6 +148,23 @@ def test_closing_stops_the_thread_between_inputs():
     assert len(drawn) < 100
 
 
+def test_what_was_read_from_is_closed_with_the_pass():
+    closed = threading.Event()
+
+    class Opens:
+        def __iter__(self):
+            try:
+                yield from numbered_batches(100, 4)
+            finally:
+                closed.set()
+
+    dataset = make(Opens())
+    for _ in dataset:
+        break
+    assert closed.wait(10)
+    assert dataset.counts.trained == 4
+
+
 def test_what_is_dropped_is_closed():
     reading = read_ahead(range(100))
     next(reading)
@@ -378,11 +395,14 @@ def test_bad_options_are_refused(options, message):
 TRAIN = """
     import itertools, sys, time
     import torch
+    import jest_loader.prefetch
     from jest_loader import ExampleScores, JestDataset
     from jest_loader.adapters.threads import map_in_threads
 
+    jest_loader.prefetch._EXIT_TIMEOUT_S = 2.0
+
     def read(number):
-        if number > 8:
+        if number > 5:
             time.sleep(HOW_LONG)
 
     class Endless:
@@ -421,19 +441,21 @@ def test_the_process_ends_when_the_training_loop_does(how_long, end, code, threa
 def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
     """Python ends a daemon thread where it stands: in torch's code that aborts the process."""
     script = """
-        import time
+        import threading, time
         from jest_loader.prefetch import ReadAhead
+
+        begun = threading.Event()
 
         def numbers():
             yield 0
-            print("begun", flush=True)
+            begun.set()
             time.sleep(1)
             print("left", flush=True)
             yield 1
 
         reading = ReadAhead(numbers(), iter, depth=2, stall_timeout_s=None)
         next(reading)
-        time.sleep(0.2)
+        begun.wait()
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -442,7 +464,7 @@ def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
         timeout=60,
         check=False,
     )
-    assert (result.returncode, result.stdout.split()) == (0, ["begun", "left"]), result.stderr
+    assert (result.returncode, result.stdout.split()) == (0, ["left"]), result.stderr
 
 
 def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted():

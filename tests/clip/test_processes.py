@@ -156,15 +156,21 @@ def test_a_picture_left_out_on_one_rank_is_counted_and_makes_their_numbers_unequ
     assert summary_of(tmp_path / "2")["counts"]["trained"] == 30
 
 
+def gloo_threads() -> list[str]:
+    names = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
 def threads_left(rank: int, config, port: int) -> list[str]:
     """Of a process that torchrun started, after its training."""
+    assert gloo_threads()
     dist.destroy_process_group()
     os.environ.update(
         WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=str(port)
     )
     run = train(config)
     assert run.ranks.size == 2
-    return [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    return gloo_threads()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for threads in /proc")
@@ -173,9 +179,8 @@ def test_the_threads_of_the_group_end_with_the_run(marked, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    for names in results(launch(2, threads_left, config_of(marked, tmp_path / "run"), port)):
-        assert names
-        assert not [name for name in names if "gloo" in name]
+    config = config_of(marked, tmp_path / "run")
+    assert results(launch(2, threads_left, config, port)) == [[], []]
 
 
 def test_what_ends_one_process_ends_the_others(marked, tmp_path):
