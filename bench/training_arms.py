@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def lr(self) -> float:
-        """The uniform arm's best of those tried, with batches of 128 and of 512 alike."""
+        """The uniform arm's best of those tried over one length, with batches of 128 and of 512."""
         return _LR * math.sqrt(self.batch_size / BATCH_SIZE)
 
     @property

@@ -33,7 +33,10 @@ from training_measures import (
     slower_than_uniform,
 )
 
-_DRAWN = ("uniform", "independent", "joint", "flexi", "flexi_scored", "easy")
+_DRAWN = (
+    *("uniform", "independent", "joint", "flexi", "flexi_scored", "easy"),
+    *("joint_start", "easy_start"),
+)
 
 
 def main() -> None:
@@ -179,9 +182,10 @@ def draw(found: dict[str, Runs], path: Path) -> None:
         for axes, along, label in zip(row, titles, labels, strict=True):
             axes.set(xlabel=along, ylabel=f"{label} ({setting})")
             axes.grid(alpha=0.3)
+            axes.set_visible(bool(axes.lines))
     handles = [Line2D([], [], color=f"C{n}", label=ARMS[arm].about) for n, arm in enumerate(_DRAWN)]
     figure.tight_layout()
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles))
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     figure.savefig(path, dpi=80, bbox_inches="tight")
 
 
