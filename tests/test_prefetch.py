@@ -469,8 +469,10 @@ def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
 
 def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted():
     script = """
-        import time
+        import signal, time
         from jest_loader.prefetch import ReadAhead
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # A job of a shell ignores it.
 
         def hangs():
             yield 0
@@ -479,15 +481,15 @@ def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted()
         reading = ReadAhead(hangs(), iter, depth=2, stall_timeout_s=None)
         next(reading)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True
-    )
-    said = process.stderr.readline()
-    assert "waiting up to 10 s for the source's last read" in said
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        said = process.stderr.readline()
+        assert "waiting up to 10 s for the source's last read" in said
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert process.wait(60) == 0
+        assert time.monotonic() - started < 6
+        assert process.stderr.read() == ""
 
 
 def test_two_processes_of_a_group_can_be_killed_at_once():

@@ -60,6 +60,14 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
         window_rows=config.data.window_rows,
         seed=config.seed,
     )
+    largest = max(super_batch_size(config), _largest_super_batch(config))
+    too_few = ValueError(
+        f"{config.data.train} must hold at least one super-batch of {largest} "
+        f"examples, but has {shards.num_examples}; lower data.batch_size, "
+        "selection.filter_ratio or selection.schedule.final_filter_ratio"
+    )
+    if shards.num_examples < largest:
+        raise too_few
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         PreparedSource(shards, prepare),
@@ -73,13 +81,8 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
         overlap=config.selection.overlap,
         schedule=_schedule(config),
     )
-    largest = max(super_batch_size(config), _largest_super_batch(config))
-    if len(loader) == 0 or shards.num_examples < largest:
-        raise ValueError(
-            f"{config.data.train} must hold at least one super-batch of {largest} "
-            f"examples, but has {shards.num_examples}; lower data.batch_size, "
-            "selection.filter_ratio or selection.schedule.final_filter_ratio"
-        )
+    if len(loader) == 0:
+        raise too_few
     return loader
 
 
