@@ -34,8 +34,14 @@ from training_measures import (
 )
 
 _DRAWN = (
-    *("uniform", "independent", "joint", "flexi", "flexi_scored", "easy"),
-    *("joint_start", "easy_start"),
+    "uniform",
+    "independent",
+    "joint",
+    "flexi",
+    "flexi_scored",
+    "easy",
+    "joint_start",
+    "easy_start",
 )
 
 

@@ -149,18 +149,7 @@ class Arguments:
                     f"{self.sub_batch_size / (1 - ratio):.2f} for {self.sub_batch_size} and {ratio}"
                 )
             _check_sizes(self.source, size, self.sub_batch_size)
-            self._check_held(size, ratio)
-
-    def _check_held(self, size: int, filter_ratio: float) -> None:
-        try:
-            held = num_full_rows(self.source)
-        except TypeError:  # Its length is not known.
-            return
-        if size > held:
-            raise ValueError(
-                f"a schedule's filter ratio of {filter_ratio} makes super-batches of {size} "
-                f"candidates, but an epoch of the source has {held}; lower it, or sub_batch_size"
-            )
+            _check_held(self.source, size, ratio)
 
     def _check_overlap(self) -> None:
         if self.overlap not in (True, False):
@@ -221,6 +210,20 @@ def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> 
     batch_size = declared_batch_size(source)
     if batch_size is not None and super_batch_size % batch_size != 0:
         raise ValueError(size_error(super_batch_size, batch_size))
+
+
+def _check_held(source: Source, super_batch_size: int, filter_ratio: float) -> None:
+    """Raise ``ValueError`` if a source of known length cannot make what a schedule asks for."""
+    try:
+        held = num_full_rows(source)
+    except TypeError:  # Its length is not known.
+        return
+    if super_batch_size > held:
+        raise ValueError(
+            f"a schedule's filter ratio of {filter_ratio} makes super-batches of "
+            f"{super_batch_size} candidates, but an epoch of the source has {held}; lower it, or "
+            "sub_batch_size"
+        )
 
 
 def check_stateful(source: Source) -> Stateful:
