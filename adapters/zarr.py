@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.columns import (
+from jest_loader.adapters.blocks.columns import (
     Column,
     Rows,
     Scratch,
@@ -30,8 +29,9 @@ from jest_loader.adapters.columns import (
     choose_columns,
     join_column,
 )
-from jest_loader.adapters.order import Int64Array
-from jest_loader.adapters.threads import map_in_threads
+from jest_loader.adapters.blocks.order import Int64Array
+from jest_loader.adapters.blocks.source import BlockSource
+from jest_loader.adapters.blocks.threads import map_in_threads
 
 if TYPE_CHECKING:
     import zarr

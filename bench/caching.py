@@ -1,7 +1,7 @@
 """What a reference cache costs: to build, and to read.
 
 Building: batches in memory, the demo's model with embeddings of width 512, on the CPU; examples per
-second of ``jest_loader.cache.build`` next to a bare loop that embeds the same batches and drops the
+second of ``reference_cache.build`` next to a bare loop that embeds the same batches and drops the
 result, and to building from embeddings that are there, which is what building adds. Rounds of all
 alternate. Other models take longer per example; what is added is the same. Reading: rows gathered
 at random, as a super-batch needs them, with the page cache warm, in one thread: per CPU-second,
@@ -26,8 +26,8 @@ from torch.nn.functional import normalize
 
 from bench.harness import environment, spread
 from jest_loader import CachedReference, Embeddings, FrozenReference
-from jest_loader.cache import build
 from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.reference_cache import build
 
 WIDTH = 512
 MODEL = ModelConfig(

@@ -33,7 +33,7 @@ from jest_loader import (
     UniformSelector,
 )
 from jest_loader.adapters.mds import MdsSource
-from jest_loader.clip.data import Prepare
+from jest_loader.clip.loading.columns import Prepare
 from jest_loader.clip.saving import checkpoint
 from jest_loader.demo.data import prepare
 from jest_loader.demo.run import DemoConfig, arm_config

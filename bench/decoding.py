@@ -35,8 +35,8 @@ import torch
 from harness import environment, spread
 from PIL import Image
 
-from jest_loader.adapters.decoders import Pixels
 from jest_loader.adapters.images import DecodeImages
+from jest_loader.adapters.images.decoders import Pixels
 
 PACKAGES = {
     "pillow": "PIL",

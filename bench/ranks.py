@@ -38,9 +38,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from jest_loader import Embeddings, FactoredScores, JointSelector, Selector, UniformSelector
-from jest_loader.cost import selection_flops
-from jest_loader.distributed import Collective, RankScores, joint_bytes, ranks_of
-from jest_loader.selection import IndependentSelector
+from jest_loader.cost.flops import selection_flops
+from jest_loader.ranks.rank_scores import RankScores
+from jest_loader.ranks.ranks import Collective, joint_bytes, ranks_of
+from jest_loader.selecting.selectors import IndependentSelector
 from jest_loader.testing import simulate_ranks
 
 PAPER = {"super_batch_size": 163_840, "sub_batch_size": 32_768, "width": 768, "num_chunks": 16}

@@ -40,8 +40,8 @@ from harness import environment
 from reading_data import make_litdata, make_mds, make_tars, make_zarr
 
 from jest_loader.adapters.blocks import BlockSource
+from jest_loader.adapters.blocks.order import BlockOrder
 from jest_loader.adapters.mds import MdsSource
-from jest_loader.adapters.order import BlockOrder
 from jest_loader.adapters.zarr import ZarrSource
 
 BATCH_SIZES = (512, 2560)

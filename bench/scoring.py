@@ -20,7 +20,7 @@ Forms:
 - learnability, hard learner, easy reference: whole scorers, with the selection. Each is run with a
   live and with a cached reference where it has one, and with the proxy in the learner's place.
 
-"Predicted" is the same share in floating-point operations by ``jest_loader.cost``, which knows no
+"Predicted" is the same share in floating-point operations by the cost model, which knows no
 precision: where training is in bf16 and scoring in fp32 the device's rates differ, and so do the
 shares. "Ratio" is measured over predicted. Looking rows up has no flops: it is predicted free.
 
@@ -62,7 +62,7 @@ from jest_loader import (
 )
 from jest_loader.batch import Batch
 from jest_loader.clip.models.towers import ModelConfig, TwoTower
-from jest_loader.cost import selection_flops
+from jest_loader.cost.flops import selection_flops
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Trainable
 

@@ -38,7 +38,7 @@ from torch.nn.functional import normalize, softplus
 
 from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.protocols import Loss
-from jest_loader.selection import chunk_sizes
+from jest_loader.selecting.selectors import chunk_sizes
 from tests.published import choice, jointly_sample, sigmoid_pairwise, sum_of_pairs
 
 SELECTOR = JointSelector(num_chunks=16)

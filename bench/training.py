@@ -26,8 +26,8 @@ from typing import Any
 from harness import environment
 from training_arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 
+from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
-from jest_loader.program import Stopped
 
 
 def main() -> None:

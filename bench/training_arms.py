@@ -9,12 +9,12 @@ from typing import Any
 
 from training_subsets import best_by_reference, joined, least_alike
 
-from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.schedule import ScheduleConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.schedule_config import ScheduleConfig
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 
 STEPS, BATCH_SIZE = 1600, 128

@@ -12,7 +12,7 @@ import numpy as np
 from training_arms import ARMS, Bench
 
 from jest_loader.demo.table import accuracy
-from jest_loader.scorers.cache_format import read_manifest
+from jest_loader.reference_cache.format import read_manifest
 
 Runs = dict[str, list[dict[str, Any]]]
 _SPENT = 0.97  # Of the uniform arm's flops: a run that took less is not one of equal flops.

@@ -17,9 +17,9 @@ from harness import environment
 from torch import Tensor, nn
 from training_arms import ARMS, Setting
 
+from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.evaluation.evaluate import evaluate
 from jest_loader.clip.evaluation.held_out import read_held_out
-from jest_loader.clip.evaluation.held_out_config import HeldOutSet
 from jest_loader.clip.saving import checkpoint
 
 

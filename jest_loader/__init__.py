@@ -1,11 +1,12 @@
 """Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
 
-from jest_loader.dataset import JestDataset
-from jest_loader.dense_scores import DenseScores, DenseSoftmaxScores
+from jest_loader.bad_samples import BadSamplesError
+from jest_loader.embeddings import Embeddings
+from jest_loader.loader.dataset import JestDataset
+from jest_loader.loader.schedule import Schedule
+from jest_loader.loader.telemetry import Counts, SelectionStats
 from jest_loader.protocols import (
-    BadSamplesError,
     Embedder,
-    Embeddings,
     ExampleValues,
     Scorer,
     Scores,
@@ -14,24 +15,22 @@ from jest_loader.protocols import (
     Stateful,
 )
 from jest_loader.ragged import RaggedBytes
-from jest_loader.schedule import Schedule
-from jest_loader.scorers.cached import CachedReference, CachedScores
-from jest_loader.scorers.columns import ColumnReference
-from jest_loader.scorers.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scorers.models import FrozenReference, LiveLearner, OnlineProxy
-from jest_loader.scorers.per_example import PerExample
-from jest_loader.scorers.shrink import Shrink
-from jest_loader.scores import ExampleScores, FactoredScores
-from jest_loader.selection import (
+from jest_loader.reference_cache.cached import CachedReference, CachedScores
+from jest_loader.scoring.column_reference import ColumnReference
+from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
+from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
+from jest_loader.scoring.models import FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.scoring.per_example import PerExample
+from jest_loader.scoring.scores import ExampleScores, FactoredScores
+from jest_loader.scoring.shrink import Shrink
+from jest_loader.selecting.selectors import (
     GibbsSelector,
     IndependentSelector,
     JointSelector,
     TopKSelector,
     UniformSelector,
 )
-from jest_loader.telemetry import Counts, SelectionStats
-
-__version__ = "0.1.0"
+from jest_loader.version import __version__
 
 __all__ = [
     "BadSamplesError",
@@ -68,4 +67,5 @@ __all__ = [
     "Stateful",
     "TopKSelector",
     "UniformSelector",
+    "__version__",
 ]

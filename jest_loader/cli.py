@@ -1,18 +1,45 @@
-"""The command ``jest-loader``: demo, train, evaluate, pack, cache, and what belongs to them."""
+"""The command ``jest-loader``: demo, train, evaluate, pack, cache, and what belongs to them.
 
+``python -m jest_loader.cli`` is the same, as launchers of several processes want it.
+"""
+
+import logging
 import sys
+from importlib.util import find_spec
 
-from jest_loader.program import run_program
+from jest_loader.clip.stop import Stopped
+from jest_loader.ranks.ranks import RankError
+
+_NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 
 
 def main() -> None:
     """The command line. A mistake that the user can mend ends it with one line and status 2."""
-    run_program(
-        _run,
-        after_a_stop="goes on (train, demo, cache) or starts over (evaluate, pack, verify-cache, "
-        "export-open-clip)",
-        as_typed=_as_typed,
-    )
+    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        sys.exit(
+            f"jest-loader's commands need {', '.join(missing)}, which the library does not: "
+            "pip install 'jest-loader[all]'"
+        )
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        _run()
+    except (ValueError, FloatingPointError, OSError, RankError) as error:
+        sys.stderr.write(f"jest-loader: {_as_typed(str(error))}\n")
+        sys.exit(2)
+    except Stopped as stopped:
+        if stopped.rank == 0:
+            sys.stdout.write(f"{_as_typed(str(stopped))}\n")
+    except ModuleNotFoundError as error:
+        extra = "wandb" if error.name == "wandb" else "all"  # Which W&B is not in.
+        sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[{extra}]'\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts over "
+            "(evaluate, pack, verify-cache, export-open-clip)\n"
+        )
+        sys.exit(130)
 
 
 def _as_typed(message: str) -> str:
@@ -36,9 +63,9 @@ def _run() -> None:
     from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
     from jest_loader.clip.commands.export import ExportConfig, export_command
     from jest_loader.clip.commands.train import run_train_command, train_command
+    from jest_loader.cost.estimate import CostConfig
+    from jest_loader.cost.estimate import describe as describe_cost
     from jest_loader.demo.run import DemoConfig, run_demo
-    from jest_loader.estimate import CostConfig
-    from jest_loader.estimate import describe as describe_cost
     from jest_loader.pack import PackConfig, pack_command
 
     config = tyro.extras.subcommand_cli_from_dict(

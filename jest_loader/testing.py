@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, columns, structure
-from jest_loader.dataset import JestDataset
-from jest_loader.distributed import Collective, RankError
+from jest_loader.loader.dataset import JestDataset
 from jest_loader.protocols import Scores
+from jest_loader.ranks.ranks import Collective, RankError
 
 Result = TypeVar("Result")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.models.towers import ModelConfig
 
 MODEL = ModelConfig(

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jest_loader.distributed import Ranks, ranks_of
+from jest_loader.ranks.ranks import Ranks, ranks_of
 
 # Longer than a stalled source is waited for (30 minutes), so that the rank it belongs to can say
 # so, and than rank 0 takes for an evaluation. A process that dies is noticed at once.

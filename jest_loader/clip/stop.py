@@ -8,6 +8,19 @@ from types import FrameType
 from typing import Any, Self
 
 
+class Stopped(Exception):
+    """A run was stopped before its end, and saved.
+
+    Args:
+        message: Why, and how it goes on.
+        rank: Who says so.
+    """
+
+    def __init__(self, message: str, rank: int = 0) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 class Stop:
     """Says after each step whether to stop there: at a SIGTERM, or for want of time.
 

@@ -10,35 +10,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from jest_loader.agreement import Agreement
 from jest_loader.batch import Batch, to_device
-from jest_loader.clip.average import AverageWeights
-from jest_loader.clip.config import TrainConfig
+from jest_loader.clip.config.held_out import held_out_sets
+from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import evaluate_all, headline
 from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
-from jest_loader.clip.evaluation.held_out_config import held_out_sets
-from jest_loader.clip.finite_check import FiniteCheck
-from jest_loader.clip.gradients import backward
 from jest_loader.clip.journal.logs import Logs, open_logs
 from jest_loader.clip.journal.progress import Progress
 from jest_loader.clip.journal.records import Evaluation, Records
+from jest_loader.clip.journal.watched import WatchedColumns
+from jest_loader.clip.loading.build import build_loader, example_cost
+from jest_loader.clip.loading.reference import reference_of
 from jest_loader.clip.models.model import ClipModel
-from jest_loader.clip.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
-from jest_loader.clip.random_generators import seed_all
-from jest_loader.clip.reference import reference_of
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.saving.run_state import restore, state_of
-from jest_loader.clip.selection import build_loader, example_cost
-from jest_loader.clip.stop import Stop
-from jest_loader.clip.watched import WatchedColumns
-from jest_loader.cost import ExampleCost
-from jest_loader.dataset import JestDataset
-from jest_loader.distributed import Ranks
+from jest_loader.clip.step.average import AverageWeights
+from jest_loader.clip.step.finite_check import FiniteCheck
+from jest_loader.clip.step.gradients import backward
+from jest_loader.clip.step.optimizer import build_optimizer, clamp_scale, set_learning_rate
+from jest_loader.clip.step.random_generators import seed_all
+from jest_loader.clip.stop import Stop, Stopped
+from jest_loader.cost.flops import ExampleCost
+from jest_loader.loader.dataset import JestDataset
+from jest_loader.loader.telemetry import Counts, SelectionStats
 from jest_loader.ops.noise import fold
-from jest_loader.program import Stopped
-from jest_loader.telemetry import Counts, SelectionStats
+from jest_loader.ranks.agreement import Agreement
+from jest_loader.ranks.ranks import Ranks
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jest_loader.checks import whole
-from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.presets import preset
-from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.selection_config import SelectionConfig
+from jest_loader.clip.config.presets import preset
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.train import Run, train
 from jest_loader.demo import plots, table
 from jest_loader.demo.data import DemoData, prepare

@@ -1,1 +1,6 @@
-"""Arithmetic without objects or state; ``reference`` is the plain form, read it first."""
+"""Arithmetic without objects or state.
+
+``plain`` is the specification in PyTorch: read it first. ``fused`` is the same as Triton kernels,
+``dispatch`` chooses between them, ``noise`` is what draws are made of, ``losses`` are for training.
+A faster form must agree with ``plain``; nothing here knows of batches or models.
+"""

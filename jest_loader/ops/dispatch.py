@@ -12,12 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jest_loader.ops import noise, reference
-from jest_loader.protocols import Embeddings
+from jest_loader.embeddings import Embeddings
+from jest_loader.ops import noise, plain
 
 
 class Pairs(Protocol):
-    """What the plain and the fused form both compute; ``reference.Pairs`` says what it is."""
+    """What the plain and the fused form both compute; ``plain.Pairs`` says what it is."""
 
     @property
     def embeddings(self) -> Embeddings:
@@ -32,11 +32,11 @@ class Pairs(Protocol):
         """[2, chosen, D]."""
         ...
 
-    def sigmoid_loss(self, chunk: Tensor, groups: reference.Groups | None = None) -> Tensor:
+    def sigmoid_loss(self, chunk: Tensor, groups: plain.Groups | None = None) -> Tensor:
         """[B]."""
         ...
 
-    def softmax_normalisers(self, chunk: Tensor, groups: reference.Groups | None = None) -> Tensor:
+    def softmax_normalisers(self, chunk: Tensor, groups: plain.Groups | None = None) -> Tensor:
         """[2, B]."""
         ...
 
@@ -58,7 +58,7 @@ def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
             "of compute capability 8.0 or later, and no JEST_LOADER_FUSED=0, got "
             f"{image.dtype} on {image.device}; use fused=None for what can run"
         )
-    return reference.Pairs(embeddings)
+    return plain.Pairs(embeddings)
 
 
 def gumbel(

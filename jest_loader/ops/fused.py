@@ -1,4 +1,4 @@
-"""The arithmetic of ``reference`` as Triton kernels: a matrix product whose epilogue sums.
+"""The arithmetic of ``plain`` as Triton kernels: a matrix product whose epilogue sums.
 
 The logits of a tile of candidates with a tile of the chunk stay in registers: they are turned into
 losses and summed over the chunk before they would be written anywhere. Only [2, B] sums reach
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from jest_loader.embeddings import Embeddings
 from jest_loader.ops import noise
-from jest_loader.ops.reference import Groups, detached, own_logits
-from jest_loader.protocols import Embeddings
+from jest_loader.ops.plain import Groups, detached, own_logits
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -53,7 +53,7 @@ def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class Pairs:
-    """``reference.Pairs``, fused. Copies the embeddings once and makes nothing else of their size.
+    """``plain.Pairs``, fused. Copies the embeddings once and makes nothing else of their size.
 
     Args:
         embeddings: Of the B candidates, in fp16, bf16 or fp32.
@@ -72,19 +72,19 @@ class Pairs:
         self._bias = self._scalar(0.0 if given.bias is None else given.bias)
 
     def own_logits(self) -> Tensor:
-        """As ``reference.Pairs.own_logits``."""
+        """As ``plain.Pairs.own_logits``."""
         return own_logits(self.embeddings)
 
     def rows(self, chosen: Tensor) -> Tensor:
-        """As ``reference.Pairs.rows``, with the width padded to what the copy engine takes."""
+        """As ``plain.Pairs.rows``, with the width padded to what the copy engine takes."""
         return self._stacked.view(2, self._num_candidates, -1).index_select(1, chosen)
 
     def sigmoid_loss(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
-        """As ``reference.Pairs.sigmoid_loss``, in fp32."""
+        """As ``plain.Pairs.sigmoid_loss``, in fp32."""
         return self._over_pairs(chunk, groups, softmax=False).sum(dim=0)
 
     def softmax_normalisers(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
-        """As ``reference.Pairs.softmax_normalisers``, in fp32."""
+        """As ``plain.Pairs.softmax_normalisers``, in fp32."""
         return self._over_pairs(chunk, groups, softmax=True)
 
     def _over_pairs(self, chunk: Tensor, groups: Groups | None, *, softmax: bool) -> Tensor:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
-from jest_loader.ops.reference import all_logits, exact, same_group
-from jest_loader.protocols import Embeddings, Loss
+from jest_loader.embeddings import Embeddings
+from jest_loader.ops.plain import all_logits, exact, same_group
+from jest_loader.protocols import Loss
 
 
 def contrastive_loss(embeddings: Embeddings, loss: Loss, groups: Tensor | None = None) -> Tensor:

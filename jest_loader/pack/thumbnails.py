@@ -5,8 +5,8 @@ from io import BytesIO
 from PIL import Image
 
 from jest_loader.adapters.images import DecodeImages
+from jest_loader.bad_samples import BadSamplesError
 from jest_loader.pack.records import SkipError
-from jest_loader.protocols import BadSamplesError
 
 _QUALITY = 90
 _ALL_CHROMA = 0  # Half of the colours of so small an image would be missed: twice the error.

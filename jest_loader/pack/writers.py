@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.adapters.zarr import WRITER_ATTRIBUTE
-from jest_loader.output import new_folder
+from jest_loader.files import new_folder
 from jest_loader.pack.encodings import array_form, check_columns, checked_row
 
 if TYPE_CHECKING:

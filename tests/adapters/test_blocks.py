@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.columns import Rows, Scratch, Table
-from jest_loader.adapters.order import Int64Array
+from jest_loader.adapters.blocks.columns import Rows, Scratch, Table
+from jest_loader.adapters.blocks.order import Int64Array
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])  # 32 rows
 STARTS = SIZES.cumsum() - SIZES

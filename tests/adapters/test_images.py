@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps
 
 from jest_loader import BadSamplesError, JestDataset, UniformSelector
-from jest_loader.adapters.decoders import decode
 from jest_loader.adapters.images import DecodeImages
+from jest_loader.adapters.images.decoders import decode
 
 HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
 needs_simplejpeg = pytest.mark.skipif(not HAS_SIMPLEJPEG, reason="simplejpeg is not installed")

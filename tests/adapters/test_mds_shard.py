@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jest_loader.adapters.mds_shard import cells, decode
+from jest_loader.adapters.mds.shard import cells, decode
 
 
 def shard(rows: list[list[bytes]]) -> bytes:

@@ -5,8 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jest_loader.adapters.mds import MdsSource
-from jest_loader.adapters.mds_stream import MdsStream
+from jest_loader.adapters.mds import MdsSource, MdsStream
 from jest_loader.pack import write_mds
 
 NUM_ROWS = 120

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jest_loader.adapters.order import BlockOrder, Part, Window
+from jest_loader.adapters.blocks.order import BlockOrder, Part, Window
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])
 

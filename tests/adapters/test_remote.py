@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from jest_loader.adapters.remote import RemoteFolder
+from jest_loader.adapters.mds.remote import RemoteFolder
 
 FILES = {f"shard.{n}": bytes([n]) * 1000 for n in range(5)}
 SIZES = {name: len(data) for name, data in FILES.items()}
@@ -62,7 +62,7 @@ def test_a_download_that_fails_is_tried_again(folder, tmp_path, monkeypatch):
             raise ConnectionError("reset")
         to.write_bytes(FILES["shard.0"])
 
-    monkeypatch.setattr("jest_loader.adapters.remote._by_streaming", flaky)
+    monkeypatch.setattr("jest_loader.adapters.mds.remote._by_streaming", flaky)
     remote = RemoteFolder(str(folder), tmp_path / "local")
     assert remote.fetch("shard.0").read_bytes() == FILES["shard.0"]
     assert len(attempts) == 3
@@ -73,7 +73,7 @@ def test_a_file_appears_once_it_is_whole(folder, tmp_path, monkeypatch):
         to.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jest_loader.adapters.remote._by_streaming", killed)
+    monkeypatch.setattr("jest_loader.adapters.mds.remote._by_streaming", killed)
     with pytest.raises(KeyboardInterrupt):
         RemoteFolder(str(folder), tmp_path / "local").fetch("shard.0")
     assert here(tmp_path / "local") == []

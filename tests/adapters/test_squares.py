@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from jest_loader.adapters.squares import Squares
+from jest_loader.adapters.images.squares import Squares
 
 
 def noise(height, width, channels, seed):

@@ -15,13 +15,13 @@ from jest_loader.clip.commands.cache import (
     cache_command,
     verify_command,
 )
-from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds, write_zarr
-from jest_loader.scorers.cache_format import read_manifest
-from jest_loader.scorers.models import FrozenReference
+from jest_loader.reference_cache.format import read_manifest
+from jest_loader.scoring.models import FrozenReference
 
 MODEL = ModelConfig(
     image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,

@@ -8,13 +8,13 @@ import torch
 
 from jest_loader.clip import selection
 from jest_loader.clip import train as training
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
-from jest_loader.clip.selection import proxy_of
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
-from jest_loader.scorers.learnability import HardLearner
-from jest_loader.scorers.models import OnlineProxy
+from jest_loader.scoring.learnability import HardLearner
+from jest_loader.scoring.models import OnlineProxy
 from tests.clip_runs import config_for
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.models.open_clip_architecture import resolve
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 

@@ -11,16 +11,23 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from jest_loader.adapters.images import DecodeImages
-from jest_loader.cache import build
-from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Decode, Prepare, PrepareCandidates, Tokenize, open_shards
+from jest_loader.bad_samples import BadSamplesError
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.loading.build import build_loader
+from jest_loader.clip.loading.cache import inputs_of
+from jest_loader.clip.loading.columns import (
+    Decode,
+    Prepare,
+    PrepareCandidates,
+    Tokenize,
+    open_shards,
+)
 from jest_loader.clip.models.towers import ModelConfig, TwoTower
-from jest_loader.clip.reference_cache import inputs_of
-from jest_loader.clip.selection import build_loader
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
+from jest_loader.embeddings import Embeddings
 from jest_loader.pack import PackConfig, pack, write_mds
-from jest_loader.protocols import BadSamplesError, Embeddings
+from jest_loader.reference_cache import build
 
 MODEL = ModelConfig(
     image_size=8, channels=3, patch_size=4, vision_width=16, vision_depth=1,
@@ -84,7 +91,7 @@ def one_epoch(shards: Path, out: Path, name: str) -> TrainConfig:
 @pytest.fixture
 def decoded(monkeypatch) -> list[object]:
     """Grows by one with each image that is decoded."""
-    import jest_loader.adapters.images as module
+    import jest_loader.adapters.images.decode_images as module
 
     calls: list[object] = []
     decode = module.decode

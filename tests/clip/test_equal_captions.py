@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jest_loader.clip.config import DataConfig
-from jest_loader.clip.gradients import backward
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig
+from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.models.towers import TwoTower
-from jest_loader.clip.selection import build_loader
-from jest_loader.clip.selection_config import SelectionConfig
+from jest_loader.clip.step.gradients import backward
 from jest_loader.clip.train import train
-from jest_loader.distributed import Ranks
 from jest_loader.ops.losses import contrastive_loss
+from jest_loader.ranks.ranks import Ranks
 from tests.clip_runs import MODEL, config_for
 
 LOW = SelectionConfig(score_patch_size=8, low_resolution_fraction=0.25)

@@ -13,7 +13,7 @@ from jest_loader.clip.commands.cache import (
 )
 from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
 from jest_loader.clip.commands.export import ExportConfig, export_command
-from jest_loader.clip.evaluation.held_out_config import EvaluationConfig
+from jest_loader.clip.config.held_out import EvaluationConfig
 from jest_loader.clip.train import describe, train
 from jest_loader.pack import write_mds
 from tests.clip_runs import COLUMNS, config_for, rows

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import normalize, softplus
 
 from jest_loader import Embeddings
-from jest_loader.clip.global_loss import global_loss
-from jest_loader.distributed import ranks_of
+from jest_loader.clip.step.global_loss import global_loss
 from jest_loader.ops import reference
 from jest_loader.ops.losses import contrastive_loss
+from jest_loader.ranks.ranks import ranks_of
 from jest_loader.testing import simulate_ranks
 
 SIZES = [(13,), (7, 6), (5, 1, 7), (4, 4, 4)]

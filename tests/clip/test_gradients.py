@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from jest_loader.clip.config import DataConfig
-from jest_loader.clip.gradients import backward
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.processes import in_ddp
-from jest_loader.clip.selection_config import SelectionConfig
-from jest_loader.distributed import Ranks, ranks_of
+from jest_loader.clip.step.gradients import backward
+from jest_loader.embeddings import Embeddings
 from jest_loader.ops.losses import contrastive_loss
-from jest_loader.protocols import Embeddings
+from jest_loader.ranks.ranks import Ranks, ranks_of
 from tests.clip_runs import MODEL, config_for
 from tests.processes import launch
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from jest_loader.clip.config.held_out import EvaluationConfig, HeldOutSet, held_out_sets
 from jest_loader.clip.evaluation.held_out import read_held_out
-from jest_loader.clip.evaluation.held_out_config import EvaluationConfig, HeldOutSet, held_out_sets
 from jest_loader.pack import write_mds, write_zarr
 from tests.clip_runs import MODEL
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch.nn.functional import dropout, normalize
 
+from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.journal.logs import LogConfig
 from jest_loader.clip.models.towers import TwoTower
-from jest_loader.clip.selection_config import SelectionConfig
 from tests.clip_runs import config_for
 from tests.processes import CONTEXT
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
+from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.journal.logs import LogConfig, flat, open_logs
 from jest_loader.clip.journal.progress import Progress
-from jest_loader.clip.selection_config import SelectionConfig
+from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
-from jest_loader.program import Stopped
 from tests.clip_runs import config_for
 
 JOINT = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)

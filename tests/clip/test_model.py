@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax, logsigmoid
 
-from jest_loader.clip.data import augment
+from jest_loader.clip.loading.columns import augment
 from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
 from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.ops.losses import contrastive_loss

@@ -15,15 +15,15 @@ from torch.nn.functional import interpolate, normalize
 
 from jest_loader.clip.commands.cache import CacheConfig, VerifyConfig, cache_command, verify_command
 from jest_loader.clip.commands.export import ExportConfig, export_command
-from jest_loader.clip.config import DataConfig, OptimizerConfig, TrainConfig
-from jest_loader.clip.data import Prepare
+from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.loading.columns import Prepare
 from jest_loader.clip.models.open_clip_architecture import resolve
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
+from jest_loader.cost.shapes import KNOWN_MODELS
 from jest_loader.pack import write_mds
-from jest_loader.shapes import KNOWN_MODELS
 from tests.clip_runs import MODEL
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
-from jest_loader.clip.average import AverageWeights
 from jest_loader.clip.evaluation.evaluate import evaluate
-from jest_loader.clip.optimizer import OptimizerConfig, build_optimizer, schedule
+from jest_loader.clip.step.average import AverageWeights
+from jest_loader.clip.step.optimizer import OptimizerConfig, build_optimizer, schedule
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 

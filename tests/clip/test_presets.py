@@ -13,9 +13,9 @@ import tyro
 from PIL import Image
 
 from jest_loader.clip.commands.train import train_command
-from jest_loader.clip.config import TrainConfig
-from jest_loader.clip.presets import Preset, preset
-from jest_loader.clip.selection import super_batch_size
+from jest_loader.clip.config.presets import Preset, preset
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.build import super_batch_size
 from jest_loader.clip.train import train
 from jest_loader.demo.icons import ICON_SIZE
 from jest_loader.pack import write_mds

@@ -15,14 +15,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from jest_loader.clip.config import DataConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig
+from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
-from jest_loader.clip.watched import WatchedColumns
-from jest_loader.distributed import Ranks
 from jest_loader.pack import write_mds
+from jest_loader.ranks.ranks import Ranks
 from jest_loader.testing import simulate_ranks
 from tests.clip_runs import COLUMNS, config_for, rows
 from tests.processes import launch

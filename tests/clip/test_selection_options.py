@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 import jest_loader.clip.train as module
-from jest_loader.clip.config import DataConfig, TrainConfig
+from jest_loader.clip.config.proxy import ProxyConfig
+from jest_loader.clip.config.schedule import ScheduleConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
+from jest_loader.clip.loading.build import build_loader, example_cost, proxy_of
+from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.models.towers import TwoTower
-from jest_loader.clip.proxy_config import ProxyConfig
-from jest_loader.clip.reference_cache import build_reference_cache
-from jest_loader.clip.schedule_config import ScheduleConfig
-from jest_loader.clip.selection import build_loader, example_cost, proxy_of
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import train
-from jest_loader.cost import selection_flops
+from jest_loader.cost.flops import selection_flops
 from jest_loader.pack import write_mds
 from tests.clip_runs import MODEL, config_for
 

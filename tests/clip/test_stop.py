@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
-from jest_loader.clip.stop import Stop
+from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.clip.train import train
-from jest_loader.program import Stopped
 from tests.clip_runs import config_for
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from jest_loader.clip.config import DataConfig, OptimizerConfig
-from jest_loader.clip.data import Prepare, PreparedSource, open_shards
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import DataConfig, OptimizerConfig
+from jest_loader.clip.loading.build import build_loader, example_cost
+from jest_loader.clip.loading.cache import build_reference_cache
+from jest_loader.clip.loading.columns import Prepare, PreparedSource, open_shards
 from jest_loader.clip.models.towers import TwoTower
-from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.selection import build_loader, example_cost
-from jest_loader.clip.selection_config import SelectionConfig
 from jest_loader.clip.train import describe, train
+from jest_loader.loader.telemetry import Counts
 from jest_loader.pack import write_mds
-from jest_loader.telemetry import Counts
 from tests.clip_runs import MODEL, config_for
 
 
@@ -296,7 +296,7 @@ def test_metrics_are_written_again_where_they_are_missing(shards, tmp_path):
 
 
 def test_training_images_are_shifted_differently_at_each_step(shards, tmp_path, monkeypatch):
-    import jest_loader.clip.gradients as module
+    import jest_loader.clip.step.gradients as module
 
     seeds = []
     monkeypatch.setattr(module, "augment", lambda image, seed: (seeds.append(seed), image)[1])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jest_loader.clip import train as training
+from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.train import train
-from jest_loader.clip.watched import WatchedColumns
-from jest_loader.distributed import Ranks
 from jest_loader.pack import write_mds
+from jest_loader.ranks.ranks import Ranks
 from tests.clip_runs import COLUMNS, config_for, rows
 
 

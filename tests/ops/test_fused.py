@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from jest_loader import Embeddings, FactoredScores, JointSelector
-from jest_loader.ops import noise, reference
+from jest_loader.ops import noise, plain
 from tests.helpers import random_embeddings
 
 fused = pytest.importorskip("jest_loader.ops.fused", reason="needs Triton")
@@ -47,7 +47,7 @@ def errors(low: Embeddings, chunk: torch.Tensor, name: str) -> list[float]:
     exact = replace(low, image=low.image.double(), text=low.text.double())
     fused_sums, plain_sums, exact_sums = (
         getattr(pairs, name)(pairs.rows(chunk))
-        for pairs in (fused.Pairs(low), reference.Pairs(low), reference.Pairs(exact))
+        for pairs in (fused.Pairs(low), plain.Pairs(low), plain.Pairs(exact))
     )
     assert fused_sums.shape == exact_sums.shape
     return [(sums - exact_sums).abs().max().item() for sums in (fused_sums, plain_sums)]
@@ -122,7 +122,7 @@ def test_a_chunk_may_be_of_other_candidates(name, width):
         for rows in (slice(50), slice(50, 90))
     )
     chunk = torch.arange(3, 40, 2, device=DEVICE)
-    for form in (fused, reference):
+    for form in (fused, plain):
         foreign = getattr(form.Pairs(here), name)(form.Pairs(there).rows(chunk))
         whole = form.Pairs(low)
         own = getattr(whole, name)(whole.rows(chunk + 50))
@@ -141,15 +141,15 @@ def test_pairs_of_one_group_are_left_out(name, num_groups, monkeypatch):
     ids = (ids.sort().values * 2**40).to(DEVICE)
     chunk = torch.arange(5, 199, 2, device=DEVICE)
     exact = replace(low, image=low.image.double(), text=low.text.double())
-    found, plain, expected = (
-        getattr(pairs, name)(pairs.rows(chunk), reference.Groups(ids, ids[chunk])).double()
-        for pairs in (fused.Pairs(low), reference.Pairs(low), reference.Pairs(exact))
+    found, in_plain, expected = (
+        getattr(pairs, name)(pairs.rows(chunk), plain.Groups(ids, ids[chunk])).double()
+        for pairs in (fused.Pairs(low), plain.Pairs(low), plain.Pairs(exact))
     )
     z = exact.scale * exact.image @ exact.text.T + exact.bias
     z = torch.stack([z, z.T]).masked_fill(ids[:, None] == ids, -torch.inf)[:, :, chunk]
     by_hand = z.logsumexp(2) if name == "softmax_normalisers" else z.exp().log1p().sum((0, 2))
     torch.testing.assert_close(expected, by_hand)
-    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(in_plain, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert found.isfinite().all() == (num_groups > 1 or name == "sigmoid_loss")
 

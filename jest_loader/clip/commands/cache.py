@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jest_loader.cache import Manifest, model_fingerprint, verify
 from jest_loader.checks import whole
-from jest_loader.clip.config import DataConfig
-from jest_loader.clip.data import open_shards
+from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.train import DataConfig
+from jest_loader.clip.loading.cache import build_reference_cache
+from jest_loader.clip.loading.columns import open_shards
+from jest_loader.clip.loading.reference import open_clip_reference
 from jest_loader.clip.models.model import ClipModel
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.processes import choose_device
-from jest_loader.clip.reference import open_clip_reference
-from jest_loader.clip.reference_cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
 from jest_loader.protocols import Loss
-from jest_loader.scorers.cache_format import read_manifest
+from jest_loader.reference_cache import Manifest, model_fingerprint, verify
+from jest_loader.reference_cache.format import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

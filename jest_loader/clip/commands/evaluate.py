@@ -5,9 +5,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from jest_loader.clip.config.held_out import EvaluationConfig, held_out_sets
 from jest_loader.clip.evaluation.evaluate import evaluate_all
 from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
-from jest_loader.clip.evaluation.held_out_config import EvaluationConfig, held_out_sets
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
 

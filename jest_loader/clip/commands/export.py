@@ -10,7 +10,7 @@ from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import CONFIG_FILE, WEIGHTS_FILE
 from jest_loader.clip.saving import checkpoint
-from jest_loader.output import new_folder
+from jest_loader.files import new_folder
 
 
 @dataclass(frozen=True)

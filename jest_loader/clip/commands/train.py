@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Annotated, Any, get_args
 
 from jest_loader.clip.commands.flags import with_flags
-from jest_loader.clip.config import DataConfig, TrainConfig
-from jest_loader.clip.presets import Preset, preset
+from jest_loader.clip.config.presets import Preset, preset
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.train import describe, train
 
 

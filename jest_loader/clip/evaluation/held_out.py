@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.bad_samples import BadSamplesError, listed
 from jest_loader.batch import take
-from jest_loader.clip.config import DataConfig
-from jest_loader.clip.data import Prepare, ShardSource, open_shards
+from jest_loader.clip.config.held_out import HeldOutSet
+from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
-from jest_loader.clip.evaluation.held_out_config import HeldOutSet
+from jest_loader.clip.loading.columns import Prepare, ShardSource, open_shards
 from jest_loader.clip.models.architecture import Architecture
-from jest_loader.protocols import BadSamplesError
-from jest_loader.skipped import listed
 
 _BLOCK_IMAGES, _BLOCK_BYTES = 1024, 1 << 24  # The most that is decoded at once.
 _KEPT_BYTES = 1 << 30  # The most pixels of a set that stay in memory between evaluations.

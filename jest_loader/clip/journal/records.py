@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jest_loader.clip.finite_check import StepValues
-from jest_loader.telemetry import SelectionStats
+from jest_loader.clip.step.finite_check import StepValues
+from jest_loader.loader.telemetry import SelectionStats
 
 if TYPE_CHECKING:
     from jest_loader.clip.train import Run

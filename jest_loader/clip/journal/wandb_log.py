@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from jest_loader.clip.journal.logs import flat
 from jest_loader.clip.saving import checkpoint
-from jest_loader.program import Stopped
+from jest_loader.clip.stop import Stopped
 
 
 class WandbLog:

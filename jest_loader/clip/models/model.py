@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from jest_loader.protocols import Embeddings
+from jest_loader.embeddings import Embeddings
 
 if TYPE_CHECKING:
     from jest_loader.clip.models.architecture import Architecture

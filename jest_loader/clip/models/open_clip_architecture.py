@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.models.architecture import Tokenizer
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import find
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer

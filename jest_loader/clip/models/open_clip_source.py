@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jest_loader.clip.models.open_clip_config import OpenClipConfig
+from jest_loader.clip.config.open_clip import OpenClipConfig
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

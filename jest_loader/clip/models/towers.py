@@ -13,8 +13,8 @@ from jest_loader.clip.models.conv import ConvTower, conv_flops, smallest_width
 from jest_loader.clip.models.flexi import as_pixels, resize_kernel, resize_positions
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
+from jest_loader.cost.shapes import ModelShape, TextShape, VisionShape
 from jest_loader.protocols import Loss
-from jest_loader.shapes import ModelShape, TextShape, VisionShape
 
 
 @dataclass(frozen=True)

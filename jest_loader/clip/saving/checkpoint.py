@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jest_loader.clip.config import DataConfig, TrainConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jest_loader.clip.config import TrainConfig
+from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.saving import checkpoint
 
 _NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jest_loader.clip.journal.records import Evaluation
-from jest_loader.clip.selection import proxy_of
+from jest_loader.clip.loading.build import proxy_of
 
 if TYPE_CHECKING:
     from jest_loader.clip.train import Run

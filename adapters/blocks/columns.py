@@ -1,0 +1,97 @@
+"""Columns, as a source delivers them: NumPy arrays, ``RaggedBytes``, or lists of str or bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jest_loader.adapters.blocks.order import Int64Array
+from jest_loader.ragged import RaggedBytes
+
+Column = NDArray[Any] | RaggedBytes | list[str] | list[bytes]
+Columns = dict[str, Column]
+
+
+class Rows(Protocol):
+    """Rows that a source has read and not yet delivered, in whatever form costs least."""
+
+    def take(self, rows: Int64Array) -> Columns:
+        """The given rows (int64 [n]), in that order, as columns that share no array with others."""
+        ...
+
+
+class Scratch:
+    """Memory that one window after another is read into.
+
+    Fresh memory is not free: for large arrays the kernel hands out and clears new pages each time,
+    which can take longer than reading into them.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of any content; it takes the place of the last one of that name."""
+        num_bytes = dtype.itemsize * prod(shape)
+        if name not in self._memory or self._memory[name].nbytes < num_bytes:
+            self._memory.pop(name, None)  # before its successor is allocated
+            self._memory[name] = np.empty(num_bytes, np.uint8)
+        return self._memory[name][:num_bytes].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows held as columns.
+
+    Args:
+        columns: Name to column, all of one length.
+    """
+
+    columns: Columns
+
+    def take(self, rows: Int64Array) -> Columns:
+        """See ``Rows``."""
+        return {name: _take(column, rows) for name, column in self.columns.items()}
+
+
+def choose_columns(
+    available: Sequence[str], columns: Sequence[str] | None, path: object
+) -> list[str]:
+    """``columns``, checked, in the data set's order; all that are available if None."""
+    if columns is None:
+        return list(available)
+    if isinstance(columns, str):
+        raise ValueError(f"columns must be a list of names, got {columns!r}; use [{columns!r}]")
+    unknown = sorted(set(columns) - set(available))
+    if unknown or not columns:
+        raise ValueError(
+            f"columns must be some of those in {path}, {list(available)}, got {list(columns)}"
+        )
+    return [name for name in available if name in columns]
+
+
+def join(parts: Sequence[Columns]) -> Columns:
+    """The rows of all parts, in that order; the parts themselves if there is but one."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: join_column([part[name] for part in parts]) for name in parts[0]}
+
+
+def join_column(columns: Sequence[Any]) -> Any:
+    """One column with the rows of all, in that order."""
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    if isinstance(columns[0], RaggedBytes):
+        return RaggedBytes.concat(columns)
+    return [value for column in columns for value in column]
+
+
+def _take(column: Column, rows: Int64Array) -> Any:
+    if isinstance(column, np.ndarray):
+        return column[rows]
+    if isinstance(column, RaggedBytes):
+        return column.take(rows)
+    return [column[row] for row in rows.tolist()]

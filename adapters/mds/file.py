@@ -1,0 +1,189 @@
+"""A shard's file: mapped into memory or decompressed, and checked against the index.
+
+Mapped, a shard costs address space and no copy, and rows that are not looked at are not read. Two
+things have to be seen to:
+
+- A file that shrinks while it is mapped kills the process (SIGBUS) when what was cut off is read.
+  So its size is checked when it is opened and again before each batch is taken from it. Deleting a
+  file, or renaming another over it, is safe: the mapping keeps the old one.
+- A file may change after its hash was checked. The hash is checked when a shard is first opened,
+  and again whenever its size, time stamps or inode have changed since.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from jest_loader.adapters.mds.remote import RemoteFolder
+
+if TYPE_CHECKING:
+    from streaming.base.format.base.reader import FileInfo
+    from streaming.base.format.mds.reader import MDSReader
+
+_HASHES_BY_SPEED = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "md5", "sha256")
+
+
+class Stamp(NamedTuple):
+    """What tells a file from another, and from itself before it was changed."""
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True)
+class ShardBytes:
+    """The bytes of a shard, decompressed.
+
+    Args:
+        path: The file that they come from, to name it in messages.
+        data: The bytes, read-only.
+        stamp: What tells the mapped file from another; None if the bytes are a copy in memory.
+    """
+
+    path: Path
+    data: memoryview
+    stamp: Stamp | None
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether holding the bytes costs no memory."""
+        return self.stamp is not None
+
+    def check_not_cut(self) -> None:
+        """Refuse to go on with a mapped file that has shrunk: to touch it could kill the process.
+
+        Raises:
+            ValueError: if it has.
+        """
+        if self.stamp is None:
+            return
+        try:
+            now = _stamp(self.path)
+        except FileNotFoundError:  # deleted, which leaves the mapping whole
+            return
+        if now.inode == self.stamp.inode and now.size < len(self.data):
+            raise ValueError(
+                f"shard {self.path} was cut from {len(self.data)} to {now.size} bytes while it was "
+                "being read; fetch it again, and replace files by renaming new ones over them"
+            )
+
+
+class ShardFiles:
+    """Opens the shards of a data set; remembers which of its files were found to be as they should.
+
+    Args:
+        path: The folder that holds them.
+        remote: Where the folder's files are fetched from; None if all are there.
+    """
+
+    def __init__(self, path: Path, remote: RemoteFolder | None = None) -> None:
+        self._path = path
+        self._remote = remote
+        self._verified: dict[str, Stamp] = {}
+
+    def open(self, shard: "MDSReader") -> ShardBytes:
+        """A shard, checked; one that was fetched and is damaged is fetched once more.
+
+        Raises:
+            FileNotFoundError: if it is missing.
+            ValueError: if it is not what the index describes.
+            OSError: if it cannot be fetched.
+        """
+        try:
+            return self._open(shard)
+        except (ValueError, FileNotFoundError):
+            if self._remote is None:
+                raise
+            # Damaged when it was fetched or since, or dropped by another process to make room.
+            self._remote.drop((shard.zip_data or shard.raw_data).basename)
+            return self._open(shard)
+
+    def _open(self, shard: "MDSReader") -> ShardBytes:
+        raw, packed = shard.raw_data, shard.zip_data
+        if packed is None or (self._remote is None and (self._path / raw.basename).is_file()):
+            path, stamp = self._find(raw)
+            data, is_mapped = _map(path, raw.bytes)
+            _check(data, raw, str(path), hashed=self._is_new(raw, stamp))
+            self._verified[raw.basename] = stamp
+            return ShardBytes(path, data, stamp if is_mapped else None)
+        path, stamp = self._find(packed)
+        is_new = self._is_new(packed, stamp)
+        stored = path.read_bytes()
+        _check(stored, packed, str(path), hashed=is_new)
+        data = _decompress(stored, shard.compression, path)
+        _check(data, raw, f"{path}, decompressed,", hashed=is_new)
+        self._verified[packed.basename] = stamp
+        return ShardBytes(path, data, None)
+
+    def _find(self, info: "FileInfo") -> tuple[Path, Stamp]:
+        path = self._path / info.basename
+        if self._remote is not None:
+            path = self._remote.fetch(info.basename)
+        try:
+            stamp = _stamp(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"shard {path} is in the index but not in the folder; fetch it again"
+            ) from error
+        _check_size(stamp.size, info, str(path))
+        return path, stamp
+
+    def _is_new(self, info: "FileInfo", stamp: Stamp) -> bool:
+        return self._verified.get(info.basename) != stamp
+
+
+def _stamp(path: Path) -> Stamp:
+    found = os.stat(path)
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _map(path: Path, num_bytes: int) -> tuple[memoryview, bool]:
+    """The file's bytes, and whether they are mapped rather than read."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        with path.open("rb") as file:
+            # Rows will be looked at in any order, which would read a cold file page by page.
+            os.posix_fadvise(file.fileno(), 0, num_bytes, os.POSIX_FADV_WILLNEED)
+    try:
+        # Unlike Python's mmap, this keeps no file descriptor, of which a window could need
+        # thousands. The mapping is private; it is handed out read-only all the same.
+        mapped = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
+    except RuntimeError:  # a file system that cannot map, too many mappings, or a file just cut
+        return memoryview(path.read_bytes()), False
+    return mapped.numpy().data.toreadonly(), True
+
+
+def _decompress(stored: bytes, compression: str | None, path: Path) -> memoryview:
+    from streaming.base.compression import decompress
+
+    try:
+        return memoryview(decompress(compression, stored))
+    except Exception as error:  # each codec raises exceptions of its own
+        raise ValueError(f"{path} cannot be decompressed: {error}; fetch it again") from error
+
+
+def _check(data: "bytes | memoryview", info: "FileInfo", name: str, *, hashed: bool) -> None:
+    """Compare with the size and, if ``hashed`` and there is any, one of the hashes in the index."""
+    from streaming.base.hashing import get_hash
+
+    _check_size(len(data), info, name)
+    algorithms = [name for name in _HASHES_BY_SPEED if name in info.hashes] or sorted(info.hashes)
+    for algorithm in algorithms[:1] if hashed else []:
+        found = get_hash(algorithm, data)  # type: ignore[arg-type]  # any buffer will do
+        if found != info.hashes[algorithm]:
+            raise ValueError(
+                f"shard {name} must have the {algorithm} {info.hashes[algorithm]} as the index "
+                f"says, got {found}; fetch it again"
+            )
+
+
+def _check_size(num_bytes: int, info: "FileInfo", name: str) -> None:
+    if num_bytes != info.bytes:
+        raise ValueError(
+            f"shard {name} must have {info.bytes} bytes as the index says, got {num_bytes}; fetch "
+            "it again"
+        )

@@ -1,0 +1,69 @@
+"""Means of columns over the sub-batches trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jest_loader.batch import Batch
+from jest_loader.ranks.ranks import Ranks
+
+
+class WatchedColumns:
+    """Running means of columns of numbers; asking for them starts them anew.
+
+    Args:
+        names: The columns.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._sums = dict.fromkeys(names, 0.0)
+        self._count = 0
+
+    def add(self, batch: Batch, ranks: Ranks) -> None:
+        """Count in the rows of the batches of all ranks, which call this at once.
+
+        Raises:
+            ValueError: if a column does not hold one number per example.
+        """
+        if not self._sums:
+            return
+        sums = [float(_numbers(name, batch[name]).sum()) for name in self._sums]
+        found = [float(len(batch["caption"])), *sums]
+        count, *sums = ranks.all_gather(torch.tensor(found, dtype=torch.float64)).sum(0).tolist()
+        for name, total in zip(self._sums, sums, strict=True):
+            self._sums[name] += total
+        self._count += int(count)
+
+    def means(self) -> dict[str, float]:
+        """The means since they were last asked for; empty if nothing was trained on since."""
+        means = {name: total / self._count for name, total in self._sums.items() if self._count}
+        self.load_state_dict({})
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and how many rows are in them."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; an empty one is the start."""
+        self._sums |= dict.fromkeys(self._sums, 0.0) | state_dict.get("sums", {})
+        self._count = state_dict.get("count", 0)
+
+
+def _numbers(name: str, column: Any) -> NDArray[np.float64]:
+    values = np.asarray(column)
+    if values.dtype.kind in "biufU" and values.ndim == 1:
+        try:
+            # Of text too, as `jest-loader pack` keeps columns.
+            numbers = values.astype(np.float64)
+        except ValueError:
+            numbers = np.array([np.nan])
+        if np.isfinite(numbers).all():
+            return numbers
+    raise ValueError(
+        f"data.watch_columns must hold one finite number per example, but column {name!r} holds "
+        f"{values.dtype} of shape {values.shape}, such as {values.tolist()[0]!r}; leave it out"
+    )

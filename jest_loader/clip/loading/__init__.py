@@ -1,0 +1,1 @@
+"""From shards to the ``JestDataset`` that the trainer reads."""

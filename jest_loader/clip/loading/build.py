@@ -1,0 +1,295 @@
+"""From the configuration to the ``JestDataset`` that the trainer reads, and what its steps cost."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from jest_loader.bad_samples import BadSamplesError, listed, skip_budget
+from jest_loader.batch import Batch, take
+from jest_loader.clip.config.schedule import num_batches
+from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.cache import open_reference_cache
+from jest_loader.clip.loading.columns import (
+    Decode,
+    PrepareCandidates,
+    PreparedSource,
+    ShardSource,
+    Tokenize,
+    open_shards,
+    refuse_unreadable,
+)
+from jest_loader.clip.loading.proxy import Proxy
+from jest_loader.clip.loading.reference import reference_architecture, reference_model
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.processes import per_rank
+from jest_loader.cost.flops import ExampleCost, selection_flops
+from jest_loader.embeddings import Embeddings
+from jest_loader.loader.dataset import JestDataset
+from jest_loader.loader.schedule import Schedule
+from jest_loader.protocols import Embedder, Scorer, Selector
+from jest_loader.reference_cache.format import read_manifest
+from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
+from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.selecting.selectors import (
+    IndependentSelector,
+    JointSelector,
+    TopKSelector,
+    UniformSelector,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) -> JestDataset:
+    """The training data, as sub-batches of this rank's share of ``config.data.batch_size``.
+
+    Raises:
+        ValueError: if the ranks do not divide a batch, the filter ratio does not make whole
+            super-batches, or a reference is missing.
+    """
+    batch_size = per_rank("data.batch_size", config.data.batch_size)
+    shards = open_shards(
+        config.data.train,
+        batch_size=batch_size,
+        shuffle=True,
+        window_rows=config.data.window_rows,
+        seed=config.seed,
+    )
+    largest = max(super_batch_size(config), _largest_super_batch(config))
+    too_few = ValueError(
+        f"{config.data.train} must hold at least one super-batch of {largest} "
+        f"examples, but has {shards.num_examples}; lower data.batch_size, "
+        "selection.filter_ratio or selection.schedule.final_filter_ratio"
+    )
+    if shards.num_examples < largest:
+        raise too_few
+    prepare, materialize = _decoding(config)
+    loader = JestDataset(
+        PreparedSource(shards, prepare),
+        _scorer(config, learner, shards, device),
+        _selector(config.selection),
+        super_batch_size=per_rank("a super-batch", super_batch_size(config)),
+        sub_batch_size=batch_size,
+        materialize=materialize,
+        seed=config.seed,
+        max_skipped_fraction=config.data.max_skipped_fraction,
+        overlap=config.selection.overlap,
+        schedule=_schedule(config),
+    )
+    if len(loader) == 0:
+        raise too_few
+    return loader
+
+
+def super_batch_size(config: TrainConfig) -> int:
+    """Candidates per step: the batch itself for uniform selection, else batch / (1 - filter ratio).
+
+    Raises:
+        ValueError: if that is not a whole number of batches.
+    """
+    if config.selection.selector == "uniform":
+        return config.data.batch_size
+    return num_batches(config.selection.filter_ratio) * config.data.batch_size
+
+
+def _largest_super_batch(config: TrainConfig) -> int:
+    """Candidates of the run's largest step, as far as a schedule says."""
+    ratio = config.selection.schedule.final_filter_ratio
+    return 0 if ratio is None else num_batches(ratio) * config.data.batch_size
+
+
+def _schedule(config: TrainConfig) -> Schedule | None:
+    selection = config.selection
+    return selection.schedule.schedule(config.steps, selection.filter_ratio, selection.gain)
+
+
+def _decoding(
+    config: TrainConfig,
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[Batch], Batch] | None]:
+    """What is done to batches as they are read, and to sub-batches once they are chosen.
+
+    Where all candidates are needed as pixels they are decoded once, while reading ahead.
+    Otherwise, only those chosen are decoded.
+    """
+    selection, model = config.selection, config.architecture
+    some_uniform = selection.selector == "uniform" or selection.schedule.has_uniform_steps
+    readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
+    if selection.selector == "uniform" or _scores_pixels(selection):
+        return PrepareCandidates(config.data, model), readable if some_uniform else None
+    tokenize, decode = Tokenize(config.data, model), Decode(model)
+    return tokenize, partial(readable, decode=decode) if some_uniform else decode
+
+
+def _scores_pixels(selection: SelectionConfig) -> bool:
+    """Whether a model looks at the candidates' images."""
+    cached_only = selection.reference_cache is not None and not selection.has_live_reference
+    return selection.score != "easy_reference" or not cached_only
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _readable(
+    batch: Batch, max_skipped_fraction: float, decode: Callable[[Batch], Batch] = _as_it_is
+) -> Batch:
+    """The batch, decoded, without rows that cannot be.
+
+    Uniform selection has no other candidates to put in their places. More than may be skipped are
+    left to ``JestDataset`` to refuse.
+    """
+    try:
+        refuse_unreadable(batch)
+        return decode(batch)
+    except BadSamplesError as error:
+        size = len(batch["caption"])
+        if (
+            len(error.reasons) > skip_budget(size, max_skipped_fraction)
+            or len(error.reasons) == size
+        ):
+            raise
+        _LOG.warning("left out of a batch of %d: %s", size, listed(error.reasons, batch))
+        good = torch.tensor([row for row in range(size) if row not in error.reasons])
+        return decode(take(batch, good))
+
+
+def _embed_readable(
+    model: nn.Module, batch: Batch, patch_size: int | None = None, image_size: int | None = None
+) -> Embeddings:
+    """What the model makes of the batch, unless it holds images that could not be decoded."""
+    refuse_unreadable(batch)
+    assert isinstance(model, ClipModel)
+    return model.embed(batch, patch_size, image_size)
+
+
+def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
+    """Flops per example of this run, by the cost model."""
+    selection, forward = config.selection, model.forward_flops()
+    low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
+    num_low, batch_size = num_at_low_resolution(config), config.data.batch_size
+    training = 3 * (forward + (low - forward) * num_low / batch_size)
+    if selection.selector == "uniform":
+        return ExampleCost(training, uniform=3 * forward)
+    uses_learner = selection.score != "easy_reference"
+    uses_reference = selection.score != "hard_learner"
+    runs_reference = uses_reference and selection.reference_cache is None
+    own_width, by_proxy = config.architecture.embed_dim, selection.scores_with == "proxy"
+    learners_width = selection.proxy.embed_dim if by_proxy else own_width
+    reference = reference_architecture(config) if runs_reference else None
+    reference_width = _reference_width(config, reference) if uses_reference else 0
+    widths = learners_width * uses_learner + reference_width
+    products = selection_flops(1, batch_size, widths, selection.num_chunks)
+    proxy = _proxy_flops(config)
+    return ExampleCost(
+        training=training,
+        scoring=(low if proxy is None else proxy) * uses_learner,
+        proxy=3 * (proxy or 0),
+        reference=0 if reference is None else reference.forward_flops(),
+        selection=products if selection.selector == "joint" else 0,
+        uniform=3 * forward,
+    )
+
+
+def num_at_low_resolution(config: TrainConfig) -> int:
+    """Examples of a sub-batch that are trained on at the resolution of scoring."""
+    return round(config.selection.low_resolution_fraction * config.data.batch_size)
+
+
+def _selector(selection: SelectionConfig) -> Selector:
+    match selection.selector:
+        case "joint":
+            return JointSelector(selection.num_chunks, selection.gain, quota=selection.quota)
+        case "independent":
+            return IndependentSelector(selection.gain, quota=selection.quota)
+        case "topk":
+            return TopKSelector(quota=selection.quota)
+        case "uniform":
+            return UniformSelector()
+
+
+def _scorer(
+    config: TrainConfig, learner: ClipModel, shards: ShardSource, device: torch.device
+) -> Scorer | None:
+    selection = config.selection
+    if selection.selector == "uniform":
+        return None
+    same = "caption" if selection.mask_equal_captions else None
+    match selection.score:
+        case "learnability":
+            scoring, reference = (
+                _learner(config, learner, device),
+                _reference(config, shards, device),
+            )
+            return Learnability(scoring, reference, config.loss, same)
+        case "easy_reference":
+            return EasyReference(_reference(config, shards, device), config.loss, same)
+        case "hard_learner":
+            return HardLearner(_learner(config, learner, device), config.loss, same)
+
+
+def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> LiveLearner:
+    """What scores as the learner."""
+    num_at_once = _num_at_once(config)
+    if config.selection.scores_with == "proxy":
+        return Proxy(config, _embed_readable, device, micro_batch_size=num_at_once)
+    return LiveLearner(learner, _embed(config.selection), micro_batch_size=num_at_once)
+
+
+def _num_at_once(config: TrainConfig) -> int:
+    # As many as in training: that much fits, and a CPU's caches like it (a third faster).
+    share = per_rank("data.batch_size", config.data.batch_size)
+    num_trained = min(share, config.data.micro_batch_size or share)
+    return config.selection.score_micro_batch_size or num_trained
+
+
+def proxy_of(loader: JestDataset) -> OnlineProxy | None:
+    """The small model that scores in the learner's place, whose weights must be saved too."""
+    learner = getattr(loader.scorer, "learner", None)
+    return learner if isinstance(learner, OnlineProxy) else None
+
+
+def _embed(selection: SelectionConfig) -> EmbedFunction:
+    """How the learner scores: at its own resolution, or at a lower one."""
+    low = (selection.score_patch_size, selection.score_image_size)
+    return lambda model, batch: _embed_readable(model, batch, *low)
+
+
+def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
+    selection = config.selection
+    live = None
+    if selection.has_live_reference:
+        model = reference_model(config).to(device)
+        live = FrozenReference(model, _embed_readable, micro_batch_size=_num_at_once(config))
+    if selection.reference_cache is not None:
+        return open_reference_cache(selection.reference_cache, config, shards, live, device)
+    if live is not None:
+        return live
+    raise ValueError(
+        f"the score {selection.score} needs a reference; set selection.reference_cache, "
+        "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "
+        "hard_learner"
+    )
+
+
+def _reference_width(config: TrainConfig, reference: Architecture | None) -> int:
+    """Of the embeddings of a reference that is run, or of its cache."""
+    if reference is not None:
+        return reference.embed_dim
+    assert config.selection.reference_cache is not None
+    width = read_manifest(config.selection.reference_cache).width
+    assert width is not None, "a cache of embeddings"
+    return width
+
+
+def _proxy_flops(config: TrainConfig) -> int | None:
+    """Forward of the proxy on an example; None where the learner scores."""
+    selection = config.selection
+    if selection.scores_with == "learner":
+        return None
+    return selection.proxy.model(config.model).forward_flops()

@@ -1,0 +1,91 @@
+"""The bundled trainer's reference cache: what it is made from, building and opening it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from jest_loader.batch import Batch
+from jest_loader.clip.config.train import DataConfig, TrainConfig
+from jest_loader.clip.loading.columns import Decode, ShardSource, Tokenize, open_shards
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.protocols import Embedder, Loss
+from jest_loader.reference_cache import Manifest, build
+from jest_loader.reference_cache.cached import CachedReference
+from jest_loader.reference_cache.format import read_manifest
+from jest_loader.scoring.models import FrozenReference
+
+
+def build_reference_cache(
+    path: Path,
+    data: DataConfig,
+    model: ClipModel,
+    loss: Loss,
+    *,
+    batch_size: int = 256,
+    chunk_rows: int = 1 << 15,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Manifest:
+    """Embed ``data.train`` with ``model``, which was trained with ``loss``, into ``path``.
+
+    Raises:
+        ValueError: as ``jest_loader.reference_cache.build``.
+    """
+    shards = open_shards(data.train, batch_size=batch_size, shuffle=False, drop_last=False)
+    return build(
+        path,
+        shards,
+        FrozenReference(model, prepare=_prepare(data, model.config)),
+        identity=inputs_of(data, model.config, loss),
+        chunk_rows=chunk_rows,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def open_reference_cache(
+    path: Path,
+    config: TrainConfig,
+    shards: ShardSource,
+    live: Embedder | None,
+    device: torch.device,
+) -> CachedReference:
+    """The cache at ``path``, once it is known to be that of a run's data and inputs.
+
+    Candidates that the reference could not use are left out, or embedded by ``live``.
+
+    Raises:
+        ValueError: if it is another's, or lacks some of the data and there is no ``live``.
+    """
+    num_rows = read_manifest(path).num_rows
+    expect = {
+        "data": shards.fingerprint(num_rows),
+        **inputs_of(config.data, config.architecture, config.loss),
+    }
+    cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
+    if num_rows < shards.num_examples and live is None:
+        raise ValueError(
+            f"{path} must hold all of {config.data.train}, but holds {num_rows} samples where "
+            f"that has {shards.num_examples}; build it again, or set "
+            "selection.reference_checkpoint or selection.reference_open_clip.name too, whose "
+            "model is then run on the others"
+        )
+    return cached
+
+
+def _prepare(data: DataConfig, model: Architecture) -> Callable[[Batch], Batch]:
+    """Makes columns that the towers take; ``BadSamplesError`` names rows that cannot be decoded."""
+    tokenize, decode = Tokenize(data, model), Decode(model)
+    return lambda batch: decode(tokenize(batch))
+
+
+def inputs_of(data: DataConfig, model: Architecture, loss: Loss) -> dict[str, str]:
+    """What a cache and a run must have in common, but for the data."""
+    return {
+        "preprocessing": f"column {data.image_column} to {model.preprocessing}",
+        "tokenizer": f"column {data.caption_column} to {model.tokenization}",
+        "context_length": str(model.context_length),
+        "loss": loss,
+    }

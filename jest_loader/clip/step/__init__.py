@@ -1,0 +1,1 @@
+"""What happens within a training step: loss, gradients, optimizer, the check for finite values."""

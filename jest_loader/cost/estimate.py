@@ -1,0 +1,154 @@
+"""``jest-loader cost``: what selection costs, before anyone spends a GPU hour."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from jest_loader.checks import whole
+from jest_loader.cost.flops import ExampleCost, Flops, selection_flops
+from jest_loader.cost.shapes import ModelShape, model_shape
+from jest_loader.loader.telemetry import Counts
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Say how many floating-point operations selection adds, and when it pays."""
+
+    model: str = "ViT-B-16"
+    """The learner: a name as in open_clip, or sizes such as 12x768@16/224+12x512@77 (depth x width
+    @ patch/image + depth x width @ tokens).
+    """
+
+    filter_ratio: float = 0.8
+    """Share of candidates left out."""
+
+    batch_size: int = 32768
+    """Examples trained on per step."""
+
+    num_chunks: int = 16
+    """Draws per sub-batch."""
+
+    score: Literal["learnability", "easy_reference", "hard_learner"] = "learnability"
+    """Learner loss less reference loss, minus the reference loss, or the learner loss."""
+
+    reference: Literal["cached", "live"] = "cached"
+    """Whether the reference's embeddings were computed before, or are on every super-batch."""
+
+    reference_model: str | None = None
+    """The reference, given like the model; None takes one of the learner's sizes."""
+
+    proxy_model: str | None = None
+    """A small model that is trained alongside and scores in the learner's place; None has none."""
+
+    context_length: int | None = None
+    """Tokens per caption in all models; None takes each model's own."""
+
+    score_patch: int | None = None
+    """Patch size at which the learner or its proxy scores; None takes the model's own."""
+
+    score_image: int | None = None
+    """Image size at which the learner or its proxy scores; None takes the model's own."""
+
+    low_resolution_fraction: float = 0.0
+    """Share of the sub-batch on which the learner trains at the patch and image size of scoring."""
+
+    json: bool = False
+    """Print one JSON document rather than a table."""
+
+    def __post_init__(self) -> None:
+        whole("batch_size", self.batch_size, 1)
+        whole("num_chunks", self.num_chunks, 1)
+        for name in ("context_length", "score_patch", "score_image"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        if not 0 <= self.filter_ratio < 1:
+            raise ValueError(
+                f"filter_ratio must be at least 0 and below 1, got {self.filter_ratio:g}"
+            )
+        if not 0 <= self.low_resolution_fraction <= 1:
+            raise ValueError(
+                f"low_resolution_fraction must be from 0 to 1, got {self.low_resolution_fraction:g}"
+            )
+        if self.low_resolution_fraction > 0 and not (self.score_patch or self.score_image):
+            raise ValueError(
+                "low_resolution_fraction needs the resolution; set score_patch or score_image"
+            )
+
+
+def estimate(config: CostConfig) -> ExampleCost:
+    """The cost of a set-up, per example.
+
+    Raises:
+        ValueError: if a model is not known, or its patches do not fit its images.
+    """
+    learner = _shape(config.model, config)
+    low = learner.at(patch_size=config.score_patch, image_size=config.score_image)
+    scorer, proxy_update = low, 0
+    if config.proxy_model is not None and config.score != "easy_reference":
+        proxy = _shape(config.proxy_model, config)
+        scorer = proxy.at(patch_size=config.score_patch, image_size=config.score_image)
+        proxy_update = 3 * scorer.forward_flops
+    reference = _shape(config.reference_model or config.model, config)
+    uses_learner = config.score != "easy_reference"
+    uses_reference = config.score != "hard_learner"
+    widths = scorer.embed_dim * uses_learner + reference.embed_dim * uses_reference
+    share, full = config.low_resolution_fraction, learner.forward_flops
+    return ExampleCost(
+        training=3 * ((1 - share) * full + share * low.forward_flops),
+        scoring=scorer.forward_flops * uses_learner,
+        reference=reference.forward_flops * (uses_reference and config.reference == "live"),
+        selection=selection_flops(1, config.batch_size, widths, config.num_chunks),
+        proxy=proxy_update,
+        uniform=3 * full,
+    )
+
+
+def describe(config: CostConfig) -> str:
+    """The cost of a step by part, and the iteration speed-up at which it breaks even.
+
+    Raises:
+        ValueError: as ``estimate``.
+    """
+    candidates = round(config.batch_size / (1 - config.filter_ratio))
+    step = estimate(config).flops(Counts(scored=candidates, trained=config.batch_size))
+    return _document(config, candidates, step) if config.json else _table(config, candidates, step)
+
+
+def _document(config: CostConfig, candidates: int, step: Flops) -> str:
+    document = {
+        "config": asdict(config),
+        "candidates": candidates,
+        "flops_per_step": asdict(step) | {"total": step.total},
+        "overhead": step.overhead,
+    }
+    return json.dumps(document, indent=1)
+
+
+def _table(config: CostConfig, candidates: int, step: Flops) -> str:
+    learner = _shape(config.model, config)
+    parts = {
+        "training": step.training,
+        "scoring": step.scoring,
+        "reference": step.reference,
+        "selection": step.selection,
+        "total": step.total,
+    }
+    lines = [
+        f"{config.model}: {learner.forward_flops / 1e9:,.1f} GFLOP to embed a pair (image "
+        f"{learner.vision.forward_flops / 1e9:,.1f}, text {learner.text.forward_flops / 1e9:,.1f})",
+        f"{config.batch_size:,} of {candidates:,} candidates per step",
+        "",
+        "part       TFLOP per step  of uniform training",
+        *(
+            f"{part:9}  {flops / 1e12:14,.2f}  {flops / step.uniform:19.3f}"
+            for part, flops in parts.items()
+        ),
+        "",
+        f"It pays if it reaches the goal in fewer than 1/{step.overhead:.2f} of the iterations "
+        f"({1 / step.overhead:.0%}).",
+    ]
+    return "\n".join(lines)
+
+
+def _shape(name: str, config: CostConfig) -> ModelShape:
+    return model_shape(name).at(context_length=config.context_length)

@@ -1,0 +1,300 @@
+"""JestDataset: the loop from super-batches to sub-batches, and its state.
+
+    source --> super-batch --> scorer --> scores --> selector --> sub-batch --> materialize
+
+One pass over the dataset is one epoch of the source. What is selected is a function of (seed,
+epoch, position) and the models; the state is that of the last sub-batch delivered.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from jest_loader.batch import Batch
+from jest_loader.checks import whole
+from jest_loader.loader.arguments import Arguments, check_stateful
+from jest_loader.loader.epoch import Pass
+from jest_loader.loader.position import Position
+from jest_loader.loader.schedule import Schedule
+from jest_loader.loader.super_batch import num_full_rows
+from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
+from jest_loader.protocols import Scorer, Selector, Source, Stateful
+from jest_loader.ranks.ranks import Ranks, ranks_of
+from jest_loader.selecting.selectors import JointSelector
+
+
+class JestDataset(IterableDataset[Batch]):
+    """Reads super-batches, scores the candidates and yields the sub-batch most worth training on.
+
+    Iterate it directly, in the training process. Each pass is the next epoch, also after an early
+    ``break``; ``set_epoch`` chooses another. Only the newest iterator is live.
+
+    Args:
+        source: Any iterable of batches of one size: a DataLoader, an MdsSource, a list. A batch is
+            a dict, tuple, list or dataclass (nested as you like) of tensors, arrays or lists with
+            one row per example. Where the source has ``set_epoch``, that is called at the start of
+            each pass.
+        scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
+            also learns from each sub-batch. None goes with ``UniformSelector`` only.
+        selector: Picks the sub-batch from the scores.
+        super_batch_size: Candidates of each rank, scored at once; a multiple of the source's batch.
+        sub_batch_size: Examples emitted, on each rank; the filter ratio is
+            1 - sub_batch_size / super_batch_size.
+        materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
+            in full. All of them count as trained, so it must not leave any out.
+        emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
+            sub-batch, a dict, as an ``Embeddings`` named ``"reference"``, for losses that distil
+            it (arXiv 2411.18674); not in uniform steps.
+        schedule: Changes filter ratio and gain over the run, and makes steps uniform.
+        overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
+            does so, on a CUDA stream of its own, with a copy of the weights from before that step.
+            A state saved in between discards the choice, so that a resumed run makes the same.
+        seed: From 0 to 2^63 - 1; changes what is drawn.
+        prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
+            on; 0 reads in the training loop's own thread.
+        stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error;
+            None waits for ever.
+        max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
+            less, that may be left out because their scores are not finite or ``materialize`` raised
+            ``BadSamplesError`` for them. Others take their places. 0 allows none.
+
+    Raises:
+        ValueError: if the sizes do not fit, or scorer and selector cannot go together.
+    """
+
+    def __init__(  # noqa: PLR0913, the parts and the keywords of a loader
+        self,
+        source: Source,
+        scorer: Scorer | None,
+        selector: Selector = JointSelector(),
+        *,
+        super_batch_size: int,
+        sub_batch_size: int,
+        materialize: Callable[[Batch], Any] | None = None,
+        emit: tuple[str, ...] = (),
+        schedule: Schedule | None = None,
+        overlap: bool = False,
+        seed: int = 0,
+        prefetch: int = 1,
+        stall_timeout_s: float | None = 1800.0,
+        max_skipped_fraction: float = 0.01,
+    ) -> None:
+        self._arguments = Arguments(
+            source,
+            scorer,
+            selector,
+            super_batch_size,
+            sub_batch_size,
+            materialize,
+            emit,
+            schedule,
+            overlap,
+            seed,
+            prefetch,
+            stall_timeout_s,
+            max_skipped_fraction,
+        )
+        self.ranks = Ranks()
+        self._delivered = Position()
+        self._measured: Measured | None = None
+        self._restored = False  # The next pass goes on from a loaded state.
+        self._pass: Pass | None = None  # The newest one: older iterators must not go on.
+        self._running = False
+        self._began = False  # Something was read.
+
+    @property
+    def source(self) -> Source:
+        """Where the candidates come from."""
+        return self._arguments.source
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What scores them."""
+        return self._arguments.scorer
+
+    @property
+    def super_batch_size(self) -> int:
+        """Candidates scored at once where no schedule says otherwise."""
+        return self._arguments.super_batch_size
+
+    @property
+    def sub_batch_size(self) -> int:
+        """Examples emitted at once."""
+        return self._arguments.sub_batch_size
+
+    @property
+    def counts(self) -> Counts:
+        """Examples loaded, scored, trained and dropped up to the last sub-batch delivered."""
+        return self._delivered.counts
+
+    @property
+    def stats(self) -> SelectionStats | None:
+        """What the last sub-batch delivered is worth and took; None before the first.
+
+        Waits for the device, so ask for it when you log, not at each step.
+        """
+        return None if self._measured is None else self._measured.stats()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last sub-batch delivered, or of the next one if a pass ended there."""
+        return self._delivered.epoch
+
+    @property
+    def filter_ratio(self) -> float:
+        """The share of candidates left out."""
+        return 1 - self.sub_batch_size / self.super_batch_size
+
+    def __len__(self) -> int:
+        """Sub-batches of the epoch that the dataset is in.
+
+        Raises:
+            TypeError: if the source has no length or no ``batch_size``.
+        """
+        self._find_ranks()
+        rows = num_full_rows(self.source)
+        if self._arguments.schedule is None:
+            return rows // self.super_batch_size
+        first = number = self._delivered.num_steps - self._delivered.super_batches
+        while rows >= (size := self._arguments.step(number).super_batch_size):
+            rows -= size
+            number += 1
+        return number - first
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass; nothing is read before the first ``next``.
+
+        Raises:
+            ValueError: inside a DataLoader worker; while iterating, if batches or scores do not
+                fit.
+            RuntimeError: while iterating, if a newer pass was started or a state loaded meanwhile.
+        """
+        if get_worker_info() is not None:
+            raise ValueError(
+                "JestDataset must run in the training process, where the models are, but was "
+                "iterated in a DataLoader worker; iterate it directly, or use "
+                "DataLoader(dataset, batch_size=None, num_workers=0)"
+            )
+        return self._run_pass()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next pass at the beginning of ``epoch``; does nothing while in that epoch.
+
+        Raises:
+            ValueError: if ``epoch`` is negative.
+        """
+        epoch = whole("epoch", epoch, 0)
+        at_start = self._delivered.super_batches == 0
+        if epoch == self._delivered.epoch and (at_start or self._restored or self._running):
+            return
+        self._supersede()
+        self._delivered = _start_of(epoch, self._delivered)
+        self._restored = False
+
+    def state_dict(
+        self,
+        num_samples: int | None = None,
+        from_beginning: bool | None = None,
+    ) -> dict[str, Any]:
+        """The state after the last sub-batch delivered; plain values if the source's state is.
+
+        It holds no weights: save the models, an online proxy among them, beside it. The arguments
+        are ignored; MosaicML Composer passes them.
+
+        Raises:
+            ValueError: if the source cannot save its state.
+        """
+        source = check_stateful(self.source)
+        self._find_ranks()
+        if self._pass is not None:
+            self._pass.choose_again()
+        position = self._delivered
+        if not (self._began or self._restored):  # The source may have an order of its own.
+            position = replace(position, source=source.state_dict())
+        return position.to_state(self._arguments.configuration(self.ranks.size))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make the next pass go on after the sub-batch at which the state was saved.
+
+        Raises:
+            ValueError: if the state is incomplete, of another version or of another configuration,
+                or the source cannot restore its part.
+        """
+        check_stateful(self.source)
+        self._find_ranks()
+        position = Position.from_state(state_dict, self._arguments.configuration(self.ranks.size))
+        self._supersede()
+        self._delivered = position
+        self._restored = True
+
+    def close(self) -> None:
+        """End the running pass and its reading ahead; another may be started."""
+        self._supersede()
+
+    def __enter__(self) -> "JestDataset":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run_pass(self) -> Iterator[Batch]:
+        self._supersede()
+        start = self._begin()
+        this_pass = self._pass = Pass(self._arguments, start, self.ranks)
+        self._running = self._began = True
+        try:
+            for delivery in this_pass:
+                self._delivered, self._measured = delivery.position, delivery.measured
+                yield delivery.sub_batch
+                self._check_newest(this_pass)
+            self._delivered = this_pass.end
+        finally:
+            if self._pass is this_pass:
+                self.close()
+
+    def _find_ranks(self) -> None:
+        """Find the ranks that select together, and let the source divide its rows among them.
+
+        Not before they are needed: trainers start the processes' group at some time of their own.
+        """
+        if self.ranks.size > 1:
+            return
+        ranks = ranks_of(getattr(self._arguments.selector, "group", None))
+        if ranks.size > 1:
+            self._arguments.check_ranks(ranks.size)
+            if hasattr(self.source, "divide"):
+                self.source.divide(ranks.rank, ranks.size)
+        self.ranks = ranks
+
+    def _begin(self) -> Position:
+        """Where the next pass starts, with the source brought there."""
+        self._find_ranks()
+        if self._pass is not None:
+            self._pass.wait()  # Two passes over one source would each get part of the data.
+        start = self._delivered
+        if start.super_batches > 0 and not self._restored:  # The pass before was left early.
+            start = _start_of(start.epoch + 1, start)
+        if self._restored and start.source is not None and isinstance(self.source, Stateful):
+            self.source.load_state_dict(start.source)
+        self._restored = False
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(start.epoch)
+        return start
+
+    def _supersede(self) -> None:
+        self._running = False
+        if self._pass is not None:
+            self._pass.close()
+
+    def _check_newest(self, this_pass: Pass) -> None:
+        if this_pass is not self._pass or not self._running:
+            raise RuntimeError(
+                "this iterator cannot go on, because the dataset was iterated again, its epoch set "
+                "or a state was loaded since; use the newest iterator"
+            )
+
+
+def _start_of(epoch: int, before: Position) -> Position:
+    return Position(epoch, num_steps=before.num_steps, counts=before.counts)

@@ -1,0 +1,72 @@
+"""Where a dataset stands, and its form as a saved state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jest_loader.loader.telemetry import Counts
+
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Position:
+    """After some super-batches of an epoch.
+
+    Args:
+        epoch: The epoch, from 0.
+        super_batches: Super-batches of this epoch whose sub-batches were delivered.
+        num_steps: Sub-batches delivered over all epochs.
+        counts: Examples up to here.
+        source: The source's own state here; None before anything was read.
+    """
+
+    epoch: int = 0
+    super_batches: int = 0
+    num_steps: int = 0
+    counts: Counts = Counts()
+    source: dict[str, Any] | None = None
+
+    def to_state(self, configuration: dict[str, Any]) -> dict[str, Any]:
+        """The state to save: plain values if the source's state is."""
+        return {
+            "version": _VERSION,
+            "epoch": self.epoch,
+            "super_batches": self.super_batches,
+            "num_steps": self.num_steps,
+            "counts": self.counts.to_dict(),
+            "configuration": configuration,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_state(cls, state: Any, configuration: dict[str, Any]) -> "Position":
+        """The position that ``to_state`` saved.
+
+        Raises:
+            ValueError: if the state is of another version, incomplete or of another configuration.
+        """
+        if not isinstance(state, dict) or state.get("version") != _VERSION:
+            found = state.get("version") if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"a JestDataset's state must have version {_VERSION}, got {found}; "
+                "load it with the release of jest-loader that saved it"
+            )
+        missing = cls().to_state({}).keys() - state.keys()
+        if missing:
+            raise ValueError(f"the state must be whole, but it lacks {', '.join(sorted(missing))}")
+        saved = state["configuration"]
+        for name in saved | configuration:
+            if saved.get(name) != configuration.get(name):
+                raise ValueError(
+                    "a state must be loaded with the configuration that it was saved with, but "
+                    f"{name} was {saved.get(name)} and is now {configuration.get(name)}"
+                )
+        if state["super_batches"] > 0 and state["source"] is None:
+            raise ValueError("the state must hold the source's state, but it is empty")
+        return cls(
+            state["epoch"],
+            state["super_batches"],
+            state["num_steps"],
+            Counts(**state["counts"]),
+            state["source"],
+        )

@@ -1,0 +1,265 @@
+"""Run a reference once over a data set and keep what it says.
+
+    source --> reference --> chunks --> manifest
+
+The rows of a cache are the source's examples in the order that they come in. They are written a
+chunk at a time, and a building that was stopped goes on with the first chunk that is not there.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from jest_loader.batch import Batch, num_examples
+from jest_loader.checks import whole
+from jest_loader.protocols import Embedder, Source, Stateful
+from jest_loader.reference_cache.chunk_records import Settings
+from jest_loader.reference_cache.folder import CacheFolder, finished, remove
+from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
+from jest_loader.reference_cache.identity import identity_of
+from jest_loader.reference_cache.measure import Columns, Measure, measure_of
+from jest_loader.reference_cache.processes import Rank, can_seek, progress_bar, wait_for
+from jest_loader.reference_cache.stored_rows import sample_ids
+from jest_loader.version import __version__
+
+_LOG = logging.getLogger(__name__)
+_NUM_SHOWN = 10  # Missing samples that a message names.
+
+
+def build(
+    path: str | Path,
+    source: Source,
+    reference: Embedder | Callable[[Batch], Tensor],
+    *,
+    identity: Mapping[str, str] | None = None,
+    chunk_rows: int = 1 << 15,
+    id_column: str = "sample_id",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Manifest:
+    """Keep the reference's embeddings, or its losses, of every example in the folder ``path``.
+
+    Stopped at any moment, the same call goes on and computes at most one chunk again; of a cache
+    that is whole it changes nothing. The source must yield the same examples in the same order.
+    One with ``seek``, as ``MdsSource`` and ``ZarrSource`` have, is not read up to that point again;
+    nor is one with ``state_dict``, if its batches fill chunks exactly and its state is plain JSON.
+
+    Where the environment variable ``WORLD_SIZE`` is more than 1, as under ``torchrun``, all
+    processes must make this call: each builds other chunks, and all return once the cache is whole.
+
+    Args:
+        path: The folder to make, on a file system that all processes share.
+        source: Batches that hold each example once, with its id.
+        reference: Embeds the examples; or a function ``loss(batch) -> Tensor [B]``. Examples for
+            which it raises ``BadSamplesError``, or returns NaN, are recorded as missing.
+        identity: What the cache is made from, as text: ``preprocessing``, ``tokenizer``,
+            ``context_length``, whatever matters. ``data`` and ``model`` need not be given where the
+            source has a ``fingerprint`` and the reference runs a module.
+        chunk_rows: Rows of a chunk file.
+        id_column: The column of sample ids, any int64.
+        overwrite: Whether to delete a cache at ``path`` first.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        What the cache holds.
+
+    Raises:
+        ValueError: if ``path`` is taken, or by a cache with other settings; if a sample comes
+            twice, or fewer come than promised; if what the reference returns cannot be kept.
+    """
+    folder, rank = Path(path), Rank.of_this_process()
+    measure = measure_of(reference)
+    settings = Settings(
+        measure.kind,
+        whole("chunk_rows", chunk_rows, 1),
+        getattr(source, "num_examples", None),
+        identity_of(source, reference, identity),
+    )
+    rank.check(source, overwrite=overwrite)
+    if overwrite:
+        remove(folder)
+    if (manifest := finished(folder, settings)) is not None:
+        return manifest
+    unfinished = CacheFolder(folder, settings)
+    try:
+        with progress_bar(unfinished, rank, shown=progress) as advance:
+            _Builder(source, measure, unfinished, id_column, advance).build(rank)
+        return _finished(unfinished, rank)
+    except FileNotFoundError:
+        if not unfinished.is_finished():
+            raise
+        # The same call was made twice at once, and the other has cleared what both worked in.
+        return read_manifest(folder)
+
+
+class _Drawn(NamedTuple):
+    """What the reference makes of a batch, still under way, and where the source stands after."""
+
+    started: Any
+    ids: Any
+    skip: int  # Rows at its beginning that are there already.
+    state: dict[str, Any] | None
+
+
+class _Builder:
+    def __init__(
+        self,
+        source: Source,
+        measure: Measure,
+        folder: CacheFolder,
+        id_column: str,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._source, self._measure, self._folder = source, measure, folder
+        self._chunk_rows = folder.settings.chunk_rows
+        self._id_column, self._advance = id_column, advance
+
+    def build(self, rank: Rank) -> None:
+        """Build this process's chunks, but those that are there."""
+        chunks = rank.chunks(self._folder.settings.num_chunks)
+        number = chunks.start
+        while number < chunks.stop:
+            record = self._folder.record(number)
+            if record is not None:
+                self._measure.expect(record.logit)
+                number, ended = number + 1, record.num_rows < self._chunk_rows
+            elif self._folder.is_finished():  # By the first process: all chunks were there.
+                return
+            else:
+                number, ended = self._build_from(number, chunks.stop)
+            if ended:
+                self._check_end(number, chunks)
+                return
+
+    def _check_end(self, number: int, chunks: range) -> None:
+        """Raise ``ValueError`` if the source ended before this process's chunks did."""
+        settings = self._folder.settings
+        if settings.num_rows is not None and number < chunks.stop:
+            raise ValueError(
+                f"the source must yield the {settings.num_rows} examples that it promises, but "
+                f"ended before row {number * self._chunk_rows + 1}; use drop_last=False"
+            )
+
+    def _build_from(self, number: int, stop: int) -> tuple[int, bool]:
+        """Build up to a chunk that is there, or ``stop``: which, and whether the source ended."""
+        held: list[Columns] = []
+        num_held = 0
+        state = None
+        for columns, after in self._measured(number):
+            held.append(columns)
+            num_held += len(columns["sample_id"])
+            while num_held >= self._chunk_rows:
+                joined = _joined(held)
+                num_held -= self._chunk_rows
+                held = [{name: rows[self._chunk_rows :] for name, rows in joined.items()}]
+                state = after if num_held == 0 else None
+                self._add(number, {n: r[: self._chunk_rows] for n, r in joined.items()}, state)
+                number += 1
+                if number == stop or self._folder.record(number) is not None:
+                    return number, False
+        if num_held == 0:
+            return number, True
+        self._add(number, _joined(held), None)
+        return number + 1, True
+
+    def _add(self, number: int, columns: Columns, state: dict[str, Any] | None) -> None:
+        missing = is_missing(columns["loss" if "loss" in columns else "image"])
+        ids = columns["sample_id"][missing]
+        if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
+            raise ValueError(
+                f"a reference must be able to use some samples of a chunk, but of {len(ids)}, from "
+                f"sample {ids[0]} on, it could use none; check the model and the data's columns"
+            )
+        if len(ids):
+            shown = ", ".join(map(str, ids[:_NUM_SHOWN].tolist()))
+            more = ", ..." if len(ids) > _NUM_SHOWN else ""
+            _LOG.warning("chunk %d: %d samples are missing: %s%s", number, len(ids), shown, more)
+        self._folder.add(number, columns, self._measure.logit, state)
+
+    def _measured(self, number: int) -> Iterator[tuple[Columns, dict[str, Any] | None]]:
+        """Rows from the first of chunk ``number`` on, as they are stored.
+
+        A batch is finished after the next one was started, so that a device need not wait.
+        """
+        before: _Drawn | None = None
+        for drawn in self._drawn(number):
+            if before is not None:
+                yield self._finish(before), before.state
+            before = drawn
+        if before is not None:
+            yield self._finish(before), before.state
+
+    def _finish(self, drawn: _Drawn) -> Columns:
+        columns = self._measure.finish(drawn.started, drawn.ids)
+        columns["sample_id"] = drawn.ids
+        self._advance(len(drawn.ids) - drawn.skip)
+        return {name: rows[drawn.skip :] for name, rows in columns.items()}
+
+    def _drawn(self, number: int) -> Iterator[_Drawn]:
+        batches, behind = self._batches_from(number)
+        num_rows = -behind
+        for batch in batches:
+            size = num_examples(batch)
+            num_rows += size
+            if num_rows <= 0:
+                continue
+            ids = sample_ids(batch, self._id_column)
+            # Whole batches are measured: another size could round differently.
+            skip = max(0, size - num_rows)
+            state = _plain_state(self._source) if num_rows % self._chunk_rows == 0 else None
+            yield _Drawn(self._measure.start(batch), ids, skip, state)
+
+    def _batches_from(self, number: int) -> tuple[Iterator[Batch], int]:
+        """The batches from the first row of a chunk on, and how many rows before it they hold."""
+        row, source = number * self._chunk_rows, self._source
+        if hasattr(source, "set_epoch"):
+            source.set_epoch(0)
+        if can_seek(source):
+            batch = min(row // source.batch_size, len(source))  # type: ignore[attr-defined, arg-type]
+            source.seek(batch)  # type: ignore[attr-defined]
+            return iter(source), row - batch * source.batch_size  # type: ignore[attr-defined]
+        record = self._folder.record(number - 1)
+        if record is not None and record.source is not None and isinstance(source, Stateful):
+            source.load_state_dict(record.source)
+            return iter(source), 0
+        return iter(source), row
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _plain_state(source: Source) -> dict[str, Any] | None:
+    """The source's state, if it has one that JSON can hold."""
+    if not isinstance(source, Stateful):
+        return None
+    state = source.state_dict()
+    try:
+        is_plain = json.loads(json.dumps(state)) == state
+    except (TypeError, ValueError):
+        return None
+    return state if is_plain else None
+
+
+def _finished(folder: CacheFolder, rank: Rank) -> Manifest:
+    """The whole cache, once all processes have built their chunks."""
+    if rank.number == 0:
+        wait_for(lambda: _all_there(folder), f"the other {rank.world_size - 1} to build theirs")
+        if not folder.is_finished():
+            return folder.finish(__version__)
+    wait_for(folder.is_finished, "the first to finish the cache")
+    return read_manifest(folder.path)
+
+
+def _all_there(folder: CacheFolder) -> bool:
+    num_chunks = folder.settings.num_chunks
+    return (
+        num_chunks is None
+        or folder.is_finished()
+        or all(folder.record(number) is not None for number in range(num_chunks))
+    )

@@ -1,0 +1,78 @@
+"""What is kept about a building so that it can go on: its settings, and a record of each chunk."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jest_loader.reference_cache.format import CACHE_VERSION, Kind
+from jest_loader.reference_cache.measure import Logit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What must stay the same for a building to go on.
+
+    Args:
+        kind: Embeddings or losses.
+        chunk_rows: Rows of a chunk.
+        num_rows: Rows that the source promises; None if it does not say.
+        identity: What the cache is made from.
+    """
+
+    kind: Kind
+    chunk_rows: int
+    num_rows: int | None
+    identity: dict[str, str]
+
+    @property
+    def num_chunks(self) -> int | None:
+        """Chunks of the whole cache, if that is known."""
+        return None if self.num_rows is None else -(-self.num_rows // self.chunk_rows)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A chunk that is there.
+
+    Args:
+        num_rows: Its rows.
+        num_missing: How many of them are missing.
+        logit: Width, scale and bias; None for losses.
+        checksums: BLAKE2b of its file of each array.
+        source: The source's state after its last row, if the source says.
+    """
+
+    num_rows: int
+    num_missing: int
+    logit: Logit | None
+    checksums: dict[str, str]
+    source: dict[str, Any] | None
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """BLAKE2b of 16 bytes, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
+    """Raise ``ValueError`` unless what was ``found`` at ``path`` has these settings."""
+    now = _flat({"version": CACHE_VERSION, **asdict(settings)})
+    was = _flat(found)
+    for name in now | was:
+        if was.get(name) != now.get(name):
+            raise ValueError(
+                f"{path} holds a reference cache with {name} {was.get(name)!r}, which cannot go on "
+                f"with {now.get(name)!r}; choose another folder, or set overwrite to replace it"
+            )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    identity: dict[str, Any] = settings["identity"]
+    return {name: value for name, value in settings.items() if name != "identity"} | identity
+
+
+def as_json(values: dict[str, Any]) -> bytes:
+    """JSON for people to read, too."""
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()

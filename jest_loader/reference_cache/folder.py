@@ -1,0 +1,263 @@
+"""The folder of a cache while it is being built: chunks that appear whole, and then the manifest.
+
+A chunk is a file for each array, then a *record* of it in ``building/``. A chunk counts once its
+record is there; everything is written under another name, brought to disk and renamed. So a process
+may be killed at any moment, and several may build different chunks.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jest_loader.reference_cache.chunk_records import (
+    Record,
+    Settings,
+    as_json,
+    check_same,
+    checksum,
+)
+from jest_loader.reference_cache.format import (
+    ATTRIBUTE,
+    BUILDING,
+    CACHE_VERSION,
+    ArrayForm,
+    Manifest,
+    check_chunk_sizes,
+    is_missing,
+    read_manifest,
+    value_forms,
+)
+from jest_loader.reference_cache.measure import Columns, Logit, check_same_logit
+from jest_loader.reference_cache.stored_rows import SampleIndex
+
+
+class CacheFolder:
+    """A cache that is not whole yet.
+
+    Args:
+        path: Its folder.
+        settings: What is being built.
+
+    Raises:
+        ValueError: if ``path`` holds something else, or a building with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings = settings
+        self._building = path / BUILDING
+        ours = self._building.is_dir() or self.is_finished()
+        if path.exists() and not ours and any(path.iterdir()):
+            raise ValueError(
+                f"the output must not exist yet, got {str(path)!r}; choose another, or say "
+                "overwrite to replace a cache"
+            )
+        self._building.mkdir(parents=True, exist_ok=True)
+        described = self._building / "settings.json"
+        if not described.is_file():
+            self._write(described, as_json({"version": CACHE_VERSION, **asdict(settings)}))
+        check_same(path, json.loads(described.read_text()), settings)
+
+    def is_finished(self) -> bool:
+        """Whether the cache is whole."""
+        return (self.path / "zarr.json").is_file()
+
+    def record(self, number: int) -> Record | None:
+        """The chunk of that number, if it is there."""
+        try:
+            found = json.loads(self._record_path(number).read_text())
+        except FileNotFoundError:
+            return None
+        logit = None if found["logit"] is None else Logit(*found["logit"])
+        return Record(**{**found, "logit": logit})
+
+    def add(
+        self, number: int, columns: Columns, logit: Logit | None, source: dict[str, Any] | None
+    ) -> None:
+        """Write a chunk: its values and ``sample_id``."""
+        num_rows = len(columns["sample_id"])
+        # The only chunk of a small cache is as large as it has to be.
+        padded = num_rows if number == 0 else self.settings.chunk_rows
+        checksums = {}
+        for name, form in self._forms(logit, num_rows, padded).items():
+            values = np.ascontiguousarray(columns[name], dtype=form.dtype)
+            content = _padded(values, padded).tobytes()
+            checksums[name] = checksum(content)
+            self._write(form.chunk_path(self.path / name, number), content)
+        values = columns["loss" if logit is None else "image"]
+        record = Record(num_rows, int(is_missing(values).sum()), logit, checksums, source)
+        self._write(self._record_path(number), as_json(asdict(record)))
+
+    def finish(self, written_by: str) -> Manifest:
+        """Write the index and the manifest of a cache of which all chunks are there.
+
+        Raises:
+            ValueError: if the chunks are not of one model, a sample came twice, or rows that the
+                source promises are not there.
+        """
+        records = self._records()
+        num_rows = sum(record.num_rows for record in records)
+        logit = _one_logit(records)
+        chunk_rows = min(self.settings.chunk_rows, num_rows)
+        checksums = {
+            name: [record.checksums[name] for record in records]
+            for name in (*value_forms(self.settings.kind, logit and logit.width), "sample_id")
+        }
+        index = self._index(records, chunk_rows)
+        manifest = Manifest(
+            version=CACHE_VERSION,
+            written_by=written_by,
+            kind=self.settings.kind,
+            num_rows=num_rows,
+            num_missing=sum(record.num_missing for record in records),
+            chunk_rows=chunk_rows,
+            width=logit and logit.width,
+            scale=logit and logit.scale,
+            bias=logit and logit.bias,
+            has_index=index.ids is not None,
+            identity=self.settings.identity,
+            checksums=checksums,
+        )
+        self._write_index(index, manifest)
+        for name, form in manifest.arrays().items():
+            self._write(self.path / name / "zarr.json", as_json(_array_metadata(form)))
+        attributes = {ATTRIBUTE: {f.name: getattr(manifest, f.name) for f in fields(manifest)}}
+        self._write(self.path / "zarr.json", as_json(_group_metadata(attributes)))
+        shutil.rmtree(self._building, ignore_errors=True)
+        return manifest
+
+    def _records(self) -> list[Record]:
+        records: list[Record] = []
+        while (record := self.record(len(records))) is not None:
+            records.append(record)
+        num_rows, promised = sum(r.num_rows for r in records), self.settings.num_rows
+        if not num_rows:
+            raise ValueError("the source must hold at least one example, but yielded none")
+        if promised is not None and num_rows != promised:
+            raise ValueError(
+                f"the source must yield the {promised} examples that it promises, but yielded "
+                f"{num_rows}; use drop_last=False"
+            )
+        return records
+
+    def _index(self, records: list[Record], chunk_rows: int) -> SampleIndex:
+        form = ArrayForm(np.dtype("<i8"), (), chunk_rows * len(records), chunk_rows)
+        ids = [
+            np.fromfile(form.chunk_path(self.path / "sample_id", k), form.dtype)[: record.num_rows]
+            for k, record in enumerate(records)
+        ]
+        return SampleIndex.of(np.concatenate(ids))
+
+    def _write_index(self, index: SampleIndex, manifest: Manifest) -> None:
+        if index.ids is None or index.rows is None:
+            return
+        self._write(self.path / "index" / "zarr.json", as_json(_group_metadata({})))
+        for name, values in (("index/id", index.ids), ("index/row", index.rows)):
+            content = values.astype("<i8").tobytes()
+            manifest.checksums[name] = [checksum(content)]
+            self._write(manifest.arrays()[name].chunk_path(self.path / name, 0), content)
+
+    def _forms(self, logit: Logit | None, num_rows: int, chunk_rows: int) -> dict[str, ArrayForm]:
+        forms = value_forms(self.settings.kind, logit and logit.width)
+        return {
+            name: ArrayForm(dtype, shape, num_rows, chunk_rows)
+            for name, (dtype, shape) in (*forms.items(), ("sample_id", (np.dtype("<i8"), ())))
+        }
+
+    def _record_path(self, number: int) -> Path:
+        return self._building / f"{number:08}.json"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """The file, whole and on disk under its name, or not there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not by process id: processes on several machines may have the same.
+        part = self._building / f"{'.'.join(path.parts[-4:])}.{uuid.uuid4().hex}.part"
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def finished(path: Path, settings: Settings) -> Manifest | None:
+    """The cache at ``path`` if it is whole.
+
+    Raises:
+        ValueError: if it was built with other settings, or chunks are missing or cut short.
+    """
+    if not (path / "zarr.json").is_file():
+        return None
+    manifest = read_manifest(path)
+    found = {name: getattr(manifest, name) for name in ("version", "kind", "identity")}
+    # A cache of one chunk may have been built with larger ones.
+    several = manifest.num_rows > manifest.chunk_rows
+    found["chunk_rows"] = manifest.chunk_rows if several else settings.chunk_rows
+    found["num_rows"] = manifest.num_rows if settings.num_rows is not None else None
+    check_same(path, found, settings)
+    check_chunk_sizes(path, manifest)
+    return manifest
+
+
+def remove(path: Path) -> None:
+    """Delete a cache, whole or not or damaged, and nothing else.
+
+    Raises:
+        ValueError: if ``path`` is something else.
+    """
+    if not path.exists():
+        return
+    group = path / "zarr.json"
+    says_so = group.is_file() and ATTRIBUTE.encode() in group.read_bytes()
+    if not says_so and not (path / BUILDING).is_dir():
+        raise ValueError(
+            f"only a reference cache can be overwritten, but {str(path)!r} is none; choose another "
+            "output"
+        )
+    # Renamed first: of what a killed process had left in its place no one could tell what it was.
+    gone = path.with_name(f"{path.name}.{uuid.uuid4().hex}.deleted")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _one_logit(records: list[Record]) -> Logit | None:
+    first = records[0].logit
+    for record in records:
+        if first is not None and record.logit is not None:
+            check_same_logit(first, record.logit)
+    return first
+
+
+def _padded(values: NDArray[Any], num_rows: int) -> NDArray[Any]:
+    if len(values) == num_rows:
+        return values
+    fill = -1 if values.dtype.kind == "i" else np.nan
+    padding = np.full((num_rows - len(values), *values.shape[1:]), fill, values.dtype)
+    return np.concatenate([values, padding])
+
+
+def _array_metadata(form: ArrayForm) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [form.num_rows, *form.row_shape],
+        "data_type": form.dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [form.chunk_rows, *form.row_shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": -1 if form.dtype.kind == "i" else "NaN",
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "attributes": {},
+    }
+
+
+def _group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

@@ -1,0 +1,195 @@
+"""What is in the folder of a reference cache.
+
+    zarr.json             a Zarr v3 group, whose attribute ``jest_loader_cache`` is the manifest
+    image/, text/         float16 [rows, width]; or loss/, float32 [rows]
+    sample_id/            int64 [rows]
+    index/id, index/row   int64 [rows]: the ids in ascending order, and the row of each. Left out
+                          where the ids are 0, 1, 2, ... in the order of the rows
+    building/             only while the cache is being built
+
+Arrays are uncompressed, so that a chunk file is its rows as they are in memory. Rows that are
+missing are NaN. ``zarr.json`` of the group is written last: without it there is no cache.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CACHE_VERSION = 2
+ATTRIBUTE = "jest_loader_cache"
+BUILDING = "building"
+
+Kind = Literal["embeddings", "loss"]
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """How an array is stored.
+
+    Args:
+        dtype: Of its values, little-endian.
+        row_shape: The shape of a row.
+        num_rows: Rows.
+        chunk_rows: Rows of a chunk file; those that the last one lacks are padded.
+    """
+
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    num_rows: int
+    chunk_rows: int
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunk files."""
+        return -(-self.num_rows // self.chunk_rows)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of each chunk file."""
+        return self.chunk_rows * self.dtype.itemsize * int(np.prod(self.row_shape, dtype=int))
+
+    def chunk_path(self, array: Path, number: int) -> Path:
+        """The file of a chunk of the array in the folder ``array``."""
+        return array.joinpath("c", str(number), *("0" for _ in self.row_shape))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reference cache holds and what it was made from.
+
+    Args:
+        version: Of the format.
+        written_by: The release of jest-loader that wrote it.
+        kind: Whether it holds embeddings or per-example losses.
+        num_rows: Examples, those that are missing included.
+        num_missing: Examples that the reference could not use.
+        chunk_rows: Rows of a chunk file.
+        width: Of the embeddings; None for losses.
+        scale: The reference's inverse temperature; None for losses.
+        bias: Its logit bias; None for losses and for a softmax model.
+        has_index: Whether ids are not simply 0, 1, 2, ...
+        identity: What it was made from: ``data``, ``model`` and whatever the builder named.
+        checksums: For each array the BLAKE2b of each of its chunk files, 16 bytes in hexadecimal.
+    """
+
+    version: int
+    written_by: str
+    kind: Kind
+    num_rows: int
+    num_missing: int
+    chunk_rows: int
+    width: int | None
+    scale: float | None
+    bias: float | None
+    has_index: bool
+    identity: dict[str, str]
+    checksums: dict[str, list[str]]
+
+    def arrays(self) -> dict[str, ArrayForm]:
+        """The arrays by name."""
+        by_row = ArrayForm(np.dtype("<i8"), (), self.num_rows, self.chunk_rows)
+        found = {
+            name: ArrayForm(dtype, shape, self.num_rows, self.chunk_rows)
+            for name, (dtype, shape) in value_forms(self.kind, self.width).items()
+        }
+        found["sample_id"] = by_row
+        if self.has_index:  # In one file, to be searched as one array.
+            index = ArrayForm(np.dtype("<i8"), (), self.num_rows, self.num_rows)
+            found |= {"index/id": index, "index/row": index}
+        return found
+
+
+def value_forms(kind: Kind, width: int | None) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and row shape of the arrays of values, by name."""
+    if kind == "loss":
+        return {"loss": (np.dtype("<f4"), ())}
+    assert width is not None
+    return dict.fromkeys(("image", "text"), (np.dtype("<f2"), (width,)))
+
+
+def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Bool [rows]: which rows of an array of values are missing. Those are NaN throughout."""
+    found: NDArray[np.bool_] = np.isnan(values if values.ndim == 1 else values[:, 0])
+    return found
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a whole cache.
+
+    Raises:
+        ValueError: if there is none at ``path``, or one that is not whole, damaged or of another
+            version.
+    """
+    folder = Path(path)
+    group = folder / "zarr.json"
+    if not group.is_file():
+        if (folder / BUILDING).is_dir():
+            raise ValueError(
+                f"the reference cache at {path} must be whole, but its building was stopped or is "
+                "under way; build it with the same settings, which goes on where that stopped"
+            )
+        if (folder / "manifest.json").is_file():
+            raise ValueError(_other_version(1, path))
+        raise ValueError(f"no reference cache at {path}: zarr.json is missing; build it first")
+    try:
+        attributes = json.loads(group.read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(_damaged(path, f"zarr.json cannot be read: {error!r}")) from error
+    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"a reference cache must say so in its zarr.json, but {path} is another Zarr group; "
+            "give the folder that jest_loader.reference_cache.build wrote"
+        )
+    if found.get("version") != CACHE_VERSION:
+        raise ValueError(_other_version(found.get("version"), path))
+    lacking = [field.name for field in fields(Manifest) if field.name not in found]
+    if lacking:
+        raise ValueError(_damaged(path, f"its manifest lacks {', '.join(lacking)}"))
+    return Manifest(**{field.name: found[field.name] for field in fields(Manifest)})
+
+
+def check_identity(path: str | Path, found: Mapping[str, str], expect: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` unless a cache was made from all that ``expect`` names."""
+    for name, value in expect.items():
+        if found.get(name) != value:
+            has = f"{found[name]!r}" if name in found else "none that it knows of"
+            raise ValueError(
+                f"a reference cache must belong to what it is used with, but the {name} of "
+                f"{path} is {has} and here it is {value!r}; build the cache again from this"
+            )
+
+
+def check_chunk_sizes(path: str | Path, manifest: Manifest) -> dict[str, list[Path]]:
+    """The chunk files of each array, once they are known to be there and of the right size.
+
+    Raises:
+        ValueError: if one is missing or of another size.
+    """
+    files: dict[str, list[Path]] = {}
+    for name, form in manifest.arrays().items():
+        files[name] = [form.chunk_path(Path(path) / name, k) for k in range(form.num_chunks)]
+        for file in files[name]:
+            size = file.stat().st_size if file.is_file() else None
+            if size != form.chunk_bytes:
+                has = "is missing" if size is None else f"has {size}"
+                raise ValueError(
+                    _damaged(path, f"{file} must have {form.chunk_bytes} bytes, but {has}")
+                )
+    return files
+
+
+def _other_version(found: object, path: str | Path) -> str:
+    return (
+        f"a reference cache must have version {CACHE_VERSION}, got {found} at {path}; "
+        "build it again"
+    )
+
+
+def _damaged(path: str | Path, reason: str) -> str:
+    return f"the reference cache at {path} is damaged ({reason}); build it again, with overwrite"

@@ -1,0 +1,43 @@
+"""What a cache is made from, in words that can be compared."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from jest_loader.scoring.wrappers import unwrapped, without_compiler
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """The model's class, and a BLAKE2b digest of its architecture and its weights by name.
+
+    Compiled or in DDP it is the same model.
+    """
+    model = without_compiler(unwrapped(model))
+    digest = hashlib.blake2b(str(model).encode(), digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return f"{type(model).__name__} {digest.hexdigest()}"
+
+
+def identity_of(source: Any, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
+    """What is known of the source and the reference, and what the caller says of them.
+
+    Raises:
+        ValueError: if the caller names something that is not text.
+    """
+    known: dict[str, str] = {}
+    if callable(getattr(source, "fingerprint", None)):
+        known["data"] = source.fingerprint()
+    if isinstance(getattr(reference, "model", None), nn.Module):
+        known["model"] = model_fingerprint(reference.model)
+    for name, value in (named or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ValueError(
+                f"identity must give text for each name, got {value!r} for {name!r}; convert it"
+            )
+    return known | dict(named or {})

@@ -1,0 +1,97 @@
+"""Several processes that build one cache: who builds what, and how each waits and tells."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count, takewhile
+
+from jest_loader.protocols import Source
+from jest_loader.reference_cache.chunk_records import Record
+from jest_loader.reference_cache.folder import CacheFolder
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several processes.
+
+    Args:
+        number: Which, from 0.
+        world_size: How many there are.
+    """
+
+    number: int
+    world_size: int
+
+    @classmethod
+    def of_this_process(cls) -> "Rank":
+        """As torchrun says it in the environment; one process where nothing is said."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def chunks(self, num_chunks: int | None) -> range:
+        """Those that this process builds: consecutive ones, which do not depend on what is done."""
+        if num_chunks is None:
+            return range(1 << 62)  # Up to where the source ends.
+        ends = [num_chunks * rank // self.world_size for rank in (self.number, self.number + 1)]
+        return range(*ends)
+
+    def check(self, source: Source, *, overwrite: bool) -> None:
+        """Raise ``ValueError`` if several processes cannot share the work."""
+        if self.world_size == 1:
+            return
+        if overwrite:
+            raise ValueError(
+                f"overwrite must not be said to {self.world_size} processes at once; delete the "
+                "cache first"
+            )
+        if not can_seek(source) or getattr(source, "num_examples", None) is None:
+            raise ValueError(
+                "several processes can only build a cache of a source with seek and num_examples, "
+                f"got {type(source).__name__} and a WORLD_SIZE of {self.world_size}; use MdsSource "
+                "or ZarrSource, or one process"
+            )
+
+
+def can_seek(source: object) -> bool:
+    """Whether the source can start at any batch, as MdsSource and ZarrSource can."""
+    return all(hasattr(source, name) for name in ("seek", "batch_size", "__len__"))
+
+
+def wait_for(is_done: Callable[[], bool], what: str) -> None:
+    """Return once it is done; says so where that takes a while."""
+    if is_done():
+        return
+    _LOG.warning("this process has built its chunks; waiting for %s", what)
+    while not is_done():
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def progress_bar(
+    folder: CacheFolder, rank: Rank, *, shown: bool
+) -> Iterator[Callable[[int], None]]:
+    """A function that is told of rows as they are done; shows them on stderr."""
+    if not shown:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    settings = folder.settings
+    chunks = rank.chunks(settings.num_chunks)
+    records: Iterable[Record | None]
+    if settings.num_rows is None:
+        total = None
+        records = takewhile(bool, map(folder.record, count()))
+    else:
+        last = min(settings.num_rows, chunks.stop * settings.chunk_rows)
+        total = last - chunks.start * settings.chunk_rows
+        records = map(folder.record, chunks)
+    done = sum(record.num_rows for record in records if record is not None)
+    name = "cache" if rank.world_size == 1 else f"cache {rank.number}"
+    with tqdm(total=total, initial=done, unit=" rows", desc=name, position=rank.number) as bar:
+        yield bar.update

@@ -1,1 +1,0 @@
-"""Scorers, and the embedders that they are built from."""

@@ -1,0 +1,49 @@
+"""A reference whose embeddings come with the batch."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jest_loader.batch import Batch
+from jest_loader.embeddings import Embeddings
+
+
+@dataclass(frozen=True)
+class ColumnReference:
+    """Takes the reference's embeddings from columns of the batch, for data that hold them.
+
+    Args:
+        image: The column of image embeddings, floating [B, D].
+        text: The column of text embeddings, floating [B, D].
+        scale: The reference's inverse temperature.
+        bias: The reference's logit bias; None for a softmax model.
+        device: Where the embeddings of a super-batch are put, the learner's device.
+    """
+
+    image: str = "reference_image"
+    text: str = "reference_text"
+    _: KW_ONLY
+    scale: float
+    bias: float | None = None
+    device: torch.device | str = "cpu"
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The embeddings that the batch holds; rows of NaN are left out of the selection.
+
+        Raises:
+            ValueError: if it has no such columns, or they hold something else.
+        """
+        image, text = (_column(batch, name).to(self.device) for name in (self.image, self.text))
+        return Embeddings(image, text, self.scale, self.bias)
+
+
+def _column(batch: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(batch[name])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the reference's embeddings must be in the batch as an array, but its column {name!r} "
+            "is not there or holds something else; write them into the data, or name the column"
+        ) from error

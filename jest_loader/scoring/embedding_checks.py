@@ -1,0 +1,114 @@
+"""What scores require of embeddings: that they match, and that their numbers make logits."""
+
+import math
+import warnings
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from jest_loader.embeddings import Embeddings
+from jest_loader.ops.plain import exact_dtype
+from jest_loader.protocols import Loss
+
+# Rounding a unit row to bf16 moves its norm by 0.4 % at most.
+_NORM_TOLERANCE = 0.05
+
+# The most, in logits, that rounding the two embeddings of a pair may move it by without a warning:
+# scale 512 for fp16 and 64 for bf16.
+_MAX_ROUNDING = 0.5
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise ``ValueError`` unless ``loss`` is one that we can score."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'sigmoid' or 'softmax', got {loss!r}")
+
+
+def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: Loss) -> None:
+    """Raise ``ValueError`` unless there are scores of these under ``loss``; either may be None."""
+    if learner is not None and reference is not None:
+        if len(learner.image) != len(reference.image):
+            raise ValueError(
+                "learner and reference must embed the same candidates, "
+                f"got {len(learner.image)} and {len(reference.image)}"
+            )
+        if learner.image.device != reference.image.device:
+            raise ValueError(
+                "learner and reference embeddings must be on one device, "
+                f"got {learner.image.device} and {reference.image.device}; "
+                "CachedReference takes device="
+            )
+    for name, side in (("learner", learner), ("reference", reference)):
+        if side is None:
+            continue
+        if loss == "sigmoid" and side.bias is None:
+            raise ValueError(
+                f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
+                "use loss='softmax' for a softmax model, or give Embeddings a bias"
+            )
+        _check_range(name, side)
+
+
+def check_groups(groups: Tensor | None, num_examples: int) -> None:
+    """Raise ``ValueError`` unless ``groups`` are ids of the examples; None is none."""
+    given: object = groups
+    if given is None:
+        return
+    if not isinstance(given, Tensor) or given.dtype != torch.int64 or given.ndim != 1:
+        found = f"{given.dtype} of {tuple(given.shape)}" if isinstance(given, Tensor) else given
+        raise ValueError(
+            f"groups must be an int64 vector, one id per example, got {found}; "
+            "jest_loader.scoring.groups.group_ids makes one of captions"
+        )
+    if len(given) != num_examples:
+        raise ValueError(
+            f"groups must have one id per example, got {len(given)} for {num_examples}"
+        )
+
+
+def _check_range(name: str, side: Embeddings) -> None:
+    """Refuse a scale or norms that make no logits; warn where the dtype is too coarse for them.
+
+    Rows that are not finite pass: they are one candidate's fault, and selection finds them.
+    """
+    norms = torch.stack(
+        [
+            torch.linalg.vector_norm(rows.detach(), dim=1, dtype=exact_dtype(rows.dtype))
+            for rows in (side.image, side.text)
+        ]
+    )
+    off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
+    bias = 0.0 if side.bias is None else side.bias
+    scalars = [
+        torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.scale, bias)
+    ]
+    num_off, scale, bias = torch.stack([off.sum().to(norms), *scalars]).tolist()  # The one wait.
+    if num_off > 0:
+        which, row = off.nonzero()[0].tolist()
+        raise ValueError(
+            f"embeddings must have rows of unit norm, but {num_off:.0f} of the {name}'s have not "
+            f"(row {row} of its {('image', 'text')[which]} embeddings has norm "
+            f"{norms[which, row].item():.3g}); use torch.nn.functional.normalize(rows, dim=1)"
+        )
+    if not 0 < scale < math.inf or not math.isfinite(bias):
+        raise ValueError(
+            "an embedder's scale must be positive and finite and its bias finite, "
+            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains, and "
+            "a model whose learning rate is too high may end so"
+        )
+    warn_if_coarse(name, replace(side, scale=scale))
+
+
+def warn_if_coarse(name: str, side: Embeddings) -> None:
+    """Warn where rounding to the embeddings' dtype may change what is selected."""
+    eps = torch.finfo(side.image.dtype).eps
+    if not float(side.scale) * eps > _MAX_ROUNDING:
+        return
+    warnings.warn(
+        f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
+        f"{_MAX_ROUNDING / eps:g}: its logits may be off by more than {_MAX_ROUNDING}, which "
+        "changes what is selected; give them a finer dtype",
+        stacklevel=5,
+    )

@@ -1,0 +1,126 @@
+"""RHO-LOSS (arXiv 2206.07137): per-example losses of any model, less what cannot be reduced."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import TypeGuard
+
+from torch import Tensor, nn
+
+from jest_loader.batch import Batch
+from jest_loader.protocols import ExampleValues
+from jest_loader.scoring.runner import ModelRunner
+from jest_loader.scoring.scores import ExampleScores
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+"""Losses of a model, one per example of a batch, whose tensors are on the model's device."""
+
+
+class PerExample:
+    """Scores each candidate by its own loss less the reference's, for any model and any loss.
+
+    It is RHO-LOSS with the losses of a model trained on data held out (equation 3 of arXiv
+    2206.07137), and the plain loss without a reference. There is nothing joint in it: what is
+    chosen changes no other candidate's score. The model is run as ``LiveLearner`` runs one.
+
+    Args:
+        model: The model being trained, also in DDP, FSDP or compiled.
+        loss: ``loss(model, batch) -> losses``, floating [B] or [B, 1].
+        reference: Has ``values(batch) -> losses``: another ``PerExample`` around a frozen model, or
+            stored losses. None subtracts nothing.
+        prepare: As for ``LiveLearner``.
+        micro_batch_size: As for ``LiveLearner``.
+        max_memory_bytes: As for ``LiveLearner``.
+
+    Raises:
+        ValueError: if ``loss`` is no function or ``reference`` has no ``values``, or sizes are not
+            positive or do not go together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        reference: ExampleValues | None = None,
+        *,
+        prepare: Callable[[Batch], Batch] | None = None,
+        micro_batch_size: int | None = None,
+        max_memory_bytes: int | None = None,
+    ) -> None:
+        given: object = loss
+        if not callable(given) or isinstance(given, nn.Module):
+            raise ValueError(
+                "loss must be a function(model, batch) that returns a loss per example, "
+                f"got {type(loss).__name__}"
+            )
+        if reference is not None and not isinstance(reference, ExampleValues):
+            raise ValueError(
+                "reference must have values(batch), a loss per example, "
+                f"got {type(reference).__name__}; wrap a model in PerExample(model, loss)"
+            )
+        self.model = model
+        self.reference = reference
+        self._runner = ModelRunner(
+            model,
+            loss,
+            _checked,
+            prepare=prepare,
+            micro_batch_size=micro_batch_size,
+            max_memory_bytes=max_memory_bytes,
+        )
+
+    def values(self, batch: Batch) -> Tensor:
+        """The model's losses, of at least fp32, [B], on its device; NaN for bad samples.
+
+        Raises:
+            ValueError: if the batch lacks a column that the loss reads, or the loss is not one
+                number per example.
+            BadSamplesError: if no row can be used.
+        """
+        return self._runner.run(batch).column(lambda losses: losses)
+
+    def score(self, super_batch: Batch) -> ExampleScores:
+        """Scores of the super-batch's candidates.
+
+        Raises:
+            ValueError: as ``values``, or if the reference has not one value per candidate.
+        """
+        losses = self.values(super_batch)
+        if self.reference is None:
+            return ExampleScores(losses)
+        irreducible = self.reference.values(super_batch)
+        _check_values(irreducible, len(losses))
+        return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True))
+
+    def snapshot(self) -> "PerExample":
+        """The same with a copy of the weights as they are now, good until the next call."""
+        scorer = copy(self)
+        scorer._runner = self._runner.snapshot()
+        return scorer
+
+
+def _checked(losses: object, num_rows: int) -> Tensor:
+    if not _is_column(losses, {(num_rows,), (num_rows, 1)}):
+        raise ValueError(
+            f"loss must return one floating-point number per example, shape ({num_rows},), got "
+            f"{_kind(losses)}; use reduction='none', and average what belongs to one example, such "
+            "as the tokens of a text"
+        )
+    return losses.reshape(num_rows)
+
+
+def _check_values(values: object, num_rows: int) -> None:
+    if not _is_column(values, {(num_rows,)}):
+        raise ValueError(
+            "the reference's values must be one floating-point number per candidate, shape "
+            f"({num_rows},), got {_kind(values)}"
+        )
+
+
+def _is_column(value: object, shapes: set[tuple[int, ...]]) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point() and tuple(value.shape) in shapes
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__

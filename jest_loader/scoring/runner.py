@@ -1,0 +1,218 @@
+"""Running a model on a super-batch to score it: as it is now, by parts, without the bad rows."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from jest_loader.bad_samples import BadSamplesError
+from jest_loader.batch import Batch, num_examples, split, take, to_device
+from jest_loader.checks import whole
+from jest_loader.scoring.memory import MemoryBudget
+from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
+
+Output = TypeVar("Output")
+
+
+class ModelRunner(Generic[Output]):
+    """Runs a function of a model on batches: in ``eval`` mode, without gradients or autocast.
+
+    Where the function or ``prepare`` raises ``BadSamplesError``, it is called again with the other
+    rows.
+
+    Args:
+        model: The model, wrapped for training or not.
+        function: ``function(model, batch)``; the batch's tensors are on the model's device.
+        check: ``check(output, num_rows)`` returns the output once it is known to be right.
+        prepare: Called on each part first, its tensors on the model's device; None does nothing.
+        micro_batch_size: Rows run at once; None runs the whole batch at once.
+        max_memory_bytes: Instead of ``micro_batch_size``: what a part may take on a CUDA device.
+
+    Raises:
+        ValueError: if sizes are not positive, both are given, or ``max_memory_bytes`` with FSDP.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        function: Callable[[nn.Module, Batch], object],
+        check: Callable[[object, int], Output],
+        *,
+        prepare: Callable[[Batch], Batch] | None = None,
+        micro_batch_size: int | None = None,
+        max_memory_bytes: int | None = None,
+    ) -> None:
+        self._model = unwrapped(model)
+        self._copy: nn.Module | None = None
+        self._function = function
+        self._check = check
+        self._prepare = prepare
+        self._size = micro_batch_size
+        self._budget: MemoryBudget | None = None
+        if prepare is not None and not callable(prepare):
+            raise ValueError(f"prepare must be a function of a batch or None, got {prepare!r}")
+        if micro_batch_size is not None:
+            whole("micro_batch_size", micro_batch_size, 1)
+        if max_memory_bytes is None:
+            return
+        if micro_batch_size is not None:
+            raise ValueError(
+                "give micro_batch_size or max_memory_bytes, not both, "
+                f"got {micro_batch_size} and {max_memory_bytes}"
+            )
+        if is_sharded(self._model):
+            raise ValueError(
+                "max_memory_bytes does not go with FSDP, all of whose ranks must run the same "
+                "number of micro-batches; give micro_batch_size"
+            )
+        self._budget = MemoryBudget(whole("max_memory_bytes", max_memory_bytes, 1))
+
+    def run(self, batch: Batch) -> "Outputs[Output]":
+        """What the function makes of the batch's usable rows; logs what is wrong with the others.
+
+        Raises:
+            BadSamplesError: if no row is usable.
+        """
+        outputs: list[Output] = []
+        good: list[int] = []
+        reasons: dict[int, str] = {}
+        start = 0
+        with scoring(self._model):
+            for part in self._parts(batch):
+                output, rows, bad = self._usable(part)
+                outputs += [] if output is None else [output]
+                good += [start + row for row in rows]
+                reasons |= {start + row: reason for row, reason in bad.items()}
+                start += len(rows) + len(bad)
+        if reasons:
+            error = BadSamplesError(reasons)
+            if not outputs:
+                raise error
+            logging.getLogger(__name__).warning("candidates without a score: %s", error)
+        return Outputs(outputs, good, start)
+
+    def snapshot(self) -> "ModelRunner[Output]":
+        """The same with a copy of the weights as they are now, good until the next call.
+
+        Raises:
+            ValueError: if the model is sharded by FSDP, whose weights no rank has whole.
+        """
+        if is_sharded(self._model):
+            raise ValueError(
+                "overlap=True scores with a copy of the weights, which a model in FSDP does not "
+                "have in one place; use overlap=False, or an OnlineProxy"
+            )
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._model).requires_grad_(requires_grad=False)
+        with torch.no_grad():
+            for mine, theirs in zip(_tensors(self._copy), _tensors(self._model), strict=True):
+                mine.copy_(theirs)
+        runner = copy.copy(self)
+        runner._model = self._copy
+        return runner
+
+    def call(self, model: nn.Module, batch: Batch) -> Output:
+        """The function's checked output for a batch, in the model's mode and with gradients.
+
+        Raises:
+            ValueError: if the batch lacks a column that it reads.
+        """
+        device = device_of(model)
+        batch = to_device(batch, device)
+        num_rows = num_examples(batch)
+        if self._prepare is not None:
+            batch = to_device(self._prepare(batch), device)
+            if batch is None:
+                raise ValueError("prepare must return the batch, got None; add a return")
+        try:
+            output = self._function(model, batch)
+        except KeyError as error:
+            missing = _missing_column(error, batch)
+            if missing is None:
+                raise
+            raise ValueError(missing) from error
+        return self._check(output, num_rows)
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        size = self._size
+        if self._budget is not None:
+            size = self._budget.micro_batch_size(
+                num_examples(batch),
+                lambda rows: self._usable(next(split(batch, rows))),
+                device_of(self._model),
+            )
+        return iter([batch]) if size is None else split(batch, size)
+
+    def _usable(self, part: Batch) -> tuple[Output | None, list[int], dict[int, str]]:
+        """The output of the usable rows, which they are, and what is wrong with the others."""
+        rows = list(range(num_examples(part)))
+        reasons: dict[int, str] = {}
+        while rows:
+            try:
+                return self.call(self._model, part), rows, reasons
+            except BadSamplesError as error:
+                _check_rows(error, len(rows))
+                reasons |= {rows[row]: reason for row, reason in error.reasons.items()}
+                good = [row for row in range(len(rows)) if row not in error.reasons]
+                rows = [rows[row] for row in good]
+                part = take(part, torch.tensor(good, dtype=torch.int64))
+        return None, [], reasons
+
+
+@dataclass(frozen=True)
+class Outputs(Generic[Output]):
+    """What a function made of a batch.
+
+    Args:
+        parts: Its output for each part, of the usable rows only; at least one.
+        rows: Which rows of the batch were usable.
+        num_rows: Rows of the batch.
+    """
+
+    parts: list[Output]
+    rows: list[int]
+    num_rows: int
+
+    def column(self, of: Callable[[Output], Tensor]) -> Tensor:
+        """The parts' tensors as one, [num_rows, ...], with NaN in the rows that were not usable.
+
+        Of at least fp32, whatever the model's dtype is.
+        """
+        tensors = [of(part) for part in self.parts]
+        joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        joined = joined.to(torch.promote_types(joined.dtype, torch.float32))
+        if len(self.rows) == self.num_rows:
+            return joined
+        index = torch.tensor(self.rows, device=joined.device)
+        whole_column = joined.new_full((self.num_rows, *joined.shape[1:]), torch.nan)
+        return whole_column.index_copy(0, index, joined)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _missing_column(error: KeyError, batch: Batch) -> str | None:
+    """What to say if a batch lacks the column that was looked up; None if that is not it."""
+    key: Any = error.args[0] if error.args else None
+    if not isinstance(batch, Mapping) or not isinstance(key, str) or key in batch:
+        return None
+    return (
+        f"the batch must have every column that the model reads, but lacks {key!r}; it has "
+        f"{', '.join(map(repr, batch))}; add the column to the source, or pass a function that "
+        "reads these"
+    )
+
+
+def _check_rows(error: BadSamplesError, num_rows: int) -> None:
+    odd = [row for row in error.reasons if type(row) is not int or not 0 <= row < num_rows]
+    if odd:
+        raise ValueError(
+            "BadSamplesError must name rows of the batch that the function was called with, from "
+            f"0 to {num_rows - 1}, got {odd[0]!r}"
+        ) from error

@@ -1,0 +1,97 @@
+"""Draws: candidates without replacement, by their logits.
+
+Drawing without replacement with p proportional to exp(logits) is the same as taking the largest of
+``logits + Gumbel noise`` (Gumbel-top-k; Vieira 2014, Kool et al. arXiv 1903.06059). It needs no
+normaliser, so it neither overflows nor runs out of non-zero probabilities. A candidate without a
+finite score is not drawn.
+
+The top-k of a union is the top-k of the union of the top-ks, so that an exact draw over several
+ranks needs the ranks' best and no others.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jest_loader.ops.dispatch import gumbel
+from jest_loader.ranks.rank_scores import RankScores
+from jest_loader.ranks.ranks import Ranks
+
+_NOT_DRAWABLE = 1 << 62
+
+
+class Draw(NamedTuple):
+    """What was drawn: the scores with their noise, and the candidates."""
+
+    perturbed: Tensor
+    candidates: Tensor
+
+
+def draw(scores: RankScores, size: int, key: int, *, gain: float, exact: bool = False) -> Draw:
+    """Candidates with p proportional to exp(gain * logits); the arguments are those of ``best``."""
+    return best(perturbed(scores, key, gain), size, scores.ranks, exact=exact)
+
+
+def best(values: Tensor, size: int, ranks: Ranks, *, exact: bool) -> Draw:
+    """The largest values and whose they are.
+
+    Args:
+        values: Floating [B], of this rank's candidates.
+        size: How many to draw.
+        ranks: Who draws.
+        exact: Whether to draw ``size`` from all ranks' candidates together, and return this rank's
+            among them; otherwise from its own.
+    """
+    own = values.topk(min(size, len(values)))
+    if not exact:
+        return Draw(*own)
+    everyones = ranks.all_gather(own.values)
+    # Stable, so that all ranks order what is equal in the same way.
+    order = everyones.flatten().sort(descending=True, stable=True).indices[:size]
+    width = everyones.shape[1]
+    places = order[order // width == ranks.rank] % width
+    return Draw(own.values[places], own.indices[places])
+
+
+def perturbed(scores: RankScores, key: int, gain: float) -> Tensor:
+    """The logits times ``gain``, with their noise."""
+    logits = drawable(scores.logits * gain)
+    share = scores.ranks.share
+    noise = gumbel(key, len(logits), dtype=logits.dtype, device=logits.device, share=share)
+    return logits + noise
+
+
+def drawable(logits: Tensor) -> Tensor:
+    """In fp32 or fp64; what is not finite is never drawn, as what was drawn already."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.where(torch.isfinite(logits), -torch.inf)
+
+
+def checked(draws: list[Draw]) -> Tensor:
+    """The candidates drawn, in order; refuses any that was drawn though none was left to draw."""
+    index = torch.cat([draw.candidates for draw in draws])
+    drawable = torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
+    index = torch.where(drawable, index, index + _NOT_DRAWABLE)
+    if index.is_cpu:
+        check_finite(index)
+    return index
+
+
+def check_finite(index: Tensor) -> None:
+    """Refuse a sub-batch for which too few candidates had a finite score.
+
+    On the CPU selectors do this themselves. On an accelerator they would have to wait for it, so
+    there they return a row that should not have been drawn plus 2^62, which no super-batch has;
+    ``JestDataset`` looks once it has brought the index to the host.
+
+    Raises:
+        ValueError: if ``index`` holds such a row.
+    """
+    rows = sorted((index[index >= _NOT_DRAWABLE] - _NOT_DRAWABLE).tolist())
+    if rows:
+        raise ValueError(
+            f"a sub-batch of {len(index)} needs as many candidates with finite scores, but "
+            f"{len(rows)} had none (the first at row {rows[0]} of the super-batch); check the "
+            "models' embeddings and scale"
+        )
