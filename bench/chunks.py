@@ -84,7 +84,7 @@ def select_in_every_way(drawn: list[Sides], loss: Loss) -> Learnability:
     for step, sides in enumerate(drawn):
         scores = FactoredScores(*sides, loss)
         for name, selector in selectors.items():
-            index = selector.select(scores, num_candidates // 5, seed=0, step=step)
+            index = selector.select(scores, num_candidates // 5, key=step)
             found[name].append(learnability(sides, index, loss))
     return found
 

@@ -109,7 +109,7 @@ def _select(rank: int, num_ranks: int, folder: Path, size: int, num_steps: int) 
         scores = RankScores(FactoredScores(*pair), ranks)
         dist.barrier()
         started = time.perf_counter()
-        JointSelector().select(scores, chosen, seed=0, step=step)
+        JointSelector().select(scores, chosen, key=step)
         times.append(1000 * (time.perf_counter() - started))
     formula = joint_bytes(num_ranks * chosen, 16, num_ranks, NUM_MODELS * 2 * width * 4)
     found = {"times_ms": times[1:], "received_bytes": ranks.bytes_received, "formula": formula}
@@ -191,7 +191,7 @@ def _choose(group: Collective, *, selector: Any, pair: list[Embeddings], seed: i
     rows = slice(group.rank, None, group.size)
     shares = [replace(side, image=side.image[rows], text=side.text[rows]) for side in pair]
     size = len(pair[0].image) // 5 // group.size
-    index = replace(selector, group=group).select(FactoredScores(*shares), size, seed=seed, step=0)
+    index = replace(selector, group=group).select(FactoredScores(*shares), size, key=seed)
     return index * group.size + group.rank
 
 
@@ -207,12 +207,14 @@ def clustered(size: int, *, seed: int) -> tuple[list[Embeddings], Tensor]:
     centre, own = unit(num_clusters)[cluster], unit(size)
     tight = (0.3 + 1.2 * torch.rand(num_clusters, 1, generator=generator))[cluster]
 
-    def side(at_centre: Any, at_own: float, noise: float, scale: float, bias: float) -> Embeddings:
+    def side(
+        at_centre: Any, at_own: float, noise: float, logit_scale: float, logit_bias: float
+    ) -> Embeddings:
         image, text = (
             normalize(at_centre * centre + at_own * own + noise * unit(size), dim=1)
             for _ in range(2)
         )
-        return Embeddings(image, text, scale, bias)
+        return Embeddings(image, text, logit_scale, logit_bias)
 
     return [side(tight, 0.5, 0.5, 12.0, -8.0), side(0.5, 1.0, 0.4, 16.0, -9.0)], cluster
 

@@ -282,7 +282,7 @@ class Bench:
     def select(self, scorer: Scorer) -> None:
         """Score and select."""
         scores = scorer.score(self.candidates)
-        SELECTOR.select(scores, self.setting.sub_batch, seed=0, step=0)
+        SELECTOR.select(scores, self.setting.sub_batch, key=0)
 
     def choose(self, scorer: Scorer) -> None:
         """The same, and let a proxy learn."""

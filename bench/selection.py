@@ -102,8 +102,8 @@ def main() -> None:
 def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]:
     """Times, memory and agreement of each form that fits."""
     dtype = torch.float16 if device == "cuda" else torch.float32
-    learner = clustered(size, seed=0, noise=1.2, bias=-10.0, device=device, dtype=dtype)
-    reference = clustered(size, seed=1, noise=0.6, bias=-14.0, device=device, dtype=dtype)
+    learner = clustered(size, seed=0, noise=1.2, logit_bias=-10.0, device=device, dtype=dtype)
+    reference = clustered(size, seed=1, noise=0.6, logit_bias=-14.0, device=device, dtype=dtype)
     sides = (learner, reference)
     exact = [replace(s, image=s.image.double(), text=s.text.double()) for s in sides]
     expected = select(FactoredScores(*exact, loss, fused=False), size)
@@ -157,7 +157,7 @@ def forms_of(
 
 def select(scores: FactoredScores, size: Size) -> Tensor:
     """Our selection."""
-    return SELECTOR.select(scores, size.sub_batch, seed=0, step=0)
+    return SELECTOR.select(scores, size.sub_batch, key=0)
 
 
 def captured(scores: FactoredScores, size: Size) -> Callable[[], Tensor]:
@@ -180,7 +180,10 @@ def published_numpy(size: Size, sides: tuple[Embeddings, Embeddings], dtype: Any
     """Algorithm 1 from its description; it draws noise of its own, so its picks are others."""
     losses = [
         sigmoid_pairwise(
-            side.image.numpy().astype(dtype), side.text.numpy().astype(dtype), side.scale, side.bias
+            side.image.numpy().astype(dtype),
+            side.text.numpy().astype(dtype),
+            side.logit_scale,
+            side.logit_bias,
         )
         for side in sides
     ]
@@ -192,7 +195,8 @@ def published_torch(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
     """The same in PyTorch, drawn by Gumbel-top-k: multinomial stops at 2^24 categories."""
     eye = torch.eye(size.num_candidates, dtype=torch.bool, device=sides[0].image.device)
     learner, reference = (
-        side.image.float() @ side.text.float().T * side.scale + side.bias for side in sides
+        side.image.float() @ side.text.float().T * side.logit_scale + side.logit_bias
+        for side in sides
     )
     pairwise = softplus(learner.where(~eye, -learner)) - softplus(reference.where(~eye, -reference))
     own, chosen = pairwise.diagonal(), torch.zeros_like(pairwise[0])
@@ -222,7 +226,7 @@ def products_flops(size: Size) -> int:
 
 
 def clustered(
-    size: Size, *, seed: int, noise: float, bias: float, device: str, dtype: torch.dtype
+    size: Size, *, seed: int, noise: float, logit_bias: float, device: str, dtype: torch.dtype
 ) -> Embeddings:
     """Pairs around 64 centres, image and text the further apart the more ``noise``."""
     random = torch.Generator(device).manual_seed(seed)
@@ -235,7 +239,7 @@ def clustered(
     image, text = (
         normalize(pair + noise * unit(size.num_candidates), dim=1).to(dtype) for _ in range(2)
     )
-    return Embeddings(image, text, scale=20.0, bias=bias)
+    return Embeddings(image, text, logit_scale=20.0, logit_bias=logit_bias)
 
 
 def shared(index: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,5 @@
 """Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
 
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.schedule import Schedule
@@ -15,7 +14,7 @@ from jest_loader.protocols import (
     Stateful,
 )
 from jest_loader.ragged import RaggedBytes
-from jest_loader.reference_cache.cached import CachedReference, CachedScores
+from jest_loader.reference_cache.cached import CachedLosses, CachedReference
 from jest_loader.scoring.column_reference import ColumnReference
 from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
@@ -30,12 +29,12 @@ from jest_loader.selecting.selectors import (
     TopKSelector,
     UniformSelector,
 )
+from jest_loader.skipped import SkipRowsError
 from jest_loader.version import __version__
 
 __all__ = [
-    "BadSamplesError",
+    "CachedLosses",
     "CachedReference",
-    "CachedScores",
     "ColumnReference",
     "Counts",
     "DenseScores",
@@ -63,6 +62,7 @@ __all__ = [
     "SelectionStats",
     "Selector",
     "Shrink",
+    "SkipRowsError",
     "Source",
     "Stateful",
     "TopKSelector",

@@ -3,49 +3,52 @@
 from dataclasses import dataclass
 from numbers import Real
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """One model's view of B image-text pairs.
 
-    The logit of image i with text j is ``scale * image[i] @ text[j] + bias``.
+    The logit of image i with text j is ``logit_scale * image[i] @ text[j] + logit_bias``.
 
     Args:
         image: Floating [B, D], rows of unit norm.
         text: Floating [B, D], rows of unit norm, on the same device and of the same dtype.
-        scale: The inverse temperature, positive: ``exp`` of what CLIP and SigLIP train. A number,
-            or a tensor of one element.
-        bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
+        logit_scale: The inverse temperature, as open_clip's ``forward`` returns it: ``exp`` of the
+            parameter that CLIP and SigLIP train, so from 10 to 100 as a rule. A number, or a tensor
+            of one element.
+        logit_bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
 
     Raises:
-        ValueError: if ``image`` and ``text`` are no tensors or do not match.
+        ValueError: if ``image`` and ``text`` are no tensors or do not match, or ``logit_scale`` is
+            a parameter: in CLIP and SigLIP that is its logarithm.
     """
 
     image: Tensor
     text: Tensor
-    scale: float | Tensor
-    bias: float | Tensor | None = None
+    logit_scale: float | Tensor
+    logit_bias: float | Tensor | None = None
 
     def __post_init__(self) -> None:
+        self._check_sides()
+        _check_number("logit_scale", self.logit_scale)
+        if self.logit_bias is not None:
+            _check_number("logit_bias", self.logit_bias)
+        if isinstance(self.logit_scale, nn.Parameter):
+            raise ValueError(
+                "logit_scale must be the scale itself, but is an nn.Parameter of "
+                f"{self.logit_scale.item():.3g}, which in CLIP and SigLIP is its logarithm; give "
+                "logit_scale.exp(), or 1 * parameter where the parameter is the scale itself"
+            )
+
+    def _check_sides(self) -> None:
         given: tuple[tuple[str, object], ...] = (("image", self.image), ("text", self.text))
         for name, side in given:
             if not isinstance(side, Tensor):
                 raise ValueError(
                     f"{name} embeddings must be a tensor, got {type(side).__name__}; "
                     "use torch.as_tensor(rows)"
-                )
-        numbers: tuple[tuple[str, object], ...] = (("scale", self.scale), ("bias", self.bias))
-        for name, value in numbers:
-            if not isinstance(value, Tensor | Real) and not (name == "bias" and value is None):
-                raise ValueError(
-                    f"{name} must be a number or a tensor of one element, got {value!r}"
-                )
-            if isinstance(value, Tensor) and value.numel() != 1:
-                raise ValueError(
-                    f"{name} must be a number or a tensor of one element, got shape "
-                    f"{tuple(value.shape)}"
                 )
         if self.image.ndim != 2 or self.image.shape != self.text.shape:
             raise ValueError(
@@ -62,3 +65,12 @@ class Embeddings:
                 "image and text embeddings must be on one device, "
                 f"got {self.image.device} and {self.text.device}"
             )
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, Tensor | Real):
+        raise ValueError(f"{name} must be a number or a tensor of one element, got {value!r}")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(
+            f"{name} must be a number or a tensor of one element, got shape {tuple(value.shape)}"
+        )

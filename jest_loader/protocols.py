@@ -121,6 +121,12 @@ class Snapshots(Protocol):
 class Selector(Protocol):
     """Picks the sub-batch."""
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
-        """Int64 [size]: distinct candidates in the order drawn, by the arguments alone."""
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
+        """Int64 [size]: distinct candidates in the order drawn.
+
+        Args:
+            scores: Of the candidates.
+            size: How many to choose.
+            key: Chooses the noise: the same arguments choose the same candidates. A whole number.
+        """
         ...

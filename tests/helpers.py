@@ -13,8 +13,8 @@ def random_embeddings(
     width: int,
     *,
     seed: int,
-    scale: float = 10.0,
-    bias: float | None = -5.0,
+    logit_scale: float = 10.0,
+    logit_bias: float | None = -5.0,
     agreement: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> Embeddings:
@@ -24,7 +24,7 @@ def random_embeddings(
     noise = torch.randn(size, width, dtype=torch.float64, generator=generator)
     text = agreement * image + noise
     return Embeddings(
-        normalize(image, dim=1).to(dtype), normalize(text, dim=1).to(dtype), scale, bias
+        normalize(image, dim=1).to(dtype), normalize(text, dim=1).to(dtype), logit_scale, logit_bias
     )
 
 

@@ -45,16 +45,16 @@ def sum_of_pairs(pairwise: Float) -> Score:
     return score
 
 
-def sigmoid_pairwise(image: Float, text: Float, scale: float, bias: float) -> Float:
+def sigmoid_pairwise(image: Float, text: Float, logit_scale: float, logit_bias: float) -> Float:
     """SigLIP's pairwise losses: -log sigmoid of the logit, its sign turned off the diagonal."""
-    logits = scale * image @ text.T + bias
+    logits = logit_scale * image @ text.T + logit_bias
     signs = 2 * np.eye(len(logits), dtype=logits.dtype) - 1
     return np.logaddexp(logits.dtype.type(0), -signs * logits)
 
 
-def softmax_loss(image: Float, text: Float, scale: float, chosen: list[int], i: int) -> float:
+def softmax_loss(image: Float, text: Float, logit_scale: float, chosen: list[int], i: int) -> float:
     """CLIP's loss of pair i when the batch is ``chosen`` and i, one candidate at a time."""
-    logits = scale * image @ text.T
+    logits = logit_scale * image @ text.T
     batch = sorted({*chosen, i})
     forward = np.logaddexp.reduce([logits[i, j] for j in batch])
     backward = np.logaddexp.reduce([logits[j, i] for j in batch])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 
 def on_gpu(side: Embeddings) -> Embeddings:
-    return Embeddings(side.image.cuda(), side.text.cuda(), side.scale, side.bias)
+    return Embeddings(side.image.cuda(), side.text.cuda(), side.logit_scale, side.logit_bias)
 
 
 def test_noise_is_that_of_the_cpu():
@@ -37,9 +37,9 @@ def test_noise_is_that_of_the_cpu():
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_the_same_candidates_are_drawn(loss):
-    host = random_embeddings(500, 32, seed=0, bias=-5.0)
+    host = random_embeddings(500, 32, seed=0, logit_bias=-5.0)
     drawn = [
-        JointSelector(4).select(FactoredScores(side, loss=loss), 100, seed=0, step=0).cpu()
+        JointSelector(4).select(FactoredScores(side, loss=loss), 100, key=0).cpu()
         for side in (host, on_gpu(host))
     ]
     assert torch.equal(*drawn)
@@ -50,10 +50,10 @@ def test_the_same_candidates_are_drawn(loss):
 def test_a_selection_never_waits_for_the_device(loss, fused):
     side = random_embeddings(500, 32, seed=0, dtype=torch.float16)
     scores = FactoredScores(on_gpu(side), loss=loss, fused=fused)
-    JointSelector(4).select(scores, 100, seed=0, step=0)  # Compiles.
+    JointSelector(4).select(scores, 100, key=0)  # Compiles.
     torch.cuda.set_sync_debug_mode("error")
     try:
-        JointSelector(4).select(scores, 100, seed=0, step=1)
+        JointSelector(4).select(scores, 100, key=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -61,7 +61,7 @@ def test_a_selection_never_waits_for_the_device(loss, fused):
 def test_what_is_not_finite_is_marked_and_then_refused_by_the_dataset():
     side = on_gpu(random_embeddings(500, 32, seed=0, dtype=torch.float16))
     side.image[7] = torch.nan
-    index = JointSelector(4).select(FactoredScores(side), 500, seed=0, step=0)
+    index = JointSelector(4).select(FactoredScores(side), 500, key=0)
     assert index.max() >= 2**62, "one of 500 has no score, and all are to be drawn"
 
     class Scorer:

@@ -53,11 +53,11 @@ class BlockSource:
 
     A numeric column is a NumPy array [batch, ...], text a list of str, bytes ``RaggedBytes`` or a
     list of bytes (encoded images stay encoded), and anything else a NumPy object array. Each row is
-    delivered once an epoch; the order is a function of (seed, epoch), see ``order``. A pass that runs
-    to its end moves on to the next epoch; one that is broken off starts over. Iterators do not share
-    what they read, and ``state_dict`` describes the newest of them.
+    delivered once an epoch; the order is a function of (seed, epoch), see ``order``. A pass that
+    runs to its end moves on to the next epoch; one that is broken off starts over. Iterators do not
+    share what they read, and ``state_dict`` describes the newest of them.
 
-    Over several ranks, once ``divide`` was called, an epoch has the same order and each rank is
+    Over several ranks, once ``shard`` was called, an epoch has the same order and each rank is
     dealt every so manieth row of it. The state is the same on all ranks, and goes on with another
     number of them if they take as many rows at a time together.
 
@@ -116,7 +116,7 @@ class BlockSource:
             return self._order.num_rows // self._rows_at_a_time
         return -(-self._order.num_rows // self._rows_at_a_time)
 
-    def divide(self, rank: int, num_ranks: int) -> None:
+    def shard(self, rank: int, num_ranks: int) -> None:
         """Deal the rows among ranks; ``JestDataset`` calls this where there are several.
 
         Row p of an epoch is for rank ``p % num_ranks``. Without ``drop_last`` a rank may have one

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from jest_loader.adapters.images.decoders import BadImageError, Mode, Pixels, choose_decoder, decode
 from jest_loader.adapters.images.squares import Squares
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.checks import whole
 from jest_loader.ragged import RaggedBytes
+from jest_loader.skipped import SkipRowsError
 
 _MAX_ROWS_A_TASK = (
     8  # Enough that handing them out costs 1 %, few enough that threads end together.
@@ -52,7 +52,7 @@ class DecodeImages:
     Raises:
         ValueError: if an argument is out of range or the decoder is not installed. When called: if
             the batch is no dict with such a column, or the transform's tensors differ in shape.
-        BadSamplesError: when called, if images cannot be decoded; it names them all.
+        SkipRowsError: when called, if images cannot be decoded; it names them all.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class DecodeImages:
         each = map if self.num_threads == 1 else self._threads().map
         bad = {row: reason for found in each(fill, some) for row, reason in found.items()}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
 
     def _threads(self) -> ThreadPoolExecutor:
         # A fork copies the pool but not its threads, and would wait for them for ever.

@@ -218,7 +218,9 @@ def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
     model = (
         architecture.empty(config.loss)
         if resuming
-        else architecture.build(config.loss, scale=config.initial_scale, bias=config.initial_bias)
+        else architecture.build(
+            config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
+        )
     )
     if config.checkpoint_activations:
         model.checkpoint_activations()

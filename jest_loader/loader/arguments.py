@@ -90,17 +90,17 @@ class Arguments:
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
         batch_size = declared_batch_size(self.source)
-        loss, same = (getattr(self.scorer, name, None) for name in ("loss", "same"))
+        loss, equal_by = (getattr(self.scorer, name, None) for name in ("loss", "equal_by"))
         return {
             "super_batch_size over all ranks": num_ranks * self.super_batch_size,
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
             "source batch size over all ranks": batch_size and num_ranks * batch_size,
             # Only a source that deals its rows itself can say where another number would be.
-            "number of ranks": None if hasattr(self.source, "divide") else num_ranks,
+            "number of ranks": None if hasattr(self.source, "shard") else num_ranks,
             "seed": self.seed,
             "scorer": type(self.scorer).__name__,
             "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.
-            "same": same if isinstance(same, str) else None,
+            "equal_by": equal_by if isinstance(equal_by, str) else None,
             "selector": type(self.selector).__name__,
             **{f"selector.{name}": value for name, value in _options(self.selector).items()},
             "schedule": None if self.schedule is None else repr(self.schedule),

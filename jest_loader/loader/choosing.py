@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jest_loader.bad_samples import BadSamplesError, listed, named, skip_budget
 from jest_loader.batch import Batch, take
 from jest_loader.loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
 from jest_loader.protocols import Scorer, Scores, Selector
@@ -24,6 +23,7 @@ from jest_loader.selecting.selectors import (
     UniformSelector,
     moves_rows,
 )
+from jest_loader.skipped import SkipRowsError, listed, named, skip_budget
 
 _NUM_SHOWN = 10  # Rows that are none, of those that a message names.
 
@@ -49,7 +49,7 @@ class Chooser:
     max_skipped_fraction: float
     agreement: Agreement = field(default_factory=lambda: Agreement(Ranks()))
 
-    def choose(self, candidates: Batch, *, seed: int, step: int) -> Choice:
+    def choose(self, candidates: Batch, *, key: int) -> Choice:
         """The sub-batch of a super-batch.
 
         Raises:
@@ -66,7 +66,7 @@ class Chooser:
         with self.agreement.step("selecting") as selecting:
             with torch.no_grad(), times.time("selecting", on_device=True):
                 joined = RankScores(scores, ranks)
-                drawn = self.selector.select(joined, self.sub_batch_size, seed=seed, step=step)
+                drawn = self.selector.select(joined, self.sub_batch_size, key=key)
             index = _checked(drawn, None if moves else self.sub_batch_size, self.super_batch_size)
             selecting.number = len(index)
         gone = {*index.tolist(), *skipped}  # What is not to be drawn again, wherever it goes.
@@ -74,12 +74,12 @@ class Chooser:
             candidates, index = even_out(candidates, index, selecting.everyones, self.agreement)
         with times.time("materializing"):
             chosen, sub_batch = self._materialized(
-                candidates, scores, index, gone, skipped, seed=seed, step=step
+                candidates, scores, index, gone, skipped, key=key
             )
         with torch.no_grad():
             if self.emit and self.scorer is not None:
                 sub_batch = _with_reference(sub_batch, scores, index)
-            worth = self._worth(scores, index, seed, step)
+            worth = self._worth(scores, index, key)
         if skipped:
             logging.getLogger(__name__).warning(
                 "skipped %d of %d candidates: %s",
@@ -102,39 +102,38 @@ class Chooser:
         index: Tensor,
         gone: set[int],
         skipped: dict[int, str],
-        **key: int,
+        key: int,
     ) -> tuple[Batch, Any]:
         """The chosen rows and what is made of them; replaces bad ones in ``index``."""
         while True:
             chosen = take(candidates, index)
             try:
                 sub_batch = chosen if self.materialize is None else self.materialize(chosen)
-            except BadSamplesError as error:
+            except SkipRowsError as error:
                 bad = _bad_rows(error, self.sub_batch_size)
                 skipped |= {int(index[row]): error.reasons[row] for row in bad}
                 self._check_budget(skipped, candidates)
                 self._check_left(gone, len(bad), skipped, candidates)
                 with torch.no_grad():
-                    index[bad] = self._spare(scores, gone, len(bad), **key)
+                    index[bad] = self._spare(scores, gone, len(bad), key)
                 gone |= set(index[bad].tolist())
                 continue
             if sub_batch is None:
                 raise ValueError("materialize must return the sub-batch, got None; add a return")
             return chosen, sub_batch
 
-    def _worth(self, scores: Scores, index: Tensor, seed: int, step: int) -> Worth:
+    def _worth(self, scores: Scores, index: Tensor, key: int) -> Worth:
         """What the sub-batch's score and its overlap with other selections are made of."""
         own = index[index < self.super_batch_size]  # Other ranks' rows have no scores here.
         chosen = own.to(scores.logits.device)
-        key = {"seed": seed, "step": step}
         if self.scorer is None or not isinstance(scores, Batchable) or not len(own):
             return Worth()
         alone = RankScores(scores, self.agreement.ranks.apart())
-        uniform = UniformSelector().select(alone, self.sub_batch_size, **key)
+        uniform = UniformSelector().select(alone, self.sub_batch_size, key=key)
         overlap = None
         if isinstance(self.selector, JointSelector) and not getattr(scores, "needs_context", False):
             independent = IndependentSelector(self.selector.gain)
-            others = independent.select(alone, self.sub_batch_size, **key)
+            others = independent.select(alone, self.sub_batch_size, key=key)
             overlap = torch.zeros_like(scores.logits).index_fill(0, others, 1.0)[chosen].mean()
         return Worth(scores.rows(chosen), scores.rows(uniform), overlap)
 
@@ -155,7 +154,7 @@ class Chooser:
             )
         return scores
 
-    def _spare(self, scores: Scores, gone: set[int], size: int, **key: int) -> Tensor:
+    def _spare(self, scores: Scores, gone: set[int], size: int, key: int) -> Tensor:
         """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
 
         Given what was chosen, the bad ones and those passed on to other ranks too: so they are not
@@ -167,7 +166,7 @@ class Chooser:
         chosen = torch.tensor(sorted(row for row in gone if finite[row]))
         alone = RankScores(scores, self.agreement.ranks.apart())
         given = alone.given(chosen.to(scores.logits.device))
-        spare = _checked(self.selector.select(given, size, **key), size, self.super_batch_size)
+        spare = _checked(self.selector.select(given, size, key=key), size, self.super_batch_size)
         if gone & set(spare.tolist()):
             raise ValueError(
                 f"{type(self.selector).__name__} must not take candidates whose logits are minus "
@@ -196,7 +195,7 @@ class Chooser:
             )
 
 
-def _bad_rows(error: BadSamplesError, size: int) -> list[int]:
+def _bad_rows(error: SkipRowsError, size: int) -> list[int]:
     """The rows that ``materialize`` called bad, once they are known to be rows."""
     rows = list(error.reasons)
     if any(type(row) is not int or not 0 <= row < size for row in rows):

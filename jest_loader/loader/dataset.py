@@ -58,7 +58,7 @@ class JestDataset(IterableDataset[Batch]):
             None waits for ever.
         max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
             less, that may be left out because their scores are not finite or ``materialize`` raised
-            ``BadSamplesError`` for them. Others take their places. 0 allows none.
+            ``SkipRowsError`` for them. Others take their places. 0 allows none.
 
     Raises:
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
@@ -264,8 +264,8 @@ class JestDataset(IterableDataset[Batch]):
         ranks = ranks_of(getattr(self._arguments.selector, "group", None))
         if ranks.size > 1:
             self._arguments.check_ranks(ranks.size)
-            if hasattr(self.source, "divide"):
-                self.source.divide(ranks.rank, ranks.size)
+            if hasattr(self.source, "shard"):
+                self.source.shard(ranks.rank, ranks.size)
         self.ranks = ranks
 
     def _begin(self) -> Position:

@@ -161,13 +161,13 @@ class Pass:
         num_ranks = self._agreement.ranks.size
         if num_ranks == 1:
             return
-        divided = hasattr(source, "divide")
+        shards = hasattr(source, "shard")
         self._agreement.check_same(
             {
                 "epoch": start.epoch,
                 "super_batches": start.super_batches,
                 "num_steps": start.num_steps,
-                "source": check_stateful(source).state_dict() if divided else None,
+                "source": check_stateful(source).state_dict() if shards else None,
                 **self._arguments.configuration(num_ranks),
             }
         )
@@ -272,8 +272,8 @@ class _Choices(Iterator[_Chosen]):
         with self._agreement.step("choosing a sub-batch") as choosing:
             choice = chooser.choose(
                 super_batch.candidates,
-                seed=fold(arguments.seed, before.epoch),
-                step=before.super_batches,
+                # The epoch's own key, counted on.
+                key=fold(fold(arguments.seed, before.epoch)) + before.super_batches,
             )
             choosing.number = choice.measured.counts.skipped
         counts = choice.measured.counts.over(self._agreement.ranks.size, skipped=choosing.total)

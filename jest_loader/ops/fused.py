@@ -67,9 +67,9 @@ class Pairs:
         stacked = torch.cat([given.image, given.text])
         self._stacked = pad(stacked, (0, padding)) if padding else stacked
         image, text = self._stacked[:, :width].split(self._num_candidates)
-        self.embeddings = Embeddings(image, text, given.scale, given.bias)
-        self._scale = self._scalar(given.scale)
-        self._bias = self._scalar(0.0 if given.bias is None else given.bias)
+        self.embeddings = Embeddings(image, text, given.logit_scale, given.logit_bias)
+        self._scale = self._scalar(given.logit_scale)
+        self._bias = self._scalar(0.0 if given.logit_bias is None else given.logit_bias)
 
     def own_logits(self) -> Tensor:
         """As ``plain.Pairs.own_logits``."""

@@ -79,7 +79,7 @@ class Pairs:
     ) -> Tensor:
         """[2, B]: ``reduce`` of [block, chunk] logits, image to text (0) and text to image (1)."""
         image, text = self.embeddings.image, self.embeddings.text
-        scale, bias = self.embeddings.scale, self.embeddings.bias
+        scale, bias = self.embeddings.logit_scale, self.embeddings.logit_bias
         out = image.new_empty(2, len(image))
         rows = block_rows(image, chunk.shape[1])
         images, texts = chunk.to(image.dtype)
@@ -109,7 +109,7 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def detached(embeddings: Embeddings) -> Embeddings:
     """The same embeddings outside any graph: selection is not differentiated."""
-    scale, bias = embeddings.scale, embeddings.bias
+    scale, bias = embeddings.logit_scale, embeddings.logit_bias
     return Embeddings(
         embeddings.image.detach(),
         embeddings.text.detach(),
@@ -161,5 +161,5 @@ def block_rows(candidates: Tensor, columns: int) -> int:
 
 
 def _logits(products: Tensor, embeddings: Embeddings) -> Tensor:
-    logits = products * embeddings.scale
-    return logits if embeddings.bias is None else logits + embeddings.bias
+    logits = products * embeddings.logit_scale
+    return logits if embeddings.logit_bias is None else logits + embeddings.logit_bias

@@ -5,8 +5,8 @@ from io import BytesIO
 from PIL import Image
 
 from jest_loader.adapters.images import DecodeImages
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.pack.records import SkipError
+from jest_loader.skipped import SkipRowsError
 
 _QUALITY = 90
 _ALL_CHROMA = 0  # Half of the colours of so small an image would be missed: twice the error.
@@ -33,7 +33,7 @@ class Thumbnails:
         """
         try:
             square = self._decode({"image": [image]})["image"][0]
-        except BadSamplesError as error:
+        except SkipRowsError as error:
             raise SkipError("no readable JPEG, PNG or WebP image") from error
         file = BytesIO()
         thumbnail = Image.fromarray(square.permute(1, 2, 0).numpy())

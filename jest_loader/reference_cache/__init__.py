@@ -1,4 +1,4 @@
-"""Run a reference once and keep what it says; ``CachedReference`` and ``CachedScores`` read it."""
+"""Run a reference once and keep what it says; ``CachedReference`` and ``CachedLosses`` read it."""
 
 from jest_loader.reference_cache.build import build
 from jest_loader.reference_cache.format import Manifest

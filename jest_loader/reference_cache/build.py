@@ -56,7 +56,7 @@ def build(
         path: The folder to make, on a file system that all processes share.
         source: Batches that hold each example once, with its id.
         reference: Embeds the examples; or a function ``loss(batch) -> Tensor [B]``. Examples for
-            which it raises ``BadSamplesError``, or returns NaN, are recorded as missing.
+            which it raises ``SkipRowsError``, or returns NaN, are recorded as missing.
         identity: What the cache is made from, as text: ``preprocessing``, ``tokenizer``,
             ``context_length``, whatever matters. ``data`` and ``model`` need not be given where the
             source has a ``fingerprint`` and the reference runs a module.

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.batch import Batch, take
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache.stored_rows import Found, SampleIndex, StoredRows, open_rows
 from jest_loader.scoring.learnability import check_embedder
+from jest_loader.skipped import SkipRowsError
 
 Missing = Literal["error", "skip"]
 """What to do for samples without a row: raise an error, or leave the candidate out."""
@@ -28,8 +28,8 @@ class CachedReference:
     Args:
         image: Floating [N, D]: an array, a memory map or a tensor.
         text: Floating [N, D].
-        scale: The reference's inverse temperature.
-        bias: The reference's logit bias; None for a softmax model.
+        logit_scale: The reference's inverse temperature.
+        logit_bias: The reference's logit bias; None for a softmax model.
         ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
         missing: For samples that have no row or whose row is NaN: ``"error"``; ``"skip"``, which
             gives them NaN and so leaves them out of the selection; or an embedder that is run on
@@ -45,8 +45,8 @@ class CachedReference:
         self,
         image: NDArray[Any] | Tensor,
         text: NDArray[Any] | Tensor,
-        scale: float,
-        bias: float | None = None,
+        logit_scale: float,
+        logit_bias: float | None = None,
         *,
         ids: NDArray[np.int64] | Tensor | None = None,
         missing: Missing | Embedder = "error",
@@ -60,13 +60,13 @@ class CachedReference:
             )
         columns = {"image": _array(image), "text": _array(text)}
         rows = StoredRows(columns, SampleIndex.of_rows(ids, len(image)), id_column)
-        self._set(rows, scale, bias, missing, device)
+        self._set(rows, logit_scale, logit_bias, missing, device)
 
     def _set(
         self,
         rows: StoredRows,
-        scale: float,
-        bias: float | None,
+        logit_scale: float,
+        logit_bias: float | None,
         missing: Missing | Embedder,
         device: torch.device | str,
     ) -> None:
@@ -75,7 +75,7 @@ class CachedReference:
         self._rows = rows
         self.missing = missing
         self._device = torch.device(device)
-        self.scale, self.bias = scale, bias
+        self.logit_scale, self.logit_bias = logit_scale, logit_bias
 
     @classmethod
     def open(
@@ -102,9 +102,9 @@ class CachedReference:
                 something else.
         """
         manifest, rows = open_rows(path, "embeddings", expect or {}, id_column)
-        assert manifest.scale is not None
+        assert manifest.logit_scale is not None
         reference = cls.__new__(cls)
-        reference._set(rows, manifest.scale, manifest.bias, missing, device)
+        reference._set(rows, manifest.logit_scale, manifest.logit_bias, missing, device)
         return reference
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class CachedReference:
         """
         found = self._rows.look_up(batch)
         image, text = (_on(self._device, found.columns[side]) for side in ("image", "text"))
-        embeddings = Embeddings(image, text, self.scale, self.bias)
+        embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias)
         if not found.reason or self.missing == "skip":
             return embeddings
         if self.missing == "error":
@@ -132,7 +132,7 @@ class CachedReference:
         rows = torch.from_numpy(np.flatnonzero(found.missing))
         try:
             live = self.missing.embed(take(batch, rows))
-        except BadSamplesError:  # None of them can be embedded: they stay NaN, and are left out.
+        except SkipRowsError:  # None of them can be embedded: they stay NaN, and are left out.
             return embeddings
         _check_same_model(live, embeddings)
         image, text = (
@@ -142,7 +142,7 @@ class CachedReference:
         return replace(embeddings, image=image, text=text)
 
 
-class CachedScores:
+class CachedLosses:
     """Looks up one stored number for each candidate by its sample id, such as a reference's loss.
 
     Args:
@@ -195,7 +195,7 @@ class CachedScores:
         missing: Missing | Callable[[Batch], Tensor] = "error",
         id_column: str = "sample_id",
         device: torch.device | str = "cpu",
-    ) -> "CachedScores":
+    ) -> "CachedLosses":
         """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
 
         Args:
@@ -257,7 +257,7 @@ def _no_rows(found: Found, live: str) -> str:
 
 def _check_same_model(live: Embeddings, cached: Embeddings) -> None:
     """Raise ``ValueError`` unless the embedder for what is missing can be the cache's model."""
-    for name in ("scale", "bias"):
+    for name in ("logit_scale", "logit_bias"):
         fresh, stored = getattr(live, name), getattr(cached, name)
         if (fresh is None) != (stored is None) or (
             fresh is not None and not isclose(float(fresh), float(stored), rel_tol=1e-3)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 ATTRIBUTE = "jest_loader_cache"
 BUILDING = "building"
 
@@ -70,8 +70,8 @@ class Manifest:
         num_missing: Examples that the reference could not use.
         chunk_rows: Rows of a chunk file.
         width: Of the embeddings; None for losses.
-        scale: The reference's inverse temperature; None for losses.
-        bias: Its logit bias; None for losses and for a softmax model.
+        logit_scale: The reference's inverse temperature; None for losses.
+        logit_bias: Its logit bias; None for losses and for a softmax model.
         has_index: Whether ids are not simply 0, 1, 2, ...
         identity: What it was made from: ``data``, ``model`` and whatever the builder named.
         checksums: For each array the BLAKE2b of each of its chunk files, 16 bytes in hexadecimal.
@@ -84,8 +84,8 @@ class Manifest:
     num_missing: int
     chunk_rows: int
     width: int | None
-    scale: float | None
-    bias: float | None
+    logit_scale: float | None
+    logit_bias: float | None
     has_index: bool
     identity: dict[str, str]
     checksums: dict[str, list[str]]

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.batch import Batch, num_examples, take
 from jest_loader.embeddings import Embeddings
 from jest_loader.ops.plain import detached
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache.format import Kind
 from jest_loader.scoring.learnability import check_embedder
+from jest_loader.skipped import SkipRowsError
 
 _NORM_TOLERANCE = 0.05
 
@@ -26,8 +26,8 @@ class Logit(NamedTuple):
     """What must be the same for all embeddings of a cache."""
 
     width: int
-    scale: float
-    bias: float | None
+    logit_scale: float
+    logit_bias: float | None
 
 
 class Measure(Protocol):
@@ -120,12 +120,14 @@ class EmbeddingMeasure:
         return columns
 
     def _check_same(self, found: Embeddings) -> None:
-        bias = None if found.bias is None else float(found.bias)
-        logit = Logit(found.image.shape[1], float(found.scale), bias)
-        if not (math.isfinite(logit.scale) and logit.scale > 0):
-            raise ValueError(f"the reference's scale must be positive, got {logit.scale}")
+        bias = None if found.logit_bias is None else float(found.logit_bias)
+        logit = Logit(found.image.shape[1], float(found.logit_scale), bias)
+        if not (math.isfinite(logit.logit_scale) and logit.logit_scale > 0):
+            raise ValueError(
+                f"the reference's logit_scale must be positive, got {logit.logit_scale}"
+            )
         if bias is not None and not math.isfinite(bias):
-            raise ValueError(f"the reference's bias must be finite, got {bias}")
+            raise ValueError(f"the reference's logit_bias must be finite, got {bias}")
         self.expect(logit)
 
 
@@ -196,7 +198,7 @@ def _usable(function: Callable[[Batch], Any], batch: Batch) -> tuple[Any, list[i
     rows = list(range(num_examples(batch)))
     try:
         return function(batch), rows
-    except BadSamplesError as error:
+    except SkipRowsError as error:
         good = [row for row in rows if row not in error.reasons]
         if not good:
             return None, []

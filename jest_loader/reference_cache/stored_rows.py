@@ -145,7 +145,7 @@ def open_rows(
     """
     manifest = read_manifest(path)
     if manifest.kind != kind:
-        reader = "CachedScores" if manifest.kind == "loss" else "CachedReference"
+        reader = "CachedLosses" if manifest.kind == "loss" else "CachedReference"
         raise ValueError(
             f"the cache must hold {kind}, but {path} holds {manifest.kind}; open it with {reader}"
         )

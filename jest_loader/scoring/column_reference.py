@@ -17,16 +17,16 @@ class ColumnReference:
     Args:
         image: The column of image embeddings, floating [B, D].
         text: The column of text embeddings, floating [B, D].
-        scale: The reference's inverse temperature.
-        bias: The reference's logit bias; None for a softmax model.
+        logit_scale: The reference's inverse temperature.
+        logit_bias: The reference's logit bias; None for a softmax model.
         device: Where the embeddings of a super-batch are put, the learner's device.
     """
 
     image: str = "reference_image"
     text: str = "reference_text"
     _: KW_ONLY
-    scale: float
-    bias: float | None = None
+    logit_scale: float
+    logit_bias: float | None = None
     device: torch.device | str = "cpu"
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -36,7 +36,7 @@ class ColumnReference:
             ValueError: if it has no such columns, or they hold something else.
         """
         image, text = (_column(batch, name).to(self.device) for name in (self.image, self.text))
-        return Embeddings(image, text, self.scale, self.bias)
+        return Embeddings(image, text, self.logit_scale, self.logit_bias)
 
 
 def _column(batch: Any, name: str) -> Tensor:

@@ -19,6 +19,9 @@ _NORM_TOLERANCE = 0.05
 # scale 512 for fp16 and 64 for bf16.
 _MAX_ROUNDING = 0.5
 
+# The parameter of CLIP starts at 2.66 and ends at 4.61, exp of it at 14.3 and 100.
+_LEAST_USUAL_SCALE = 5.0
+
 
 def check_loss(loss: Loss) -> None:
     """Raise ``ValueError`` unless ``loss`` is one that we can score."""
@@ -43,7 +46,7 @@ def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: 
     for name, side in (("learner", learner), ("reference", reference)):
         if side is None:
             continue
-        if loss == "sigmoid" and side.bias is None:
+        if loss == "sigmoid" and side.logit_bias is None:
             raise ValueError(
                 f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
                 "use loss='softmax' for a softmax model, or give Embeddings a bias"
@@ -80,9 +83,9 @@ def _check_range(name: str, side: Embeddings) -> None:
         ]
     )
     off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
-    bias = 0.0 if side.bias is None else side.bias
+    bias = 0.0 if side.logit_bias is None else side.logit_bias
     scalars = [
-        torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.scale, bias)
+        torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.logit_scale, bias)
     ]
     num_off, scale, bias = torch.stack([off.sum().to(norms), *scalars]).tolist()  # The one wait.
     if num_off > 0:
@@ -94,17 +97,23 @@ def _check_range(name: str, side: Embeddings) -> None:
         )
     if not 0 < scale < math.inf or not math.isfinite(bias):
         raise ValueError(
-            "an embedder's scale must be positive and finite and its bias finite, "
+            "an embedder's logit_scale must be positive and finite and its logit_bias finite, "
             f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains, and "
             "a model whose learning rate is too high may end so"
         )
-    warn_if_coarse(name, replace(side, scale=scale))
+    if scale < _LEAST_USUAL_SCALE:
+        warnings.warn(
+            f"the {name}'s logit_scale is {scale:.3g}, which looks like the logarithm that CLIP "
+            "trains and changes what is selected; give its exp(), from 10 to 100 as a rule",
+            stacklevel=5,
+        )
+    warn_if_coarse(name, replace(side, logit_scale=scale))
 
 
 def warn_if_coarse(name: str, side: Embeddings) -> None:
     """Warn where rounding to the embeddings' dtype may change what is selected."""
     eps = torch.finfo(side.image.dtype).eps
-    if not float(side.scale) * eps > _MAX_ROUNDING:
+    if not float(side.logit_scale) * eps > _MAX_ROUNDING:
         return
     warnings.warn(
         f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "

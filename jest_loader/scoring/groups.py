@@ -16,7 +16,7 @@ _DIGEST_BYTES = 8  # Of an int64: among a million different values a collision h
 def check_column(name: object) -> None:
     """Raise ``ValueError`` unless ``name`` can name a column; None names none."""
     if name is not None and not isinstance(name, str):
-        raise ValueError(f"same must be the name of a column or None, got {name!r}")
+        raise ValueError(f"equal_by must be the name of a column or None, got {name!r}")
 
 
 def group_ids(batch: Batch, column: str | None) -> Tensor | None:
@@ -33,8 +33,8 @@ def group_ids(batch: Batch, column: str | None) -> Tensor | None:
     if not isinstance(batch, Mapping) or column not in batch:
         has = map(repr, batch) if isinstance(batch, Mapping) else [type(batch).__name__]
         raise ValueError(
-            f"same={column!r} must be a column of the batch, which has {', '.join(has)}; add it to "
-            "the source"
+            f"equal_by={column!r} must be a column of the batch, which has {', '.join(has)}; "
+            "add it to the source"
         )
     values: Any = batch[column]
     if isinstance(values, Tensor):
@@ -48,7 +48,7 @@ def group_ids(batch: Batch, column: str | None) -> Tensor | None:
     if not all(isinstance(value, str) for value in values):
         odd = next(value for value in values if not isinstance(value, str))
         raise ValueError(
-            f"same={column!r} must be text or whole numbers, one for each example, got "
+            f"equal_by={column!r} must be text or whole numbers, one for each example, got "
             f"{type(odd).__name__}; name a column of captions or ids"
         )
     return torch.tensor([_hashed(value) for value in values], dtype=torch.int64)

@@ -37,23 +37,24 @@ class Learnability(_WithLearner):
         learner: Embeds with the model being trained, or with an online proxy of it.
         reference: Embeds with a model trained on well-curated data, or reads its cached embeddings.
         loss: ``"sigmoid"`` or ``"softmax"``, the loss that both models are trained with.
-        same: A column of the batch, such as ``"caption"``: different candidates whose values in it
-            are equal are not each other's negatives. Strings or whole numbers. None for none.
+        equal_by: A column of the batch, such as ``"caption"``: candidates that are equal in it are
+            not each other's negatives. Strings or whole numbers. None for none.
 
     Raises:
-        ValueError: if ``loss`` is another word, a side cannot embed or ``same`` names no column.
+        ValueError: if ``loss`` is another word, a side cannot embed, or ``equal_by`` names no
+            column.
     """
 
     reference: Embedder
     loss: Loss = "sigmoid"
-    same: str | None = None
+    equal_by: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("learner", self.learner)
         _check_proxy(self.learner, self.loss)
         check_embedder("reference", self.reference)
-        check_column(self.same)
+        check_column(self.equal_by)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
@@ -61,7 +62,7 @@ class Learnability(_WithLearner):
             self.learner.embed(super_batch),
             self.reference.embed(super_batch),
             self.loss,
-            groups=group_ids(super_batch, self.same),
+            groups=group_ids(super_batch, self.equal_by),
         )
 
 
@@ -72,7 +73,7 @@ class EasyReference:
     Args:
         reference: As for ``Learnability``.
         loss: As for ``Learnability``.
-        same: As for ``Learnability``.
+        equal_by: As for ``Learnability``.
 
     Raises:
         ValueError: as ``Learnability``.
@@ -80,19 +81,19 @@ class EasyReference:
 
     reference: Embedder
     loss: Loss = "sigmoid"
-    same: str | None = None
+    equal_by: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("reference", self.reference)
-        check_column(self.same)
+        check_column(self.equal_by)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
         return FactoredScores(
             reference=self.reference.embed(super_batch),
             loss=self.loss,
-            groups=group_ids(super_batch, self.same),
+            groups=group_ids(super_batch, self.equal_by),
         )
 
     def snapshot(self) -> "EasyReference":
@@ -107,27 +108,27 @@ class HardLearner(_WithLearner):
     Args:
         learner: As for ``Learnability``.
         loss: As for ``Learnability``.
-        same: As for ``Learnability``.
+        equal_by: As for ``Learnability``.
 
     Raises:
         ValueError: as ``Learnability``.
     """
 
     loss: Loss = "sigmoid"
-    same: str | None = None
+    equal_by: str | None = None
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
         check_embedder("learner", self.learner)
         _check_proxy(self.learner, self.loss)
-        check_column(self.same)
+        check_column(self.equal_by)
 
     def score(self, super_batch: Batch) -> FactoredScores:
         """Scores of the super-batch's candidates."""
         return FactoredScores(
             learner=self.learner.embed(super_batch),
             loss=self.loss,
-            groups=group_ids(super_batch, self.same),
+            groups=group_ids(super_batch, self.equal_by),
         )
 
 

@@ -25,7 +25,7 @@ class LiveLearner:
     """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
 
     The modes of all submodules are put back afterwards. Where ``embed`` or ``prepare`` raises
-    ``BadSamplesError``, it is called again with the other rows, and the bad ones have no score.
+    ``SkipRowsError``, it is called again with the other rows, and the bad ones have no score.
 
     Args:
         model: The model being trained, also in DDP, FSDP or compiled. ``embed`` is given the module
@@ -76,7 +76,7 @@ class LiveLearner:
         Raises:
             ValueError: if the batch lacks a column that the model reads, or ``embed`` returns
                 anything but Embeddings with a row per example.
-            BadSamplesError: if no row can be used.
+            SkipRowsError: if no row can be used.
         """
         found = self._runner.run(batch)
         first = found.parts[0]
@@ -86,8 +86,8 @@ class LiveLearner:
         return Embeddings(
             found.column(lambda part: part.image),
             found.column(lambda part: part.text),
-            first.scale,
-            first.bias,
+            first.logit_scale,
+            first.logit_bias,
         )
 
     def snapshot(self) -> "LiveLearner":
@@ -150,14 +150,14 @@ class OnlineProxy(LiveLearner):
         optimizer: Over the model's parameters.
         embed: As for ``LiveLearner``; while training it is given ``model`` itself.
         loss: The contrastive loss that it is trained with.
-        same: A column of the sub-batch whose equal values are not each other's negatives in that
-            loss, as for ``Learnability``; None for none.
+        equal_by: A column of the sub-batch whose equal values are not each other's negatives in
+            that loss, as for ``Learnability``; None for none.
         prepare: As for ``LiveLearner``; also in training.
         micro_batch_size: As for ``LiveLearner``, when scoring.
         max_memory_bytes: As for ``LiveLearner``, when scoring.
 
     Raises:
-        ValueError: as ``LiveLearner``, or if ``loss`` is not known, ``same`` names no column or
+        ValueError: as ``LiveLearner``, or if ``loss`` is not known, ``equal_by`` names no column or
             ``optimizer`` trains none of the model's weights.
     """
 
@@ -168,7 +168,7 @@ class OnlineProxy(LiveLearner):
         embed: EmbedFunction | None = None,
         *,
         loss: Loss = "sigmoid",
-        same: str | None = None,
+        equal_by: str | None = None,
         prepare: Callable[[Batch], Batch] | None = None,
         micro_batch_size: int | None = None,
         max_memory_bytes: int | None = None,
@@ -181,20 +181,20 @@ class OnlineProxy(LiveLearner):
             max_memory_bytes=max_memory_bytes,
         )
         check_loss(loss)
-        check_column(same)
+        check_column(equal_by)
         _check_optimizer(optimizer, model)
         self.optimizer = optimizer
         self.loss = loss
-        self.same = same
+        self.equal_by = equal_by
 
     def update(self, sub_batch: Batch) -> None:
         """One optimizer step on the sub-batch's contrastive loss, outside autocast.
 
         Raises:
-            ValueError: if the loss is not finite, or the sub-batch has no column ``same``; the
+            ValueError: if the loss is not finite, or the sub-batch has no column ``equal_by``; the
                 weights are left as they were.
         """
-        groups = group_ids(sub_batch, self.same)
+        groups = group_ids(sub_batch, self.equal_by)
         with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
             loss = contrastive_loss(self._runner.call(self.model, sub_batch), self.loss, groups)
         if not torch.isfinite(loss):

@@ -74,7 +74,7 @@ class PerExample:
         Raises:
             ValueError: if the batch lacks a column that the loss reads, or the loss is not one
                 number per example.
-            BadSamplesError: if no row can be used.
+            SkipRowsError: if no row can be used.
         """
         return self._runner.run(batch).column(lambda losses: losses)
 

@@ -9,11 +9,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.batch import Batch, num_examples, split, take, to_device
 from jest_loader.checks import whole
 from jest_loader.scoring.memory import MemoryBudget
 from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
+from jest_loader.skipped import SkipRowsError
 
 Output = TypeVar("Output")
 
@@ -21,7 +21,7 @@ Output = TypeVar("Output")
 class ModelRunner(Generic[Output]):
     """Runs a function of a model on batches: in ``eval`` mode, without gradients or autocast.
 
-    Where the function or ``prepare`` raises ``BadSamplesError``, it is called again with the other
+    Where the function or ``prepare`` raises ``SkipRowsError``, it is called again with the other
     rows.
 
     Args:
@@ -75,7 +75,7 @@ class ModelRunner(Generic[Output]):
         """What the function makes of the batch's usable rows; logs what is wrong with the others.
 
         Raises:
-            BadSamplesError: if no row is usable.
+            SkipRowsError: if no row is usable.
         """
         outputs: list[Output] = []
         good: list[int] = []
@@ -89,7 +89,7 @@ class ModelRunner(Generic[Output]):
                 reasons |= {start + row: reason for row, reason in bad.items()}
                 start += len(rows) + len(bad)
         if reasons:
-            error = BadSamplesError(reasons)
+            error = SkipRowsError(reasons)
             if not outputs:
                 raise error
             logging.getLogger(__name__).warning("candidates without a score: %s", error)
@@ -154,7 +154,7 @@ class ModelRunner(Generic[Output]):
         while rows:
             try:
                 return self.call(self._model, part), rows, reasons
-            except BadSamplesError as error:
+            except SkipRowsError as error:
                 _check_rows(error, len(rows))
                 reasons |= {rows[row]: reason for row, reason in error.reasons.items()}
                 good = [row for row in range(len(rows)) if row not in error.reasons]
@@ -209,10 +209,10 @@ def _missing_column(error: KeyError, batch: Batch) -> str | None:
     )
 
 
-def _check_rows(error: BadSamplesError, num_rows: int) -> None:
+def _check_rows(error: SkipRowsError, num_rows: int) -> None:
     odd = [row for row in error.reasons if type(row) is not int or not 0 <= row < num_rows]
     if odd:
         raise ValueError(
-            "BadSamplesError must name rows of the batch that the function was called with, from "
+            "SkipRowsError must name rows of the batch that the function was called with, from "
             f"0 to {num_rows - 1}, got {odd[0]!r}"
         ) from error

@@ -80,7 +80,7 @@ class JointSelector(_OverRanks):
         whole("num_chunks", self.num_chunks, 1)
         _check_gain(self.gain)
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Over several ranks ``scores`` are of this rank's candidates, as are the rows returned, and
@@ -107,8 +107,8 @@ class JointSelector(_OverRanks):
         for chunk, chunk_size in enumerate(chunk_sizes(total, self.num_chunks)):
             if draws:
                 given = given.given(draws[-1].candidates)
-            key = fold(seed, step, chunk)
-            draws.append(draw(given, chunk_size, key, gain=self.gain, exact=exact))
+            chunk_key = fold(key, chunk)
+            draws.append(draw(given, chunk_size, chunk_key, gain=self.gain, exact=exact))
         return checked(draws)
 
 
@@ -131,7 +131,7 @@ class IndependentSelector(_OverRanks):
         super().__post_init__()
         _check_gain(self.gain)
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Raises:
@@ -140,8 +140,8 @@ class IndependentSelector(_OverRanks):
         """
         _check_size(scores, size)
         _check_context(self, scores)
-        key = fold(seed, step, 0)
-        return _at_once(self, scores, size, lambda given: perturbed(given, key, self.gain))
+        first_key = fold(key, 0)  # Of the first chunk, so that overlaps are of the same noise.
+        return _at_once(self, scores, size, lambda given: perturbed(given, first_key, self.gain))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class TopKSelector(_OverRanks):
         ValueError: if ``quota`` is another word.
     """
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, best first.
 
         Raises:
@@ -179,15 +179,14 @@ class UniformSelector(_OverRanks):
         ValueError: if ``quota`` is another word.
     """
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, in the order drawn.
 
         Raises:
             ValueError: if ``size`` is not in [1, candidates with a finite score].
         """
         _check_size(scores, size)
-        key = fold(seed, step, 0)
-        return _at_once(self, scores, size, lambda given: perturbed(given, key, 0.0))
+        return _at_once(self, scores, size, lambda given: perturbed(given, fold(key, 0), 0.0))
 
 
 @dataclass(frozen=True)
@@ -214,20 +213,19 @@ class GibbsSelector:
         whole("num_sweeps", self.num_sweeps, 1)
         _check_gain(self.gain)
 
-    def select(self, scores: Scores, size: int, *, seed: int, step: int) -> Tensor:
+    def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, in no particular order.
 
         Raises:
             ValueError: as ``JointSelector.select``.
         """
         scores = UniformSelector(quota="local")._over_ranks(scores)
-        chosen = list(UniformSelector().select(scores, size, seed=seed, step=step)[:, None])
+        chosen = list(UniformSelector().select(scores, size, key=key)[:, None])
         draws = {}
         for sweep, position in product(range(self.num_sweeps), range(size)):
             others = chosen[:position] + chosen[position + 1 :]
             given = scores.given(torch.cat(others)) if others else scores
-            key = fold(seed, step, sweep, position)
-            draws[position] = draw(given, 1, key, gain=self.gain)
+            draws[position] = draw(given, 1, fold(key, sweep, position), gain=self.gain)
             chosen[position] = draws[position].candidates
         return checked(list(draws.values()))
 

@@ -384,7 +384,7 @@ def divided(num_ranks: int, **options: Any) -> list[BlockSource]:
     """The same source on each rank."""
     sources = [source(**options) for _ in range(num_ranks)]
     for rank, one in enumerate(sources):
-        one.divide(rank, num_ranks)
+        one.shard(rank, num_ranks)
     return sources
 
 
@@ -434,6 +434,6 @@ def test_a_position_with_other_batches_is_refused() -> None:
 
 def test_a_division_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="rank must be a whole number from 0 to 1, got 2"):
-        source().divide(2, 2)
+        source().shard(2, 2)
     with pytest.raises(ValueError, match="batch_size of 6 on each of 8 ranks"):
-        source(drop_last=True).divide(0, 8)
+        source(drop_last=True).shard(0, 8)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from jest_loader import BadSamplesError, JestDataset, UniformSelector
+from jest_loader import JestDataset, SkipRowsError, UniformSelector
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.images.decoders import decode
 
@@ -253,7 +253,7 @@ def test_bad_rows_are_named_together(decoder, num_threads, fast_scaling):
     decode_images = DecodeImages(
         "jpg", 40, decoder=decoder, num_threads=num_threads, fast_scaling=fast_scaling
     )
-    with pytest.raises(BadSamplesError) as raised:
+    with pytest.raises(SkipRowsError) as raised:
         decode_images({"jpg": column})
     reasons = raised.value.reasons
     assert list(reasons) == list(range(1, len(column), 2))
@@ -267,7 +267,7 @@ def test_bad_rows_are_named_together(decoder, num_threads, fast_scaling):
 def test_lost_data_before_an_end_marker_is_bad(name):
     """Pillow, OpenCV, torchvision and torchcodec all fill these with grey and return them."""
     cut = FILES[name][: len(FILES[name]) // 2] + b"\xff\xd9"
-    with pytest.raises(BadSamplesError, match="premature end of data segment"):
+    with pytest.raises(SkipRowsError, match="premature end of data segment"):
         DecodeImages("jpg", 40, decoder="simplejpeg")({"jpg": [cut]})
 
 
@@ -290,10 +290,10 @@ def test_decompression_bombs(decoder, name, monkeypatch):
     decode_images = DecodeImages("jpg", 16, decoder=decoder, num_threads=1)
     width, height = Image.open(io.BytesIO(FILES[name])).size
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * height // 2 - 1)
-    with pytest.raises(BadSamplesError, match="decompression bomb"):
+    with pytest.raises(SkipRowsError, match="decompression bomb"):
         decode_images({"jpg": [FILES[name]]})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * height - 1)
-    with pytest.raises(BadSamplesError, match="decompression bomb"):  # Warnings are errors here.
+    with pytest.raises(SkipRowsError, match="decompression bomb"):  # Warnings are errors here.
         decode_images({"jpg": [FILES[name]]})
     with warnings.catch_warnings(record=True, action="always") as caught:
         assert decode_images({"jpg": [FILES[name]]})["jpg"].shape == (1, 3, 16, 16)
@@ -314,7 +314,7 @@ def test_broken_bytes_never_raise_anything_else(decoder):
                 1 << draw.randrange(8)
             )
         rows.append(bytes(encoded))
-    with pytest.raises(BadSamplesError) as raised:
+    with pytest.raises(SkipRowsError) as raised:
         DecodeImages("jpg", 16, decoder=decoder, num_threads=2)({"jpg": rows})
     assert 40 < len(raised.value.reasons) < 400
 
@@ -375,7 +375,7 @@ def test_one_thread_is_the_callers():
 @pytest.mark.parametrize("kind", [EOFError, IndexError, TypeError, struct.error, UserWarning])
 def test_whatever_a_reader_says_of_broken_bytes(kind, monkeypatch):
     monkeypatch.setattr(Image, "open", Mock(side_effect=kind("odd bytes")))
-    with pytest.raises(BadSamplesError, match="cannot be decoded: odd bytes"):
+    with pytest.raises(SkipRowsError, match="cannot be decoded: odd bytes"):
         DecodeImages("jpg", num_threads=1)({"jpg": [FILES["png"]]})
 
 

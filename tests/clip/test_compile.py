@@ -30,11 +30,11 @@ OPEN_CLIP = {
 def built(kind, tmp_path):
     torch.manual_seed(0)
     if kind == "bundled":
-        return BUNDLED.build("sigmoid", scale=10.0, bias=-5.0)
+        return BUNDLED.build("sigmoid", logit_scale=10.0, logit_bias=-5.0)
     pytest.importorskip("open_clip", reason="open_clip is not installed")
     (tmp_path / "tiny.json").write_text(json.dumps(OPEN_CLIP))
     options = OpenClipConfig(str(tmp_path / "tiny.json"))
-    return resolve(options).build("sigmoid", scale=10.0, bias=-5.0)
+    return resolve(options).build("sigmoid", logit_scale=10.0, logit_bias=-5.0)
 
 
 def step_and_scores(model, size, *, in_bf16):

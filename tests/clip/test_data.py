@@ -11,7 +11,6 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from jest_loader.adapters.images import DecodeImages
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
 from jest_loader.clip.loading.build import build_loader
@@ -28,6 +27,7 @@ from jest_loader.clip.train import train
 from jest_loader.embeddings import Embeddings
 from jest_loader.pack import PackConfig, pack, write_mds
 from jest_loader.reference_cache import build
+from jest_loader.skipped import SkipRowsError
 
 MODEL = ModelConfig(
     image_size=8, channels=3, patch_size=4, vision_width=16, vision_depth=1,
@@ -206,7 +206,7 @@ def test_bad_candidates_are_marked_and_the_others_decoded(bad):
 
 
 def test_bad_examples_that_cannot_be_left_out_are_named_by_their_ids():
-    with pytest.raises(BadSamplesError) as caught:
+    with pytest.raises(SkipRowsError) as caught:
         Prepare(DataConfig(train=Path("unused")), MODEL)(columns([jpeg(0), b"nothing"]))
     assert list(caught.value.reasons) == [6]
 

@@ -37,7 +37,7 @@ def test_the_loss_leaves_out_pairs_of_equal_captions(
         shards, tmp_path / "run", data=data, model=sizes, selection=selection, loss=loss
     )
     torch.manual_seed(0)
-    model = TwoTower(config.model, scale=10.0, bias=-2.0 if loss == "sigmoid" else None)
+    model = TwoTower(config.model, logit_scale=10.0, logit_bias=-2.0 if loss == "sigmoid" else None)
     batch = next(iter(build_loader(config, model, torch.device("cpu"))))
     assert len(set(batch["caption"])) < 8
     monkeypatch.setattr(TwoTower, "forward", recording)
@@ -58,7 +58,7 @@ def test_scores_leave_out_pairs_of_equal_captions(shards, tmp_path, score):
     selection = SelectionConfig("joint", score, 0.5, 2, reference_checkpoint=reference)
     config = config_for(shards, tmp_path / "run", selection=selection)
     masked = replace(config, selection=replace(selection, mask_equal_captions=True))
-    model = TwoTower(config.model, scale=10.0, bias=-2.0)
+    model = TwoTower(config.model, logit_scale=10.0, logit_bias=-2.0)
     scorers = [build_loader(each, model, torch.device("cpu")).scorer for each in (config, masked)]
     assert [scorer.same for scorer in scorers] == [None, "caption"]
 

@@ -16,7 +16,7 @@ from jest_loader.testing import simulate_ranks
 SIZES = [(13,), (7, 6), (5, 1, 7), (4, 4, 4)]
 
 
-def embeddings(size: int, *, dtype=torch.float64, bias: float | None = -3.0) -> Embeddings:
+def embeddings(size: int, *, dtype=torch.float64, logit_bias: float | None = -3.0) -> Embeddings:
     generator = torch.Generator().manual_seed(size)
 
     def rows():
@@ -25,15 +25,17 @@ def embeddings(size: int, *, dtype=torch.float64, bias: float | None = -3.0) -> 
     image = rows()
     text = normalize(image + 0.5 * rows(), dim=1)
     scale = torch.tensor(9.0, dtype=torch.float64)
-    bias = None if bias is None else torch.tensor(bias, dtype=torch.float64)
+    bias = None if logit_bias is None else torch.tensor(logit_bias, dtype=torch.float64)
     return Embeddings(image.to(dtype), text.to(dtype), scale, bias)
 
 
 def by_autograd(of: Embeddings, loss):
     """The plain form's value and gradients."""
-    leaves = [of.image, of.text, of.scale] + ([] if of.bias is None else [of.bias])
+    leaves = [of.image, of.text, of.logit_scale] + (
+        [] if of.logit_bias is None else [of.logit_bias]
+    )
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
-    value = contrastive_loss(Embeddings(*leaves, *[None] * (of.bias is None)), loss)
+    value = contrastive_loss(Embeddings(*leaves, *[None] * (of.logit_bias is None)), loss)
     return value.detach(), torch.autograd.grad(value, leaves)
 
 
@@ -60,7 +62,7 @@ def _blocks(request, monkeypatch):
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("bias", [-3.0, None])
 def test_any_ranks_find_the_gradients_of_one_batch(sizes, loss, bias):
-    of = embeddings(sum(sizes), bias=bias)
+    of = embeddings(sum(sizes), logit_bias=bias)
     value, (image, text, scale, *rest) = by_autograd(of, loss)
     found = over_ranks(of, sizes, loss)
     for each in found:
@@ -69,9 +71,9 @@ def test_any_ranks_find_the_gradients_of_one_batch(sizes, loss, bias):
     close = {"rtol": 1e-10, "atol": 1e-13}
     torch.testing.assert_close(torch.cat([each.image for each in found]), image, **close)
     torch.testing.assert_close(torch.cat([each.text for each in found]), text, **close)
-    torch.testing.assert_close(sum(each.scale for each in found), scale, **close)
+    torch.testing.assert_close(sum(each.logit_scale for each in found), scale, **close)
     for bias_gradient in rest:
-        torch.testing.assert_close(sum(each.bias for each in found), bias_gradient, **close)
+        torch.testing.assert_close(sum(each.logit_bias for each in found), bias_gradient, **close)
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -82,7 +84,7 @@ def test_examples_of_one_group_are_not_each_others_negatives(sizes, loss):
     of = embeddings(sum(sizes))
     groups = torch.arange(sum(sizes)) % 5
     image, text = of.image.clone().requires_grad_(), of.text.clone().requires_grad_()
-    logits, value = of.scale * image @ text.T + of.bias, 0.0
+    logits, value = of.logit_scale * image @ text.T + of.logit_bias, 0.0
     for row, own in enumerate(groups):
         others = [k for k in range(len(groups)) if k == row or groups[k] != own]
         if loss == "sigmoid":

@@ -25,7 +25,7 @@ TOWERS = replace(MODEL, text_depth=1, channels=3)
 
 def model_for(loss, kind=TwoTower):
     torch.manual_seed(3)
-    return kind(TOWERS, bias=-2.0 if loss == "sigmoid" else None)
+    return kind(TOWERS, logit_bias=-2.0 if loss == "sigmoid" else None)
 
 
 def batch_of(rows: slice):
@@ -112,7 +112,9 @@ def test_micro_batches_with_dropout_have_the_gradients_of_the_loss_that_they_had
     model.zero_grad()
     parts = [model.embed(batch_of(slice(start, start + 5))) for start in (0, 5, 10)]
     image, text = (torch.cat([getattr(part, side) for part in parts]) for side in ("image", "text"))
-    loss = contrastive_loss(Embeddings(image, text, parts[0].scale, parts[0].bias), "sigmoid")
+    loss = contrastive_loss(
+        Embeddings(image, text, parts[0].logit_scale, parts[0].logit_bias), "sigmoid"
+    )
     loss.backward()
     assert_same((found.loss.item(), NUM_ROWS, got), (loss.item(), NUM_ROWS, gradients(model)))
     assert after == torch.rand(1), "and the generator stands where one pass leaves it"

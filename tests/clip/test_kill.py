@@ -120,7 +120,7 @@ def run(shards: Path, out: Path, place: str = "", changes: dict | None = None) -
 
     torch.set_num_threads(1)
     checkpoint.new_model = lambda config, loss, scale, bias: Forgetful(
-        config, scale=scale, bias=bias
+        config, logit_scale=scale, logit_bias=bias
     )
     if place:
         die_at(PLACES[place])

@@ -34,8 +34,8 @@ def test_a_line_says_what_a_step_was(shards, tmp_path):
     assert held_out["held_out"] == run.evaluations[-1].metrics
     stats = run.loader.stats
     assert (step["score"], step["uniform_score"]) == (stats.score, stats.uniform_score)
-    assert step["scale"] == run.model.log_scale.exp().item()
-    assert step["bias"] == run.model.bias.item()
+    assert step["logit_scale"] == run.model.log_scale.exp().item()
+    assert step["logit_bias"] == run.model.logit_bias.item()
     assert (step["counts"], step["flops"]) == (run.counts.to_dict(), run.flops)
     assert step["lr"] == pytest.approx(0.01 * (1 + math.cos(math.pi * 6 / 7)) / 2)
     shares = [step[f"{name}_fraction"] for name in ("waiting", "scoring", "selecting")]

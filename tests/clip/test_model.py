@@ -53,8 +53,8 @@ def test_embeddings_have_unit_norm_and_one_row_per_pair():
     for side in (embeddings.image, embeddings.text):
         assert side.shape == (5, 16)
         torch.testing.assert_close(side.norm(dim=1), torch.ones(5))
-    assert embeddings.scale.item() == pytest.approx(10.0)
-    assert TwoTower(SMALL, bias=None).embed(batch_of(2)).bias is None
+    assert embeddings.logit_scale.item() == pytest.approx(10.0)
+    assert TwoTower(SMALL, logit_bias=None).embed(batch_of(2)).logit_bias is None
 
 
 def test_padding_does_not_change_a_caption():
@@ -74,7 +74,7 @@ def test_padding_does_not_change_a_caption():
 
 
 def test_losses_are_those_of_the_papers():
-    embeddings = random_embeddings(6, 8, seed=0, scale=4.0, bias=-1.0)
+    embeddings = random_embeddings(6, 8, seed=0, logit_scale=4.0, logit_bias=-1.0)
     logits = 4.0 * embeddings.image @ embeddings.text.T
     sigmoid = softmax = 0.0
     for i in range(6):
@@ -82,14 +82,14 @@ def test_losses_are_those_of_the_papers():
         for j in range(6):
             sigmoid -= logsigmoid((1 if i == j else -1) * (logits[i, j] - 1.0)) / 6
     torch.testing.assert_close(contrastive_loss(embeddings, "sigmoid"), sigmoid)
-    no_bias = random_embeddings(6, 8, seed=0, scale=4.0, bias=None)
+    no_bias = random_embeddings(6, 8, seed=0, logit_scale=4.0, logit_bias=None)
     torch.testing.assert_close(contrastive_loss(no_bias, "softmax"), softmax)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_a_model_can_learn_a_batch_by_heart(loss):
     torch.manual_seed(0)
-    model = TwoTower(SMALL, bias=-3.0 if loss == "sigmoid" else None)
+    model = TwoTower(SMALL, logit_bias=-3.0 if loss == "sigmoid" else None)
     batch = batch_of(16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(150):

@@ -86,7 +86,7 @@ def architecture(folder, name="tiny"):
 
 def built(folder, name="tiny", loss="sigmoid", seed=0):
     torch.manual_seed(seed)
-    return architecture(folder, name).build(loss, scale=10.0, bias=-5.0)
+    return architecture(folder, name).build(loss, logit_scale=10.0, logit_bias=-5.0)
 
 
 def config_for(folder, out, **changes) -> TrainConfig:
@@ -246,8 +246,10 @@ def test_a_run_trains_resumes_and_is_exported_to_open_clip(folder, tmp_path, mon
     assert f"'local-dir:{tmp_path / 'exported'}'" in said
     compare_with_open_clip(whole.model, tmp_path / "exported", folder)
     # The folder is a model to train, too, and a reference to cache.
-    again = resolve(OpenClipConfig(str(tmp_path / "exported"))).build("sigmoid", scale=1, bias=0)
-    assert torch.equal(again.bias, whole.model.bias)
+    again = resolve(OpenClipConfig(str(tmp_path / "exported"))).build(
+        "sigmoid", logit_scale=1, logit_bias=0
+    )
+    assert torch.equal(again.logit_bias, whole.model.logit_bias)
 
 
 def compare_with_open_clip(model, exported, folder):
@@ -262,8 +264,8 @@ def compare_with_open_clip(model, exported, folder):
         image, text, scale, *bias = theirs.eval()(pixels, tokenizer(columns["caption"]))
     assert ((ours.image * image).sum(1) > 1 - 1e-5).all()
     assert ((ours.text * text).sum(1) > 1 - 1e-5).all()
-    assert scale == ours.scale
-    assert bias == ([] if ours.bias is None else [ours.bias])
+    assert scale == ours.logit_scale
+    assert bias == ([] if ours.logit_bias is None else [ours.logit_bias])
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
@@ -271,7 +273,7 @@ def compare_with_open_clip(model, exported, folder):
 def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss, caplog):
     model = built(folder, name, loss)
     assert f"{name}.json starts from random weights" in caplog.text
-    assert (model.bias is None) == (loss == "softmax")
+    assert (model.logit_bias is None) == (loss == "softmax")
     assert model.log_scale.exp().item() == pytest.approx(10.0)
     from jest_loader.clip.commands.export import export_open_clip
 
@@ -280,13 +282,13 @@ def test_a_model_has_a_bias_where_its_loss_has_one(folder, tmp_path, name, loss,
     weights = tmp_path / "exported" / "open_clip_model.safetensors"
     options = OpenClipConfig(str(folder / f"{name}.json"), checkpoint=weights)
     caplog.clear()
-    loaded = resolve(options).build("sigmoid", scale=99.0, bias=-3.0)
+    loaded = resolve(options).build("sigmoid", logit_scale=99.0, logit_bias=-3.0)
     assert caplog.text == ""
     assert loaded.log_scale.exp().item() == pytest.approx(10.0)
-    assert loaded.bias.item() == (-5.0 if loss == "sigmoid" else -3.0)
+    assert loaded.logit_bias.item() == (-5.0 if loss == "sigmoid" else -3.0)
     if loss == "softmax":
         with pytest.raises(ValueError, match=r"needs a logit bias, which the weights of .* not"):
-            resolve(options).build("sigmoid", scale=1.0, bias=None)
+            resolve(options).build("sigmoid", logit_scale=1.0, logit_bias=None)
 
 
 def test_a_folder_of_open_clip_is_a_reference_live_and_cached(folder, tmp_path):
@@ -346,7 +348,7 @@ def test_a_tokenizer_of_hugging_face_is_taken_from_a_folder(folder, tmp_path):
     text_cfg = {**TIMM["text_cfg"], "hf_tokenizer_name": "someone/something", "vocab_size": 6}
     (tmp_path / "siglip.json").write_text(json.dumps({**TIMM, "text_cfg": text_cfg}))
     options = OpenClipConfig(str(tmp_path / "siglip.json"), tokenizer=tmp_path / "tokenizer")
-    model = resolve(options).build("sigmoid", scale=10.0, bias=-5.0)
+    model = resolve(options).build("sigmoid", logit_scale=10.0, logit_bias=-5.0)
     assert model.config.tokenizer()(["the navy sea"]).tolist() == [[3, 5, 4, 0, 0, 0, 0, 0]]
     from jest_loader.clip.commands.export import export_open_clip
 
@@ -389,13 +391,13 @@ def cfg_with(folder, text=None, **changes):
         (
             lambda f: resolve(
                 OpenClipConfig(str(f / "tiny.json"), checkpoint=f / "tiny.json")
-            ).build("sigmoid", scale=1.0, bias=0.0),
+            ).build("sigmoid", logit_scale=1.0, logit_bias=0.0),
             "tiny.json must hold weights of .* without unpickling objects, but open_clip cannot",
         ),
         (
             lambda f: resolve(
                 OpenClipConfig(str(f / "tiny.json"), checkpoint=f / "absent.pt")
-            ).build("sigmoid", scale=1.0, bias=0.0),
+            ).build("sigmoid", logit_scale=1.0, logit_bias=0.0),
             "no weights at .*absent.pt",
         ),
         (
@@ -451,5 +453,5 @@ def test_planted_objects_in_weights_are_not_run(folder, tmp_path):
     torch.save({"state_dict": Planted()}, tmp_path / "weights.pt")
     options = OpenClipConfig(str(folder / "tiny.json"), checkpoint=tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="without unpickling objects"):
-        resolve(options).build("sigmoid", scale=1.0, bias=0.0)
+        resolve(options).build("sigmoid", logit_scale=1.0, logit_bias=0.0)
     assert not (tmp_path / "ran").exists()

@@ -120,7 +120,7 @@ def test_known_models_are_those_of_open_clip(name):
 def test_selection_costs_what_the_formula_says(size, num_chunks):
     embeddings = random_embeddings(200, 16, seed=0)
     with FlopCounterMode(display=False) as counter:
-        JointSelector(num_chunks).select(FactoredScores(embeddings), size, seed=0, step=0)
+        JointSelector(num_chunks).select(FactoredScores(embeddings), size, key=0)
     assert selection_flops(200, size, 16, num_chunks) == counter.get_total_flops()
 
 

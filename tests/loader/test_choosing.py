@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from jest_loader import (
-    BadSamplesError,
     Embeddings,
     ExampleScores,
     FactoredScores,
@@ -16,6 +15,7 @@ from jest_loader import (
     JointSelector,
     LiveLearner,
     OnlineProxy,
+    SkipRowsError,
     TopKSelector,
     UniformSelector,
 )
@@ -43,7 +43,7 @@ def refuse(*bad):
         numbers = batch["number"].tolist()
         reasons = {row: f"no {number}" for row, number in enumerate(numbers) if number in bad}
         if reasons:
-            raise BadSamplesError(reasons)
+            raise SkipRowsError(reasons)
         return batch
 
     return materialize
@@ -174,7 +174,7 @@ def test_a_selectors_own_tensor_is_left_alone():
     class Fixed:
         index = torch.arange(40)
 
-        def select(self, scores, size, *, seed, step):
+        def select(self, scores, size, *, key):
             if torch.isfinite(scores.logits).all():
                 return self.index
             return torch.tensor([60])
@@ -185,16 +185,16 @@ def test_a_selectors_own_tensor_is_left_alone():
 
 
 def test_the_error_says_what_is_bad_and_survives_a_pickle():
-    error = pickle.loads(pickle.dumps(BadSamplesError({3: "torn"})))
+    error = pickle.loads(pickle.dumps(SkipRowsError({3: "torn"})))
     assert error.reasons == {3: "torn"}
     with pytest.raises(ValueError, match="must name the rows that are bad, got none"):
-        BadSamplesError({})
+        SkipRowsError({})
 
 
 @pytest.mark.parametrize("row", [-1, 40, True, 1.5, "a"])
 def test_rows_that_are_none_are_refused(row):
     def materialize(batch):
-        raise BadSamplesError({row: "torn"})
+        raise SkipRowsError({row: "torn"})
 
     with pytest.raises(ValueError, match="must name bad rows by their numbers in the sub-batch"):
         numbers(make(Scores(), materialize=materialize))
@@ -238,7 +238,7 @@ def test_skipping_never_breaks_resume():
 class Towers(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(10.0))
+        self.log_scale = torch.nn.Parameter(torch.tensor(10.0).log())
         self.calls = []
 
     def embed(self, batch):
@@ -246,9 +246,9 @@ class Towers(torch.nn.Module):
         self.calls.append(found)
         bad = {row: "torn" for row, number in enumerate(found) if number % 10 == 3}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         side = random_embeddings(200, 8, seed=0, dtype=torch.float32)
-        return Embeddings(side.image[found], side.text[found], self.scale, -5.0)
+        return Embeddings(side.image[found], side.text[found], self.log_scale.exp(), -5.0)
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 7, 1])
@@ -273,12 +273,12 @@ def test_a_super_batch_with_rows_that_a_model_cannot_embed_is_used_without_them(
 
 def test_a_model_that_can_embed_nothing_says_why():
     learner = LiveLearner(Towers())
-    with pytest.raises(BadSamplesError, match="2 bad samples, the first at row 0: torn"):
+    with pytest.raises(SkipRowsError, match="2 bad samples, the first at row 0: torn"):
         learner.embed({"number": torch.tensor([3, 13])})
 
 
 def test_a_proxy_refuses_to_train_on_rows_that_it_cannot_embed():
     model = Towers()
     proxy = OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(BadSamplesError):
+    with pytest.raises(SkipRowsError):
         proxy.update({"number": torch.arange(20)})

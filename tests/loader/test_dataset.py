@@ -574,7 +574,7 @@ def test_what_is_not_scores_or_an_index_is_refused():
         list(JestDataset(numbered_batches(2, 4), Bare(), super_batch_size=8, sub_batch_size=4))
 
     class Picks:
-        def select(self, scores, size, *, seed, step):
+        def select(self, scores, size, *, key):
             return [0, 1, 2, 3]
 
     with pytest.raises(ValueError, match="must return an int64 tensor, got list"):
@@ -603,7 +603,7 @@ def test_scores_of_another_size_are_refused():
 )
 def test_a_selector_that_breaks_its_promise_is_noticed(index, message):
     class Selector:
-        def select(self, scores, size, *, seed, step):
+        def select(self, scores, size, *, key):
             return torch.tensor(index)
 
     with pytest.raises(ValueError, match=message):

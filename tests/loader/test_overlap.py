@@ -9,7 +9,6 @@ import torch
 from torch.nn.functional import normalize
 
 from jest_loader import (
-    BadSamplesError,
     Embeddings,
     ExampleScores,
     FrozenReference,
@@ -19,6 +18,7 @@ from jest_loader import (
     Learnability,
     LiveLearner,
     PerExample,
+    SkipRowsError,
     UniformSelector,
 )
 from jest_loader.ops.losses import contrastive_loss
@@ -243,7 +243,7 @@ def test_rho_loss_scores_with_a_copy_of_the_weights():
     kept = scorer.snapshot()
     before = kept.values(batch)
     with torch.no_grad():
-        model.bias += 1
+        model.logit_bias += 1
     assert torch.equal(kept.values(batch), before)
     assert torch.equal(scorer.values(batch), before + 1)
     assert torch.equal(scorer.snapshot().values(batch), before + 1)
@@ -272,7 +272,7 @@ def test_a_choice_that_a_saved_state_discards_is_not_counted(save):
         # The first choice ahead meets one bad candidate, what is chosen in its place none.
         if len(turned_away) == 0 and model.weight == 0 and batch["number"].min() >= 40:
             turned_away.append(int(batch["number"][0]))
-            raise BadSamplesError({0: "turned away"})
+            raise SkipRowsError({0: "turned away"})
         return batch
 
     dataset = make(model, num_batches=15, materialize=materialize)

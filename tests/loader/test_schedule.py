@@ -189,7 +189,7 @@ def test_a_schedule_must_suit_the_dataset():
     class Plain:
         gain = 1.0
 
-        def select(self, scores, size, *, seed, step):
+        def select(self, scores, size, *, key):
             return torch.arange(size)
 
     with pytest.raises(ValueError, match="a dataclass with a gain, got Plain"):

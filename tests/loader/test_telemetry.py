@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from jest_loader import (
-    BadSamplesError,
     Counts,
     Embeddings,
     ExampleScores,
@@ -15,6 +14,7 @@ from jest_loader import (
     IndependentSelector,
     JestDataset,
     JointSelector,
+    SkipRowsError,
     UniformSelector,
 )
 from tests.helpers import numbered_batches, random_embeddings
@@ -29,12 +29,12 @@ class Fixed:
     def __init__(self, loss="sigmoid"):
         bias = -3.0 if loss == "sigmoid" else None
         self.loss = loss
-        self.learner = random_embeddings(120, 7, seed=1, scale=12.0, bias=bias)
-        self.reference = random_embeddings(120, 5, seed=2, scale=20.0, bias=bias)
+        self.learner = random_embeddings(120, 7, seed=1, logit_scale=12.0, logit_bias=bias)
+        self.reference = random_embeddings(120, 5, seed=2, logit_scale=20.0, logit_bias=bias)
 
     def sides(self, numbers):
         return [
-            Embeddings(side.image[numbers], side.text[numbers], side.scale, side.bias)
+            Embeddings(side.image[numbers], side.text[numbers], side.logit_scale, side.logit_bias)
             for side in (self.learner, self.reference)
         ]
 
@@ -48,9 +48,13 @@ def learnability(sides, loss):
     def batch_loss(side):
         image, text = side.image.numpy(), side.text.numpy()
         if loss == "sigmoid":
-            return sigmoid_pairwise(image, text, side.scale, side.bias).sum() / len(image)
+            return sigmoid_pairwise(image, text, side.logit_scale, side.logit_bias).sum() / len(
+                image
+            )
         rows = list(range(len(image)))
-        return sum(softmax_loss(image, text, side.scale, rows, row) for row in rows) / len(rows)
+        return sum(softmax_loss(image, text, side.logit_scale, rows, row) for row in rows) / len(
+            rows
+        )
 
     learner, reference = sides
     return batch_loss(learner) - batch_loss(reference)
@@ -112,7 +116,7 @@ def test_counts_and_skipped_samples_are_those_of_one_super_batch():
     def refuse_multiples_of_seven(batch):
         bad = {r: "seven" for r, n in enumerate(batch["sample_id"].tolist()) if n % 7 == 0}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         return batch
 
     class Flat:
@@ -177,7 +181,7 @@ def test_the_references_embeddings_can_travel_with_the_sub_batch():
         _, expected = scorer.sides(batch["number"])
         assert torch.equal(batch["reference"].image, expected.image)
         assert torch.equal(batch["reference"].text, expected.text)
-        assert (batch["reference"].scale, batch["reference"].bias) == (20.0, -3.0)
+        assert (batch["reference"].logit_scale, batch["reference"].logit_bias) == (20.0, -3.0)
 
 
 def test_what_cannot_be_emitted_is_refused():

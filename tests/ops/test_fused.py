@@ -38,7 +38,9 @@ CASES = {
 def embeddings(size, width, dtype, **options):
     if dtype is torch.bfloat16 and DEVICE.type == "cpu":
         pytest.skip("Triton's interpreter multiplies no bfloat16")
-    found = random_embeddings(size, width, seed=0, scale=20.0, bias=-6.0, dtype=dtype, **options)
+    found = random_embeddings(
+        size, width, seed=0, logit_scale=20.0, logit_bias=-6.0, dtype=dtype, **options
+    )
     return replace(found, image=found.image.to(DEVICE), text=found.text.to(DEVICE))
 
 
@@ -79,7 +81,7 @@ def test_large_tiles_lose_nothing_where_all_pairs_are_alike(bias, monkeypatch):
     """All factors of a tile's product at an end of their range."""
     large = fused.tiles_for(100_000, 2048, element_size=2, shared_bytes=227 << 10)
     monkeypatch.setattr(fused, "_tiles", lambda *_: large)
-    low = replace(embeddings(130, 16, torch.float16), scale=0.01, bias=bias)
+    low = replace(embeddings(130, 16, torch.float16), logit_scale=0.01, logit_bias=bias)
     chunk = torch.arange(130, device=DEVICE).repeat(2)[:256]
     fused_error, plain_error = errors(low, chunk, "sigmoid_loss")
     # A logarithm of 64 has a resolution of 4e-6, and there are two a tile and direction.
@@ -89,7 +91,7 @@ def test_large_tiles_lose_nothing_where_all_pairs_are_alike(bias, monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 @pytest.mark.parametrize("name", SUMS)
 def test_extreme_logits_neither_overflow_nor_vanish(name, scale):
-    low = replace(embeddings(40, 16, torch.float32), scale=scale, bias=-scale)
+    low = replace(embeddings(40, 16, torch.float32), logit_scale=scale, logit_bias=-scale)
     fused_error, plain_error = errors(low, torch.arange(20, device=DEVICE), name)
     assert fused_error <= 2 * plain_error + 4e-6 * scale
 
@@ -106,7 +108,9 @@ def test_a_row_that_is_not_finite_stays_with_its_candidate(name):
 
 def test_scale_and_bias_may_be_tensors():
     low = embeddings(40, 16, torch.float16)
-    tensors = replace(low, scale=torch.tensor(20.0), bias=torch.tensor(-6.0, dtype=torch.float64))
+    tensors = replace(
+        low, logit_scale=torch.tensor(20.0), logit_bias=torch.tensor(-6.0, dtype=torch.float64)
+    )
     pairs = [fused.Pairs(given) for given in (low, tensors)]
     chunk = pairs[0].rows(torch.arange(5, device=DEVICE))
     assert torch.equal(*(each.sigmoid_loss(chunk) for each in pairs))
@@ -145,7 +149,7 @@ def test_pairs_of_one_group_are_left_out(name, num_groups, monkeypatch):
         getattr(pairs, name)(pairs.rows(chunk), plain.Groups(ids, ids[chunk])).double()
         for pairs in (fused.Pairs(low), plain.Pairs(low), plain.Pairs(exact))
     )
-    z = exact.scale * exact.image @ exact.text.T + exact.bias
+    z = exact.logit_scale * exact.image @ exact.text.T + exact.logit_bias
     z = torch.stack([z, z.T]).masked_fill(ids[:, None] == ids, -torch.inf)[:, :, chunk]
     by_hand = z.logsumexp(2) if name == "softmax_normalisers" else z.exp().log1p().sum((0, 2))
     torch.testing.assert_close(expected, by_hand)
@@ -179,7 +183,7 @@ def test_the_same_candidates_are_selected(loss, size, sub_batch, num_chunks, num
     groups = None if num_groups is None else torch.arange(size) % num_groups
     picks = [
         JointSelector(num_chunks).select(
-            FactoredScores(*sides, loss, groups=groups, fused=form), sub_batch, seed=0, step=3
+            FactoredScores(*sides, loss, groups=groups, fused=form), sub_batch, key=3
         )
         for form in (True, False)
     ]

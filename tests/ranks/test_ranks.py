@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch.nn.functional import normalize, softplus
 
 from jest_loader import (
-    BadSamplesError,
     DenseScores,
     Embeddings,
     ExampleScores,
@@ -27,6 +26,7 @@ from jest_loader import (
     LiveLearner,
     RaggedBytes,
     Schedule,
+    SkipRowsError,
     TopKSelector,
     UniformSelector,
 )
@@ -47,9 +47,17 @@ LOSSES = ["sigmoid", "softmax"]
 
 
 def sides(size: int, *, seed: int, dtype=torch.float64, width=12) -> tuple[Embeddings, Embeddings]:
-    learner = random_embeddings(size, width, seed=2 * seed, scale=12.0, bias=-3.0, dtype=dtype)
+    learner = random_embeddings(
+        size, width, seed=2 * seed, logit_scale=12.0, logit_bias=-3.0, dtype=dtype
+    )
     reference = random_embeddings(
-        size, width + 3, seed=2 * seed + 1, scale=15.0, bias=-4.0, agreement=2.0, dtype=dtype
+        size,
+        width + 3,
+        seed=2 * seed + 1,
+        logit_scale=15.0,
+        logit_bias=-4.0,
+        agreement=2.0,
+        dtype=dtype,
     )
     return learner, reference
 
@@ -63,9 +71,7 @@ def picks(rank: int, num_ranks: int, selector, cases, size=60, sub_batch=24) -> 
     found = []
     for loss, seed in cases:
         shares = [dealt(side, rank, num_ranks) for side in sides(size, seed=seed)]
-        index = selector.select(
-            FactoredScores(*shares, loss), sub_batch // num_ranks, seed=seed, step=3
-        )
+        index = selector.select(FactoredScores(*shares, loss), sub_batch // num_ranks, key=seed)
         found.append((index * num_ranks + rank).tolist())
     return found
 
@@ -109,7 +115,7 @@ def test_groups_span_ranks(num_ranks, half, loss):
             learner, _ = sides(60, seed=seed)
             ids = None if groups is None else groups[rank::size]
             scores = FactoredScores(dealt(learner, rank, size), loss=loss, groups=ids)
-            chosen = selector.select(scores, 24 // size, seed=seed, step=3)
+            chosen = selector.select(scores, 24 // size, key=seed)
             found += (100 * seed + chosen * size + rank).tolist()
         return found
 
@@ -160,7 +166,7 @@ def test_example_scores_send_nothing():
     def run(group):
         ranks = ranks_of(group)
         scores = RankScores(ExampleScores(torch.arange(20.0) + group.rank), ranks)
-        JointSelector(4).select(scores, 8, seed=0, step=0)
+        JointSelector(4).select(scores, 8, key=0)
         return ranks.bytes_received
 
     assert simulate_ranks(3, run) == [0, 0, 0]
@@ -185,7 +191,7 @@ def test_what_is_received_is_what_the_formula_says(num_ranks, num_chunks, dtype,
             dealt(side, group.rank, num_ranks) for side in sides(120, seed=0, dtype=dtype, width=8)
         ]
         scores = RankScores(FactoredScores(*shares), ranks)
-        JointSelector(num_chunks, half=half).select(scores, 44 // num_ranks, seed=0, step=0)
+        JointSelector(num_chunks, half=half).select(scores, 44 // num_ranks, key=0)
         return ranks.bytes_received
 
     expected = joint_bytes(44, num_chunks, num_ranks, 2 * (8 + 11) * itemsize)
@@ -212,7 +218,7 @@ def test_half_precision_changes_few_picks():
     def run(group, half):
         selector = JointSelector(4, half=half, group=group)
         shares = [dealt(side, group.rank, 2) for side in sides(400, seed=0, dtype=torch.float32)]
-        return set(selector.select(FactoredScores(*shares), 50, seed=0, step=0).tolist())
+        return set(selector.select(FactoredScores(*shares), 50, key=0).tolist())
 
     for exact, half in zip(
         simulate_ranks(2, lambda group: run(group, False)),
@@ -274,9 +280,7 @@ def mean_learnability(quota: str, num_ranks: int, skew: float = 0.0) -> float:
         def run(group, ordered=ordered, seed=seed):
             shares = [dealt(side, group.rank, num_ranks) for side in ordered]
             selector = JointSelector(8, quota=quota, group=group)
-            index = selector.select(
-                FactoredScores(*shares), sub_batch // num_ranks, seed=seed, step=0
-            )
+            index = selector.select(FactoredScores(*shares), sub_batch // num_ranks, key=seed)
             return index * num_ranks + group.rank
 
         found.append(learnability(ordered, torch.cat(simulate_ranks(num_ranks, run))))
@@ -488,7 +492,7 @@ def test_a_bad_row_is_replaced_by_its_rank_alone(folder):
             bad = [row for row, number in enumerate(batch["number"]) if number % 9 == 0]
             if bad:
                 refused.extend(batch["number"][bad].tolist())
-                raise BadSamplesError(dict.fromkeys(bad, "torn"))
+                raise SkipRowsError(dict.fromkeys(bad, "torn"))
             return batch
 
         loader = dataset(folder, group, 2, quota, materialize=materialize, max_skipped_fraction=0.5)
@@ -536,7 +540,7 @@ def test_a_row_that_was_passed_on_does_not_replace_a_bad_one():
         def materialize(batch):
             bad = [row for row, number in enumerate(batch["number"]) if number == 3]
             if bad:
-                raise BadSamplesError(dict.fromkeys(bad, "torn"))
+                raise SkipRowsError(dict.fromkeys(bad, "torn"))
             return batch
 
         return next(iter(by_rank(group, materialize=materialize)))["number"].tolist()
@@ -558,9 +562,7 @@ def test_too_few_finite_scores_over_all_ranks_end_all_with_an_error():
 
 def test_dense_scores_say_that_they_cannot_be_conditioned():
     def run(group):
-        return JointSelector(2, group=group).select(
-            DenseScores(torch.rand(8, 8)), 4, seed=0, step=0
-        )
+        return JointSelector(2, group=group).select(DenseScores(torch.rand(8, 8)), 4, key=0)
 
     with pytest.raises(ValueError, match="got DenseScores; use FactoredScores or ExampleScores"):
         simulate_ranks(2, run)
@@ -833,7 +835,7 @@ def train_in_parts(rank: int, num_parts: int) -> list[float]:
             last = number == num_parts - 1
             with nullcontext() if last or model is towers else model.no_sync():
                 found = model(part)
-                own = found.scale * (found.image * found.text).sum(dim=1) + found.bias
+                own = found.logit_scale * (found.image * found.text).sum(dim=1) + found.logit_bias
                 loss = softplus(-own).mean() / num_parts
                 loss.backward()
             total += loss.detach()

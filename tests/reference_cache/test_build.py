@@ -11,7 +11,7 @@ import torch
 import zarr
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from jest_loader import BadSamplesError, CachedReference, CachedScores, Embeddings, FrozenReference
+from jest_loader import CachedLosses, CachedReference, Embeddings, FrozenReference, SkipRowsError
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.pack import write_mds, write_zarr
@@ -29,18 +29,18 @@ def angles(ids):
 class Reference:
     """Embeds a row by its id, so that a row in the wrong place shows."""
 
-    def __init__(self, scale=7.5, bias=-2.0, bad=()) -> None:
-        self.scale, self.bias, self.bad = scale, bias, set(bad)
+    def __init__(self, logit_scale=7.5, logit_bias=-2.0, bad=()) -> None:
+        self.logit_scale, self.logit_bias, self.bad = logit_scale, logit_bias, set(bad)
         self.seen = []
 
     def embed(self, batch):
         ids = np.asarray(batch["sample_id"])
         bad = {row: f"bad {i}" for row, i in enumerate(ids.tolist()) if i in self.bad}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         self.seen += ids.tolist()
-        bias = None if self.bias is None else torch.tensor(self.bias)
-        return Embeddings(angles(ids), -angles(ids), torch.tensor(self.scale), bias)
+        bias = None if self.logit_bias is None else torch.tensor(self.logit_bias)
+        return Embeddings(angles(ids), -angles(ids), torch.tensor(self.logit_scale), bias)
 
 
 class NanReference:
@@ -93,7 +93,7 @@ def test_what_was_embedded_is_read_back_by_id(tmp_path, ids, chunk_rows):
     assert found.image.dtype == torch.float16
     assert torch.equal(found.image, expected.image.half())
     assert torch.equal(found.text, expected.text.half())
-    assert (found.scale, found.bias) == (7.5, -2.0)
+    assert (found.logit_scale, found.logit_bias) == (7.5, -2.0)
     assert len(cached) == 18
 
 
@@ -116,25 +116,25 @@ def test_scale_and_bias_are_exact(tmp_path):
     scale = torch.tensor(2.6592).exp()
     build(tmp_path / "cache", batches(range(4)), Reference(float(scale), -12.9327), chunk_rows=4)
     cached = CachedReference.open(tmp_path / "cache")
-    assert cached.scale == scale.item()
-    assert cached.bias == torch.tensor(-12.9327).item()
+    assert cached.logit_scale == scale.item()
+    assert cached.logit_bias == torch.tensor(-12.9327).item()
 
 
 def test_a_softmax_reference_has_no_bias(tmp_path):
-    build(tmp_path / "cache", batches(range(4)), Reference(bias=None))
-    assert CachedReference.open(tmp_path / "cache").embed({"sample_id": [0]}).bias is None
+    build(tmp_path / "cache", batches(range(4)), Reference(logit_bias=None))
+    assert CachedReference.open(tmp_path / "cache").embed({"sample_id": [0]}).logit_bias is None
 
 
 def test_losses_are_kept_too(tmp_path):
     def loss(batch):
         ids = torch.as_tensor(batch["sample_id"])
         if (ids == 5).any():
-            raise BadSamplesError({int((ids == 5).nonzero()): "no label"})
+            raise SkipRowsError({int((ids == 5).nonzero()): "no label"})
         return torch.where(ids == 6, torch.nan, ids / 3)
 
     manifest = build(tmp_path / "cache", batches(PERMUTED), loss, chunk_rows=7)
-    assert (manifest.kind, manifest.num_missing, manifest.scale) == ("loss", 2, None)
-    found = CachedScores.open(tmp_path / "cache", missing="skip").values(
+    assert (manifest.kind, manifest.num_missing, manifest.logit_scale) == ("loss", 2, None)
+    found = CachedLosses.open(tmp_path / "cache", missing="skip").values(
         {"sample_id": np.array([17, 5, 0, 6])}
     )
     expected = torch.tensor([17 / 3, torch.nan, 0, torch.nan])
@@ -194,7 +194,7 @@ class HalfNan(Reference):
 
 class Drifting(Reference):
     def embed(self, batch):
-        self.scale += 1
+        self.logit_scale += 1
         return super().embed(batch)
 
 
@@ -207,8 +207,12 @@ class Drifting(Reference):
         ([], Reference(), "at least one example, but yielded none"),
         (range(18), Far(), "image embeddings must be .* of unit norm, but that of sample 0 has no"),
         (range(18), HalfNan(), "text embeddings must be finite .* that of sample 1 has norm nan"),
-        (range(18), Drifting(), "one scale throughout, but the reference's was 8.5 and is now 9.5"),
-        (range(18), Reference(scale=-1.0), "scale must be positive, got -1.0"),
+        (
+            range(18),
+            Drifting(),
+            "one logit_scale throughout, but the reference's was 8.5 and is now 9.5",
+        ),
+        (range(18), Reference(logit_scale=-1.0), "logit_scale must be positive, got -1.0"),
         (range(18), Reference(bad=range(18)), "use some samples of the first batch, but of sam"),
         (range(18), Reference(bad=range(7, 14)), "of 7, from sample 7 on, it could use none"),
         (range(5), NanReference(), "of 5, from sample 0 on, it could use none"),
@@ -288,7 +292,7 @@ def test_another_scale_than_before_the_stop_is_refused(tmp_path):
     arguments = (tmp_path / "cache", batches(range(16)))
     with pytest.raises(Stopped):
         build(*arguments, Stopping(3), chunk_rows=4)
-    with pytest.raises(ValueError, match=r"one scale .* was 7.5 and is now 8.0; freeze it"):
+    with pytest.raises(ValueError, match=r"one logit_scale .* was 7.5 and is now 8.0; freeze it"):
         build(*arguments, Reference(8.0), chunk_rows=4)
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from jest_loader import (
-    BadSamplesError,
+    CachedLosses,
     CachedReference,
-    CachedScores,
     ColumnReference,
     EasyReference,
     Embeddings,
@@ -17,6 +16,7 @@ from jest_loader import (
     JestDataset,
     JointSelector,
     Learnability,
+    SkipRowsError,
 )
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.pack import write_mds
@@ -32,19 +32,19 @@ IDS = np.random.default_rng(1).choice(10**15, 40, replace=False) - 5 * 10**14
 class Reference:
     """Looks rows up in what a test knows; some of them are bad."""
 
-    def __init__(self, bad=(), scale=10.0, width=6) -> None:
-        self.bad, self.scale, self.width = bad, scale, width
+    def __init__(self, bad=(), logit_scale=10.0, width=6) -> None:
+        self.bad, self.logit_scale, self.width = bad, logit_scale, width
         self.seen = []
 
     def embed(self, batch):
         ids = np.asarray(batch["sample_id"])
         bad = dict.fromkeys(np.flatnonzero(np.isin(ids, self.bad)).tolist(), "bad")
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         self.seen += ids.tolist()
         rows = np.array([np.flatnonzero(i == IDS)[0] for i in ids])
         image, text = (side[rows, : self.width] for side in (KNOWN.image, KNOWN.text))
-        return Embeddings(image, text, self.scale, -5.0)
+        return Embeddings(image, text, self.logit_scale, -5.0)
 
 
 def batches(ids, size=8):
@@ -141,7 +141,7 @@ def test_a_sample_without_a_row_is_scored_live(cache):
 @pytest.mark.parametrize(
     ("live", "message"),
     [
-        (Reference(scale=11.0), "but its scale is 11.0 and the cache's 10.0"),
+        (Reference(logit_scale=11.0), "but its logit_scale is 11.0 and the cache's 10.0"),
         (Reference(width=5), "have width 5 and the cache's 6"),
     ],
 )
@@ -158,14 +158,14 @@ def test_losses_have_the_same_policies(tmp_path):
     batch = {"sample_id": IDS[[35, 3]]}
     expected = loss(batch)
     with pytest.raises(ValueError, match=rf"1 not in it \(sample {IDS[35]}\).*a function"):
-        CachedScores.open(tmp_path / "cache").values(batch)
-    skipped = CachedScores.open(tmp_path / "cache", missing="skip").values(batch)
+        CachedLosses.open(tmp_path / "cache").values(batch)
+    skipped = CachedLosses.open(tmp_path / "cache", missing="skip").values(batch)
     assert skipped.isnan().tolist() == [True, False]
     assert skipped[1] == expected[1]
-    live = CachedScores.open(tmp_path / "cache", missing=loss)
+    live = CachedLosses.open(tmp_path / "cache", missing=loss)
     assert torch.equal(live.values(batch), expected)
     assert len(live) == 30
-    given = CachedScores(torch.tensor([5.0, torch.nan]), ids=[7, -3], missing="skip")
+    given = CachedLosses(torch.tensor([5.0, torch.nan]), ids=[7, -3], missing="skip")
     found = given.values({"sample_id": torch.tensor([-3, 7, 9])})
     torch.testing.assert_close(found, torch.tensor([torch.nan, 5.0, torch.nan]), equal_nan=True)
 
@@ -184,7 +184,7 @@ def test_a_cache_that_belongs_elsewhere_is_refused_with_both_values(cache):
     with pytest.raises(
         ValueError, match=r"must hold loss, but .* holds embeddings; open it with C"
     ):
-        CachedScores.open(cache)
+        CachedLosses.open(cache)
 
 
 def damage(path, change):
@@ -212,8 +212,8 @@ def test_a_damaged_chunk_is_named(cache, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(version=7), "must have version 2, got 7 at .*; build it"),
-        (lambda manifest: manifest.pop("scale"), "damaged .its manifest lacks scale"),
+        (lambda manifest: manifest.update(version=7), "must have version 3, got 7 at .*; build it"),
+        (lambda manifest: manifest.pop("logit_scale"), "damaged .its manifest lacks logit_scale"),
     ],
 )
 def test_another_manifest_is_refused(cache, change, message):
@@ -229,7 +229,7 @@ def test_another_manifest_is_refused(cache, change, message):
 
 def test_the_old_form_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"version": 1}')
-    with pytest.raises(ValueError, match=r"must have version 2, got 1 at .*; build it again"):
+    with pytest.raises(ValueError, match=r"must have version 3, got 1 at .*; build it again"):
         CachedReference.open(tmp_path)
 
 
@@ -246,9 +246,9 @@ def test_rows_may_have_any_ids(cache):
     with pytest.raises(ValueError, match=r"missing, where it is not 'error' or 'skip', must be an"):
         CachedReference(image, text, 1.0, missing="live")
     with pytest.raises(ValueError, match=r"'error', 'skip' or a function .* got 'live'"):
-        CachedScores(image[:, 0], missing="live")
+        CachedLosses(image[:, 0], missing="live")
     with pytest.raises(ValueError, match=r"losses must have shape \[samples\], got \(40, 6\)"):
-        CachedScores(image)
+        CachedLosses(image)
 
 
 def test_embeddings_may_travel_in_the_shards(cache, tmp_path):
@@ -264,7 +264,9 @@ def test_embeddings_may_travel_in_the_shards(cache, tmp_path):
 
     write_mds(tmp_path / "data", columns, rows())
     source = MdsSource(tmp_path / "data", batch_size=30, shuffle=False, id_column=None)
-    reference = ColumnReference("image", "text", scale=missing.scale, bias=missing.bias)
+    reference = ColumnReference(
+        "image", "text", logit_scale=missing.logit_scale, logit_bias=missing.logit_bias
+    )
     chosen = [
         next(
             iter(
@@ -281,7 +283,7 @@ def test_embeddings_may_travel_in_the_shards(cache, tmp_path):
     ]
     assert chosen[0] == chosen[1]
     with pytest.raises(ValueError, match=r"its column 'x' is not there or holds something else"):
-        ColumnReference("x", scale=1.0).embed({"image": [b"a"]})
+        ColumnReference("x", logit_scale=1.0).embed({"image": [b"a"]})
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
@@ -311,7 +313,10 @@ def test_half_precision_hardly_changes_the_selection(tmp_path, loss):
         def embed(self, batch):
             rows = torch.as_tensor(batch["sample_id"])
             return Embeddings(
-                reference.image[rows], reference.text[rows], reference.scale, reference.bias
+                reference.image[rows],
+                reference.text[rows],
+                reference.logit_scale,
+                reference.logit_bias,
             )
 
     class Learner:
@@ -322,9 +327,7 @@ def test_half_precision_hardly_changes_the_selection(tmp_path, loss):
     build(tmp_path / "cache", source, Live(), chunk_rows=1000)
     cached = CachedReference.open(tmp_path / "cache")
     picks = [
-        JointSelector().select(
-            Learnability(Learner(), side, loss).score(source[0]), 1024, seed=0, step=0
-        )
+        JointSelector().select(Learnability(Learner(), side, loss).score(source[0]), 1024, key=0)
         for side in (Live(), cached)
     ]
     agreed = len(set(picks[0].tolist()) & set(picks[1].tolist())) / 1024
@@ -337,4 +340,4 @@ def test_tensors_may_be_trained_or_in_bf16():
     found = CachedReference(rows, rows, 10.0, -5.0).embed({"sample_id": np.array([2, 0])})
     assert torch.equal(found.image, rows.detach()[[2, 0]].float())
     loss = torch.arange(4.0, requires_grad=True)
-    assert CachedScores(loss).values({"sample_id": np.array([3])}).tolist() == [3]
+    assert CachedLosses(loss).values({"sample_id": np.array([3])}).tolist() == [3]

@@ -76,9 +76,9 @@ def test_ids_of_text_are_the_same_in_every_process():
 def test_scorers_leave_out_pairs_of_equal_values(loss):
     learner, reference, ids = Fixed(LEARNER), Fixed(REFERENCE), torch.tensor(IDS)
     expected = {
-        Learnability(learner, reference, loss, same="caption"): (LEARNER, REFERENCE),
-        EasyReference(reference, loss, same="caption"): (None, REFERENCE),
-        HardLearner(learner, loss, same="caption"): (LEARNER, None),
+        Learnability(learner, reference, loss, equal_by="caption"): (LEARNER, REFERENCE),
+        EasyReference(reference, loss, equal_by="caption"): (None, REFERENCE),
+        HardLearner(learner, loss, equal_by="caption"): (LEARNER, None),
     }
     chosen = torch.tensor([2, 5])
     for scorer, sides in expected.items():
@@ -107,7 +107,8 @@ def test_a_proxy_trains_without_the_pairs_of_equal_values():
     for column in (None, "caption"):
         torch.manual_seed(0)
         model = Towers()
-        proxies.append(OnlineProxy(model, torch.optim.SGD(model.parameters(), 0.1), same=column))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        proxies.append(OnlineProxy(model, optimizer, equal_by=column))
         found = contrastive_loss(
             model.embed(batch), "sigmoid", None if column is None else torch.tensor(IDS)
         )
@@ -121,7 +122,10 @@ def test_a_proxy_trains_without_the_pairs_of_equal_values():
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"text": CAPTIONS}, "same='caption' must be a column of the batch, which has 'text'; add"),
+        (
+            {"text": CAPTIONS},
+            "equal_by='caption' must be a column of the batch, which has 'text'; add",
+        ),
         ((CAPTIONS,), "which has tuple; add"),
         ({"caption": torch.zeros(9)}, "must be text or whole numbers, .* got float; name"),
         ({"caption": torch.zeros(9, 2, dtype=torch.int64)}, "got list; name a column"),
@@ -131,15 +135,15 @@ def test_a_proxy_trains_without_the_pairs_of_equal_values():
 )
 def test_what_holds_no_groups_is_refused_in_a_sentence(batch, message):
     with pytest.raises(ValueError, match=message):
-        HardLearner(Fixed(LEARNER), same="caption").score(batch)
+        HardLearner(Fixed(LEARNER), equal_by="caption").score(batch)
 
 
 def test_a_column_is_named_by_text():
     for make in (
-        lambda: HardLearner(Fixed(LEARNER), same=3),
-        lambda: OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters()), same=True),
+        lambda: HardLearner(Fixed(LEARNER), equal_by=3),
+        lambda: OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters()), equal_by=True),
     ):
-        with pytest.raises(ValueError, match="same must be the name of a column or None, got"):
+        with pytest.raises(ValueError, match="equal_by must be the name of a column or None, got"):
             make()
 
 
@@ -152,11 +156,11 @@ def test_a_state_is_loaded_with_the_same_column_only():
             pass
 
     def dataset(column):
-        scorer = HardLearner(Fixed(LEARNER), same=column)
+        scorer = HardLearner(Fixed(LEARNER), equal_by=column)
         source = Source([{"caption": CAPTIONS}])
         return JestDataset(source, scorer, JointSelector(2), super_batch_size=9, sub_batch_size=3)
 
     state = dataset("caption").state_dict()
     dataset("caption").load_state_dict(state)
-    with pytest.raises(ValueError, match="but same was caption and is now None"):
+    with pytest.raises(ValueError, match="but equal_by was caption and is now None"):
         dataset(None).load_state_dict(state)

@@ -61,7 +61,7 @@ def learner() -> nn.Module:
 
 def chosen_of(scorer, size: int = 100):
     batch = labelled(1000, seed=3)
-    index = TopKSelector().select(scorer.score(batch), size, seed=0, step=0)
+    index = TopKSelector().select(scorer.score(batch), size, key=0)
     return {name: column[index] for name, column in batch.items()}
 
 

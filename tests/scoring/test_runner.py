@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from jest_loader import (
-    BadSamplesError,
     Embeddings,
     HardLearner,
     JestDataset,
@@ -18,6 +17,7 @@ from jest_loader import (
     OnlineProxy,
     PerExample,
     Shrink,
+    SkipRowsError,
 )
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.scoring import memory
@@ -103,13 +103,13 @@ def test_rows_that_turn_out_bad_one_after_the_other_are_all_left_out():
     def prepare(batch):
         bad = {row: "odd" for row, n in enumerate(batch["number"].tolist()) if n % 2}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         return batch
 
     def loss(model, batch):
         bad = {row: "four" for row, n in enumerate(batch["number"].tolist()) if n == 4}
         if bad:
-            raise BadSamplesError(bad)
+            raise SkipRowsError(bad)
         return batch["number"].float()
 
     found = PerExample(nn.Linear(1, 1), loss, prepare=prepare).values({"number": torch.arange(7)})
@@ -121,7 +121,7 @@ def test_rows_that_turn_out_bad_one_after_the_other_are_all_left_out():
 @pytest.mark.parametrize("row", [5, -1, "a"])
 def test_bad_rows_must_be_rows(row):
     def loss(model, batch):
-        raise BadSamplesError({row: "torn"})
+        raise SkipRowsError({row: "torn"})
 
     with pytest.raises(ValueError, match=r"name rows of the batch .* from 0 to 4, got"):
         PerExample(nn.Linear(1, 1), loss).values({"number": torch.arange(5)})

@@ -43,8 +43,8 @@ class Towers(nn.Module):
         self.text = nn.Linear(4, width)
         self.dropout = nn.Dropout(0.5)
         self.frozen_norm = nn.BatchNorm1d(width).eval()
-        self.log_scale = nn.Parameter(torch.tensor([2.0]))
-        self.bias = nn.Parameter(torch.tensor([-3.0]))
+        self.log_scale = nn.Parameter(torch.tensor([2.5]))
+        self.logit_bias = nn.Parameter(torch.tensor([-3.0]))
 
     def embed(self, batch):
         def tower(layer, column):
@@ -54,7 +54,7 @@ class Towers(nn.Module):
             tower(self.image, batch["image"]),
             tower(self.text, batch["text"]),
             self.log_scale.exp(),
-            self.bias,
+            self.logit_bias,
         )
 
 
@@ -142,7 +142,7 @@ def test_micro_batches_change_nothing(size):
     parts = LiveLearner(model, micro_batch_size=size).embed(batch_of(7))
     torch.testing.assert_close(parts.image, whole.image)
     torch.testing.assert_close(parts.text, whole.text)
-    assert parts.scale == whole.scale
+    assert parts.logit_scale == whole.logit_scale
 
 
 def test_any_model_goes_with_a_function():
@@ -287,7 +287,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
     found = cached.embed({"sample_id": np.array([19, 0, 7])})
     assert torch.equal(found.image, torch.from_numpy(image[[19, 0, 7]]))
     assert torch.equal(found.text, torch.from_numpy(text[[19, 0, 7]]))
-    assert (found.scale, found.bias) == (5.0, -1.0)
+    assert (found.logit_scale, found.logit_bias) == (5.0, -1.0)
     other = CachedReference(torch.from_numpy(image), torch.from_numpy(text), 5.0, id_column="row")
     assert torch.equal(other.embed({"row": torch.tensor([3])}).image, torch.from_numpy(image[[3]]))
 

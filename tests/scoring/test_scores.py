@@ -27,8 +27,8 @@ CHUNKS = ([4, 0, 17], [9], [30, 2, 11, 12])
 
 def sides(size=37, loss="sigmoid"):
     bias = -3.0 if loss == "sigmoid" else None
-    learner = random_embeddings(size, 8, seed=0, scale=7.0, bias=bias)
-    reference = random_embeddings(size, 12, seed=1, scale=9.0, bias=bias, agreement=2.0)
+    learner = random_embeddings(size, 8, seed=0, logit_scale=7.0, logit_bias=bias)
+    reference = random_embeddings(size, 12, seed=1, logit_scale=9.0, logit_bias=bias, agreement=2.0)
     return learner, reference
 
 
@@ -54,7 +54,8 @@ def test_factored_scores_equal_dense_scores(loss):
 def test_sigmoid_scores_are_the_losses_of_the_definition():
     learner, reference = sides()
     expected = sum(
-        sign * sigmoid_pairwise(side.image.numpy(), side.text.numpy(), side.scale, side.bias)
+        sign
+        * sigmoid_pairwise(side.image.numpy(), side.text.numpy(), side.logit_scale, side.logit_bias)
         for sign, side in ((1, learner), (-1, reference))
     )
     scores = FactoredScores(learner, reference).given(torch.tensor([5, 8]))
@@ -71,7 +72,8 @@ def test_softmax_scores_are_the_losses_of_the_definition():
     scores = scores.given(torch.tensor([5])).given(torch.tensor([8, 1]))
     for i in (i for i in range(37) if i not in (5, 8, 1)):
         expected = sum(
-            sign * softmax_loss(side.image.numpy(), side.text.numpy(), side.scale, [5, 8, 1], i)
+            sign
+            * softmax_loss(side.image.numpy(), side.text.numpy(), side.logit_scale, [5, 8, 1], i)
             for sign, side in ((1, learner), (-1, reference))
         )
         assert scores.logits[i].item() == pytest.approx(expected, abs=1e-12)
@@ -82,7 +84,7 @@ GROUPS = torch.tensor([row % 7 if row % 3 else 100 + row for row in range(37)])
 
 def summed_by_hand(side, loss, members):
     """The loss of a batch by its definition, pair by pair, without pairs of one group."""
-    z = side.scale * side.image @ side.text.T + (side.bias or 0.0)
+    z = side.logit_scale * side.image @ side.text.T + (side.logit_bias or 0.0)
     total = 0.0
     for i in members:
         negatives = [j for j in members if j != i and GROUPS[i] != GROUPS[j]]
@@ -183,10 +185,10 @@ def test_all_scores_read_like_a_conditional_probability(loss):
 def test_lower_precision_is_raised_to_fp32_before_products(loss, dtype):
     learner, reference = sides(size=200, loss=loss)
     low = [
-        Embeddings(side.image.to(dtype), side.text.to(dtype), side.scale, side.bias)
+        Embeddings(side.image.to(dtype), side.text.to(dtype), side.logit_scale, side.logit_bias)
         for side in (learner, reference)
     ]
-    same = [Embeddings(s.image.double(), s.text.double(), s.scale, s.bias) for s in low]
+    same = [Embeddings(s.image.double(), s.text.double(), s.logit_scale, s.logit_bias) for s in low]
     found, exact = FactoredScores(*low, loss), FactoredScores(*same, loss)
     assert found.logits.dtype == torch.float32
     chunk = torch.arange(0, 100, 3)
@@ -236,7 +238,9 @@ def test_gradients_do_not_pass_through_scores():
 
 
 def test_extreme_logits_stay_finite():
-    embeddings = random_embeddings(20, 4, seed=0, scale=1e4, bias=-1e4, dtype=torch.float32)
+    embeddings = random_embeddings(
+        20, 4, seed=0, logit_scale=1e4, logit_bias=-1e4, dtype=torch.float32
+    )
     for loss in ("sigmoid", "softmax"):
         scores = FactoredScores(embeddings, loss=loss).given(torch.tensor([0, 1]))
         assert torch.isfinite(scores.logits[2:]).all()
@@ -262,7 +266,7 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
             "on one device, got cpu and meta; CachedReference takes device=",
         ),
         (
-            lambda: FactoredScores(random_embeddings(6, 4, seed=0, bias=None)),
+            lambda: FactoredScores(random_embeddings(6, 4, seed=0, logit_bias=None)),
             r"needs a logit bias, but the learner's.*use loss='softmax'",
         ),
         (
@@ -274,11 +278,17 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
             r"but 1 of the reference's have not \(row 2 of its image embeddings has norm 0\)",
         ),
         (
-            lambda: FactoredScores(replace(GOOD, scale=-2.0)),
-            "scale must be positive and finite and its bias finite, got -2.0 and -5.0 from the lea",
+            lambda: FactoredScores(replace(GOOD, logit_scale=-2.0)),
+            "logit_scale must be positive and finite .*, got -2.0 and -5.0 from the lea",
         ),
-        (lambda: FactoredScores(replace(GOOD, scale=math.inf)), "positive and finite .* got inf"),
-        (lambda: FactoredScores(replace(GOOD, bias=torch.tensor(math.nan))), "got 10.0 and nan"),
+        (
+            lambda: FactoredScores(replace(GOOD, logit_scale=math.inf)),
+            "positive and finite .* got inf",
+        ),
+        (
+            lambda: FactoredScores(replace(GOOD, logit_bias=torch.tensor(math.nan))),
+            "got 10.0 and nan",
+        ),
         (
             lambda: FactoredScores(GOOD, groups=torch.zeros(6)),
             r"groups must be an int64 vector, .* got torch.float32 of \(6,\); .*group_ids makes",
@@ -290,7 +300,7 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
         ),
         (lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 5), 1.0), r"got \(6, 4\) and \(6, 5\)"),
         (
-            lambda: replace(GOOD, scale=torch.ones(2)),
+            lambda: replace(GOOD, logit_scale=torch.ones(2)),
             r"scale must be a number or a tensor of one element, got shape \(2,\)",
         ),
         (lambda: Embeddings(torch.rand(6), torch.rand(6), 1.0), r"got \(6,\) and \(6,\)"),
@@ -326,14 +336,14 @@ def test_bad_input_is_refused_in_a_sentence(make, message):
     ],
 )
 def test_a_dtype_too_coarse_for_the_scale_is_warned_of(dtype, scale, warns):
-    side = random_embeddings(20, 8, seed=0, scale=scale, dtype=dtype)
+    side = random_embeddings(20, 8, seed=0, logit_scale=scale, dtype=dtype)
     expected = pytest.warns(UserWarning, match=rf"learner's embeddings are {dtype}, which is too")
     with expected if warns else nullcontext():
         FactoredScores(side)
 
 
 def test_scale_and_bias_may_have_one_element():
-    side = replace(GOOD, scale=torch.tensor([10.0]), bias=torch.tensor([-5.0]))
+    side = replace(GOOD, logit_scale=torch.tensor([10.0]), logit_bias=torch.tensor([-5.0]))
     found, expected = (FactoredScores(s).given(torch.tensor([1])) for s in (side, GOOD))
     torch.testing.assert_close(found.logits, expected.logits)
 
@@ -343,7 +353,7 @@ def test_a_row_that_is_not_finite_is_that_candidates_fault_alone():
     side.image[3] = math.nan
     scores = FactoredScores(side)
     assert torch.isnan(scores.logits).nonzero().tolist() == [[3]]
-    picks = JointSelector(4).select(scores, 19, seed=0, step=0)
+    picks = JointSelector(4).select(scores, 19, key=0)
     assert sorted(picks.tolist()) == [*range(3), *range(4, 20)]
 
 

@@ -51,7 +51,7 @@ class _ReferenceOptions:
         if self.checkpoint is None:
             return open_clip_reference(self.open_clip, self.loss), self.loss
         model = checkpoint.load_model(self.checkpoint, ema=self.ema)
-        return model, "softmax" if model.bias is None else "sigmoid"
+        return model, "softmax" if model.logit_bias is None else "sigmoid"
 
 
 @dataclass(frozen=True, kw_only=True)

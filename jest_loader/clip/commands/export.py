@@ -61,7 +61,7 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
     state = {name: value.cpu().contiguous() for name, value in model.open_clip_state().items()}
     with new_folder(out, overwrite=overwrite, marks=(CONFIG_FILE,)) as folder:
         settings = {
-            "model_cfg": _model_cfg(architecture, has_bias=model.bias is not None),
+            "model_cfg": _model_cfg(architecture, has_bias=model.logit_bias is not None),
             "preprocess_cfg": architecture.preprocess_cfg,
         }
         (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.bad_samples import BadSamplesError, listed
 from jest_loader.batch import take
 from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
 from jest_loader.clip.loading.columns import Prepare, ShardSource, open_shards
 from jest_loader.clip.models.architecture import Architecture
+from jest_loader.skipped import SkipRowsError, listed
 
 _BLOCK_IMAGES, _BLOCK_BYTES = 1024, 1 << 24  # The most that is decoded at once.
 _KEPT_BYTES = 1 << 30  # The most pixels of a set that stay in memory between evaluations.
@@ -122,7 +122,7 @@ class _Pictures:
         wanted = take({name: batch[name] for name in names}, rows)
         try:
             pixels: Tensor = self._prepare({**wanted, "": [""] * len(rows)})["image"]
-        except BadSamplesError as error:
+        except SkipRowsError as error:
             places = {place: place for place in error.reasons}  # Prepare names them by place.
             raise ValueError(
                 f"all images of {self._held_out.data} must be readable to evaluate on them, but "

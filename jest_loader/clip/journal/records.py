@@ -51,7 +51,7 @@ class Records:
             step_ms: What it took, of which waiting, scoring, selecting and materializing are
                 fractions.
         """
-        counts, bias = run.counts, run.model.bias
+        counts, bias = run.counts, run.model.logit_bias
         seconds = max(run.seconds - self._seconds, 1e-9)
         rate = (counts.trained - self._trained) / seconds
         self._trained, self._seconds = counts.trained, run.seconds
@@ -60,8 +60,8 @@ class Records:
             "loss": values.loss,
             "gradient_norm": values.gradient_norm,
             "lr": run.optimizer.param_groups[0]["lr"],
-            "scale": run.model.log_scale.exp().item(),
-            "bias": None if bias is None else bias.item(),
+            "logit_scale": run.model.log_scale.exp().item(),
+            "logit_bias": None if bias is None else bias.item(),
             "score": stats.score,
             "uniform_score": stats.uniform_score,
             "examples_per_s": rate,

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from jest_loader.bad_samples import BadSamplesError, listed, skip_budget
 from jest_loader.batch import Batch, take
 from jest_loader.clip.config.schedule import num_batches
 from jest_loader.clip.config.selection import SelectionConfig
@@ -42,6 +41,7 @@ from jest_loader.selecting.selectors import (
     TopKSelector,
     UniformSelector,
 )
+from jest_loader.skipped import SkipRowsError, listed, skip_budget
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _readable(
     try:
         refuse_unreadable(batch)
         return decode(batch)
-    except BadSamplesError as error:
+    except SkipRowsError as error:
         size = len(batch["caption"])
         if (
             len(error.reasons) > skip_budget(size, max_skipped_fraction)
@@ -219,18 +219,18 @@ def _scorer(
     selection = config.selection
     if selection.selector == "uniform":
         return None
-    same = "caption" if selection.mask_equal_captions else None
+    equal_by = "caption" if selection.mask_equal_captions else None
     match selection.score:
         case "learnability":
             scoring, reference = (
                 _learner(config, learner, device),
                 _reference(config, shards, device),
             )
-            return Learnability(scoring, reference, config.loss, same)
+            return Learnability(scoring, reference, config.loss, equal_by)
         case "easy_reference":
-            return EasyReference(_reference(config, shards, device), config.loss, same)
+            return EasyReference(_reference(config, shards, device), config.loss, equal_by)
         case "hard_learner":
-            return HardLearner(_learner(config, learner, device), config.loss, same)
+            return HardLearner(_learner(config, learner, device), config.loss, equal_by)
 
 
 def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> LiveLearner:

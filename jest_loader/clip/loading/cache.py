@@ -76,7 +76,7 @@ def open_reference_cache(
 
 
 def _prepare(data: DataConfig, model: Architecture) -> Callable[[Batch], Batch]:
-    """Makes columns that the towers take; ``BadSamplesError`` names rows that cannot be decoded."""
+    """Makes columns that the towers take; ``SkipRowsError`` names rows that cannot be decoded."""
     tokenize, decode = Tokenize(data, model), Decode(model)
     return lambda batch: decode(tokenize(batch))
 

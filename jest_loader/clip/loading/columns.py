@@ -12,11 +12,11 @@ from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.images.decoders import Mode
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.bad_samples import BadSamplesError
 from jest_loader.batch import Batch, take
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.models.architecture import Architecture
 from jest_loader.ragged import RaggedBytes
+from jest_loader.skipped import SkipRowsError
 
 ShardSource = MdsSource | ZarrSource
 
@@ -124,7 +124,7 @@ class Decode:
         model: The image size and channels that the towers take.
 
     Raises:
-        BadSamplesError: when called, for images that cannot be decoded, by row.
+        SkipRowsError: when called, for images that cannot be decoded, by row.
         ValueError: when called, if images are encoded and the towers take neither grey nor colour.
     """
 
@@ -154,7 +154,7 @@ class Prepare:
         model: The image and token sizes that the towers take.
 
     Raises:
-        BadSamplesError: when called, for images that cannot be decoded, by place in the data set.
+        SkipRowsError: when called, for images that cannot be decoded, by place in the data set.
         ValueError: when called, as ``Tokenize``.
     """
 
@@ -167,10 +167,10 @@ class Prepare:
         tokenized = self._tokenize(batch)
         try:
             return self._decode(tokenized)
-        except BadSamplesError as error:
+        except SkipRowsError as error:
             ids = tokenized["sample_id"]
             reasons = {int(ids[row]): reason for row, reason in error.reasons.items()}
-            raise BadSamplesError(reasons) from error
+            raise SkipRowsError(reasons) from error
 
 
 class PrepareCandidates:
@@ -198,7 +198,7 @@ class PrepareCandidates:
         reasons = [""] * len(tokenized["caption"])
         try:
             return {**self._decode(tokenized), "unreadable": reasons}
-        except BadSamplesError as error:
+        except SkipRowsError as error:
             image = torch.zeros(len(reasons), *self._row, dtype=torch.uint8)
             good = torch.tensor([row for row in range(len(reasons)) if row not in error.reasons])
             if len(good):
@@ -209,10 +209,10 @@ class PrepareCandidates:
 
 
 def refuse_unreadable(batch: dict[str, Any]) -> None:
-    """Raise ``BadSamplesError`` for the rows that ``PrepareCandidates`` could not decode."""
+    """Raise ``SkipRowsError`` for the rows that ``PrepareCandidates`` could not decode."""
     bad = {row: reason for row, reason in enumerate(batch.get("unreadable", [])) if reason}
     if bad:
-        raise BadSamplesError(bad)
+        raise SkipRowsError(bad)
 
 
 class PreparedSource:
@@ -240,9 +240,9 @@ class PreparedSource:
         """As the inner source's."""
         self._source.set_epoch(epoch)
 
-    def divide(self, rank: int, num_ranks: int) -> None:
+    def shard(self, rank: int, num_ranks: int) -> None:
         """As the inner source's."""
-        self._source.divide(rank, num_ranks)
+        self._source.shard(rank, num_ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """As the inner source's."""

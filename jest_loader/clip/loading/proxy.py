@@ -48,7 +48,7 @@ class Proxy(OnlineProxy):
             torch.manual_seed(fold(config.seed, _PURPOSE))
             sizes = options.model(config.model)
             model = sizes.build(
-                config.loss, scale=config.initial_scale, bias=config.initial_bias
+                config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
             ).to(device)
         optimizer = build_optimizer(model, replace(config.optimizer, lr=options.lr))
 
@@ -61,7 +61,7 @@ class Proxy(OnlineProxy):
             optimizer,
             embed,
             loss=config.loss,
-            same="caption" if config.mask_equal_captions else None,
+            equal_by="caption" if config.mask_equal_captions else None,
             micro_batch_size=micro_batch_size,
         )
         self._config = config

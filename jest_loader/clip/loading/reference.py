@@ -41,7 +41,7 @@ def open_clip_reference(options: OpenClipConfig, loss: Loss) -> ClipModel:
             f"a reference must be trained, but {options.name} comes without weights; set "
             "the checkpoint beside it"
         )
-    return architecture.build(loss, scale=1.0, bias=None)
+    return architecture.build(loss, logit_scale=1.0, logit_bias=None)
 
 
 def reference_architecture(config: TrainConfig) -> Architecture:

@@ -72,13 +72,13 @@ class Architecture(Protocol):
         """
         ...
 
-    def build(self, loss: Loss, *, scale: float, bias: float) -> ClipModel:
+    def build(self, loss: Loss, *, logit_scale: float, logit_bias: float) -> ClipModel:
         """A model to train: with the weights that it starts from, if it has any.
 
         Args:
             loss: A softmax model has no bias.
-            scale: Inverse temperature at the start, unless the weights have one.
-            bias: Logit bias at the start, unless the weights have one.
+            logit_scale: Inverse temperature at the start, unless the weights have one.
+            logit_bias: Logit bias at the start, unless the weights have one.
 
         Raises:
             ValueError: if the weights cannot be read, or are another model's.

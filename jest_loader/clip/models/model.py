@@ -81,7 +81,7 @@ class ClipModel(nn.Module):
             image[0] if first is None else torch.cat(image),
             self.embed_text(batch["text"]),
             self.log_scale.exp(),
-            self.bias,
+            self.logit_bias,
         )
 
     def forward(
@@ -101,7 +101,7 @@ class ClipModel(nn.Module):
 
     def logit_parameters(self) -> list[nn.Parameter]:
         """The scale, and the bias if there is one: they decay in no run, and learn faster."""
-        return [p for p in (self.log_scale, self.bias) if p is not None]
+        return [p for p in (self.log_scale, self.logit_bias) if p is not None]
 
     def tower_parameters(self) -> list[nn.Parameter]:
         """All others; those of two dimensions and more are matrices, which may decay."""
@@ -122,6 +122,6 @@ class ClipModel(nn.Module):
         """
         raise NotImplementedError  # Each kind of model has blocks of its own.
 
-    def _add_logit_parameters(self, log_scale: Tensor, bias: Tensor | None) -> None:
+    def _add_logit_parameters(self, log_scale: Tensor, logit_bias: Tensor | None) -> None:
         self.log_scale = nn.Parameter(log_scale)
-        self.bias = None if bias is None else nn.Parameter(bias)
+        self.logit_bias = None if logit_bias is None else nn.Parameter(logit_bias)

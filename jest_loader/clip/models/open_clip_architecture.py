@@ -145,14 +145,14 @@ class OpenClipArchitecture:
         """
         return _counted_flops(self, patch_size, image_size)
 
-    def build(self, loss: Loss, *, scale: float, bias: float | None) -> OpenClipModel:
+    def build(self, loss: Loss, *, logit_scale: float, logit_bias: float | None) -> OpenClipModel:
         """A model to train, from ``weights`` if there are any; the log says if there are none.
 
         Args:
             loss: A softmax model has no bias.
-            scale: Inverse temperature at the start, unless the weights have one.
-            bias: Logit bias at the start, unless the weights have one; None refuses those that
-                have none.
+            logit_scale: Inverse temperature at the start, unless the weights have one.
+            logit_bias: Logit bias at the start, unless the weights have one; None refuses those
+                that have none.
 
         Raises:
             ValueError: if the weights cannot be read, or are another model's.
@@ -160,17 +160,17 @@ class OpenClipArchitecture:
         inner = self._inner()
         if self.weights is None:
             _LOG.warning("%s starts from random weights; it names none to start from", self.name)
-            torch.nn.init.constant_(inner.logit_scale, math.log(scale))
+            torch.nn.init.constant_(inner.logit_scale, math.log(logit_scale))
         else:
             _load(inner, Path(self.weights), self.name)
         # Open_clip gives weights that have no bias one of 0.
         if loss == "sigmoid" and (self.weights is None or not inner.logit_bias.any()):
-            if bias is None:
+            if logit_bias is None:
                 raise ValueError(
                     f"the sigmoid loss needs a logit bias, which the weights of {self.name} have "
                     "not; use the softmax loss, or train it with the sigmoid loss first"
                 )
-            torch.nn.init.constant_(inner.logit_bias, bias)
+            torch.nn.init.constant_(inner.logit_bias, logit_bias)
         return OpenClipModel(self, inner, has_bias=loss == "sigmoid")
 
     def empty(self, loss: Loss) -> OpenClipModel:

@@ -42,8 +42,8 @@ class OpenClipModel(ClipModel):
         }
         state |= {f"text.{name}": value for name, value in self.text_tower.state_dict().items()}
         state["logit_scale"] = self.log_scale.detach()
-        if self.bias is not None:
-            state["logit_bias"] = self.bias.detach()
+        if self.logit_bias is not None:
+            state["logit_bias"] = self.logit_bias.detach()
         return state
 
     def checkpoint_activations(self) -> None:

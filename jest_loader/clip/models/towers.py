@@ -119,9 +119,13 @@ class ModelConfig:
             return conv_flops(*sizes, patch_size) + self.shape.text.forward_flops
         return self.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
 
-    def build(self, loss: Loss, *, scale: float = 10.0, bias: float = -10.0) -> "TwoTower":
+    def build(
+        self, loss: Loss, *, logit_scale: float = 10.0, logit_bias: float = -10.0
+    ) -> "TwoTower":
         """A model for ``loss``, drawn by torch's generator: a softmax model has no bias."""
-        return TwoTower(self, scale=scale, bias=bias if loss == "sigmoid" else None)
+        return TwoTower(
+            self, logit_scale=logit_scale, logit_bias=logit_bias if loss == "sigmoid" else None
+        )
 
     def empty(self, loss: Loss) -> "TwoTower":
         """A model for ``loss`` whose weights are still to be loaded."""
@@ -136,8 +140,8 @@ class TwoTower(ClipModel):
 
     Args:
         config: The sizes.
-        scale: Initial inverse temperature.
-        bias: Initial logit bias; None makes a softmax model, which has none.
+        logit_scale: Initial inverse temperature.
+        logit_bias: Initial logit bias; None makes a softmax model, which has none.
     """
 
     config: ModelConfig
@@ -145,7 +149,7 @@ class TwoTower(ClipModel):
     text_tower: "_TextTower"
 
     def __init__(
-        self, config: ModelConfig, *, scale: float = 10.0, bias: float | None = -10.0
+        self, config: ModelConfig, *, logit_scale: float = 10.0, logit_bias: float | None = -10.0
     ) -> None:
         super().__init__(config)
         if config.image_tower == "conv":
@@ -156,7 +160,8 @@ class TwoTower(ClipModel):
             self.image_tower = _ImageTower(config)
         self.text_tower = _TextTower(config)
         self._add_logit_parameters(
-            torch.tensor(math.log(scale)), None if bias is None else torch.tensor(bias)
+            torch.tensor(math.log(logit_scale)),
+            None if logit_bias is None else torch.tensor(logit_bias),
         )
 
     def checkpoint_activations(self) -> None:

@@ -18,7 +18,7 @@ from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.saving.json_values import finite
 
-_VERSION = 2
+_VERSION = 3
 # May differ when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",

@@ -29,16 +29,16 @@ class GlobalLoss:
         num_examples: B.
         image: [b, D], the gradient with respect to this rank's images.
         text: [b, D], the gradient with respect to this rank's texts.
-        scale: [], this rank's part of the gradient: the parts of all ranks add up to it.
-        bias: [], likewise.
+        logit_scale: [], this rank's part of the gradient: the parts of all ranks add up to it.
+        logit_bias: [], likewise.
     """
 
     value: Tensor
     num_examples: int
     image: Tensor
     text: Tensor
-    scale: Tensor
-    bias: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def global_loss(
         if groups is not None:
             groups = groups.to(own.image.device)
             same = _Groups(groups, ranks.all_gather_rows(groups, counts))
-        logit = _Logit(sum(counts[: ranks.rank]), own.scale, own.bias, same)
+        logit = _Logit(sum(counts[: ranks.rank]), own.logit_scale, own.logit_bias, same)
         sides = _Side(own.image, texts, logit), _Side(own.text, images, logit)
         if loss == "sigmoid":
             by_image, by_text = (_sums(side, _sigmoid_terms) for side in sides)
@@ -76,8 +76,8 @@ def global_loss(
         return GlobalLoss(
             ranks.all_gather(by_image.value).sum() / size,
             size,
-            by_image.products * own.scale / size,
-            by_text.products * own.scale / size,
+            by_image.products * own.logit_scale / size,
+            by_text.products * own.logit_scale / size,
             (own.image * by_image.products).sum() / size,
             by_image.slope / size,
         )
@@ -109,14 +109,14 @@ class _Logit(NamedTuple):
 
     Args:
         first: The column of row 0's own pair.
-        scale: Inverse temperature.
-        bias: Logit bias, if there is one.
+        logit_scale: Inverse temperature.
+        logit_bias: Logit bias, if there is one.
         groups: Whose pairs are left out, if any are.
     """
 
     first: int
-    scale: float | Tensor
-    bias: float | Tensor | None
+    logit_scale: float | Tensor
+    logit_bias: float | Tensor | None
     groups: _Groups | None
 
 

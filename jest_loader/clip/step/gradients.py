@@ -136,8 +136,8 @@ def _in_micro_batches(
     embeddings = Embeddings(
         torch.cat([each.image for each in cached]),
         torch.cat([each.text for each in cached]),
-        cached[0].scale,
-        cached[0].bias,
+        cached[0].logit_scale,
+        cached[0].logit_bias,
     )
     groups = None
     if forward.config.mask_equal_captions:
@@ -174,7 +174,10 @@ def _pass_back(
     """
     gradients = [(embeddings.image, found.image[rows]), (embeddings.text, found.text[rows])]
     if with_logit:
-        for value, gradient in ((embeddings.scale, found.scale), (embeddings.bias, found.bias)):
+        for value, gradient in (
+            (embeddings.logit_scale, found.logit_scale),
+            (embeddings.logit_bias, found.logit_bias),
+        ):
             if isinstance(value, Tensor):
                 gradients.append((value, gradient.reshape(value.shape)))
     trained = [(value, gradient) for value, gradient in gradients if value.requires_grad]

@@ -8,7 +8,7 @@ from jest_loader.batch import Batch
 _NUM_SHOWN = 10  # Samples that a message names.
 
 
-class BadSamplesError(ValueError):
+class SkipRowsError(ValueError):
     """Raised by a ``materialize`` function or a scorer for rows that it cannot use.
 
     ``JestDataset`` leaves those rows out, counts them and goes on with others.
@@ -23,12 +23,12 @@ class BadSamplesError(ValueError):
     def __init__(self, reasons: Mapping[int, str]) -> None:
         self.reasons = dict(reasons)
         if not self.reasons:
-            raise ValueError("BadSamplesError must name the rows that are bad, got none")
+            raise ValueError("SkipRowsError must name the rows that are bad, got none")
         row, reason = next(iter(self.reasons.items()))
         super().__init__(f"{len(self.reasons)} bad samples, the first at row {row}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BadSamplesError, (self.reasons,)
+        return SkipRowsError, (self.reasons,)
 
 
 def skip_budget(num_candidates: int, max_skipped_fraction: float) -> int:
