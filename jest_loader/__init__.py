@@ -18,7 +18,8 @@ from jest_loader.reference_cache.cached import CachedLosses, CachedReference
 from jest_loader.scoring.column_reference import ColumnReference
 from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scoring.models import FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.scoring.models import FrozenReference, LiveLearner
+from jest_loader.scoring.online_proxy import OnlineProxy
 from jest_loader.scoring.per_example import PerExample
 from jest_loader.scoring.scores import ExampleScores, FactoredScores
 from jest_loader.scoring.shrink import Shrink

@@ -1,20 +1,24 @@
-"""Bad samples that are left out: how many may be, and how a message names them."""
+"""Rows that are skipped: who says so, how many may be, and how a message names them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from jest_loader.batch import Batch
+import torch
 
-_NUM_SHOWN = 10  # Samples that a message names.
+from jest_loader.batch import Batch, num_examples, take
+
+Output = TypeVar("Output")
+
+_NUM_SHOWN = 10  # How many skipped rows a message lists.
 
 
 class SkipRowsError(ValueError):
-    """Raised by a ``materialize`` function or a scorer for rows that it cannot use.
+    """Raised by ``prepare``, ``materialize`` or a scorer for rows that it cannot use.
 
-    ``JestDataset`` leaves those rows out, counts them and goes on with others.
+    They are skipped, counted and named, and the others used.
 
     Args:
-        reasons: What is wrong with each bad row of the batch it was called with, by row number.
+        reasons: What is wrong with each such row of the batch it was called with, by row number.
 
     Raises:
         ValueError: if it names no row.
@@ -23,32 +27,84 @@ class SkipRowsError(ValueError):
     def __init__(self, reasons: Mapping[int, str]) -> None:
         self.reasons = dict(reasons)
         if not self.reasons:
-            raise ValueError("SkipRowsError must name the rows that are bad, got none")
+            raise ValueError("SkipRowsError must name the rows to skip, got none")
         row, reason = next(iter(self.reasons.items()))
-        super().__init__(f"{len(self.reasons)} bad samples, the first at row {row}: {reason}")
+        super().__init__(f"{len(self.reasons)} rows to skip, the first is row {row}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SkipRowsError, (self.reasons,)
 
 
+class Used(NamedTuple, Generic[Output]):
+    """What a function made of the rows that it can use.
+
+    Args:
+        output: Its output for them; None if it can use none.
+        rows: Their numbers in the batch.
+        reasons: What is wrong with each of the others, by number in the batch.
+    """
+
+    output: Output | None
+    rows: list[int]
+    reasons: dict[int, str]
+
+
+def use(function: Callable[[Batch], Output], batch: Batch) -> Used[Output]:
+    """Call ``function`` on the batch, again without the rows for which it raises SkipRowsError.
+
+    Raises:
+        ValueError: if it names rows that the batch does not have.
+    """
+    rows = list(range(num_examples(batch)))
+    reasons: dict[int, str] = {}
+    while rows:
+        try:
+            return Used(function(batch), rows, reasons)
+        except SkipRowsError as error:
+            check_rows(error, len(rows))
+            reasons |= {rows[row]: reason for row, reason in error.reasons.items()}
+            good = [row for row in range(len(rows)) if row not in error.reasons]
+            rows = [rows[row] for row in good]
+            batch = take(batch, torch.tensor(good, dtype=torch.int64))
+    return Used(None, [], reasons)
+
+
+def check_rows(error: SkipRowsError, num_rows: int) -> None:
+    """Raise ``ValueError`` unless all rows that the error names are rows of the batch."""
+    odd = [row for row in error.reasons if type(row) is not int or not 0 <= row < num_rows]
+    if odd:
+        raise ValueError(
+            "SkipRowsError must name rows of the batch that the function was called with, from "
+            f"0 to {num_rows - 1}, got {odd[0]!r}"
+        ) from error
+
+
 def skip_budget(num_candidates: int, max_skipped_fraction: float) -> int:
-    """How many of the candidates may be left out: at least one, unless none may."""
+    """How many of the candidates may be skipped: at least one, unless none may."""
     if max_skipped_fraction == 0:
         return 0
     return max(1, int(max_skipped_fraction * num_candidates))
 
 
-def named(reasons: Mapping[int, str], batch: Batch) -> tuple[str, ...]:
-    """What is wrong with each row, by its sample id where the batch has one, or by its number."""
+def named(reasons: Mapping[int, str], batch: Batch, *, first_row: int = 0) -> dict[int, str]:
+    """What is wrong with each row, by its sample id where the batch has one, or by its number.
+
+    Args:
+        reasons: By row of ``batch``.
+        batch: Whose rows they are.
+        first_row: Number of the batch's first row, for the keys and the names returned.
+    """
     ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
-    return tuple(
-        f"row {row}: {reason}" if ids is None else f"sample {ids[row]}: {reason}"
+    return {
+        first_row + row: f"row {first_row + row}: {reason}"
+        if ids is None
+        else f"sample {ids[row]}: {reason}"
         for row, reason in reasons.items()
-    )
+    }
 
 
-def listed(reasons: Mapping[int, str], batch: Batch) -> str:
-    """The same as one text, of the first few."""
-    names = named(reasons, batch)
-    more = len(names) - _NUM_SHOWN
-    return "; ".join(names[:_NUM_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+def listed(names: Mapping[int, str]) -> str:
+    """What ``named`` returned as one text, the first few rows of it."""
+    every = list(names.values())
+    more = len(every) - _NUM_SHOWN
+    return "; ".join(every[:_NUM_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -85,7 +85,7 @@ class Chooser:
                 "skipped %d of %d candidates: %s",
                 len(skipped),
                 self.super_batch_size,
-                listed(skipped, candidates),
+                listed(named(skipped, candidates)),
             )
         counts = Counts(
             loaded=self.super_batch_size,
@@ -93,7 +93,11 @@ class Chooser:
             trained=self.sub_batch_size,
             skipped=len(skipped),
         )
-        return Choice(sub_batch, chosen, Measured(counts, named(skipped, candidates), times, worth))
+        return Choice(
+            sub_batch,
+            chosen,
+            Measured(counts, tuple(named(skipped, candidates).values()), times, worth),
+        )
 
     def _materialized(
         self,
@@ -181,8 +185,8 @@ class Chooser:
         if left < size:
             raise ValueError(
                 f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
-                f"usable candidates are left: {listed(skipped, candidates)}; mend the data, or "
-                "use a larger super_batch_size"
+                f"usable candidates are left: {listed(named(skipped, candidates))}; mend the data, "
+                "or use a larger super_batch_size"
             )
 
     def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
@@ -190,8 +194,8 @@ class Chooser:
         if len(skipped) > budget:
             raise ValueError(
                 f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
-                f"{len(skipped)} must be: {listed(skipped, candidates)}; mend the data or the "
-                "models, or raise max_skipped_fraction"
+                f"{len(skipped)} must be: {listed(named(skipped, candidates))}; mend the data or "
+                "the models, or raise max_skipped_fraction"
             )
 
 

@@ -4,16 +4,17 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from jest_loader.batch import Batch, num_examples, split, take, to_device
+from jest_loader.batch import Batch, num_examples, split, to_device
 from jest_loader.checks import whole
 from jest_loader.scoring.memory import MemoryBudget
 from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
-from jest_loader.skipped import SkipRowsError
+from jest_loader.skipped import SkipRowsError, use
 
 Output = TypeVar("Output")
 
@@ -83,7 +84,7 @@ class ModelRunner(Generic[Output]):
         start = 0
         with scoring(self._model):
             for part in self._parts(batch):
-                output, rows, bad = self._usable(part)
+                output, rows, bad = use(partial(self.call, self._model), part)
                 outputs += [] if output is None else [output]
                 good += [start + row for row in rows]
                 reasons |= {start + row: reason for row, reason in bad.items()}
@@ -142,25 +143,10 @@ class ModelRunner(Generic[Output]):
         if self._budget is not None:
             size = self._budget.micro_batch_size(
                 num_examples(batch),
-                lambda rows: self._usable(next(split(batch, rows))),
+                lambda rows: use(partial(self.call, self._model), next(split(batch, rows))),
                 device_of(self._model),
             )
         return iter([batch]) if size is None else split(batch, size)
-
-    def _usable(self, part: Batch) -> tuple[Output | None, list[int], dict[int, str]]:
-        """The output of the usable rows, which they are, and what is wrong with the others."""
-        rows = list(range(num_examples(part)))
-        reasons: dict[int, str] = {}
-        while rows:
-            try:
-                return self.call(self._model, part), rows, reasons
-            except SkipRowsError as error:
-                _check_rows(error, len(rows))
-                reasons |= {rows[row]: reason for row, reason in error.reasons.items()}
-                good = [row for row in range(len(rows)) if row not in error.reasons]
-                rows = [rows[row] for row in good]
-                part = take(part, torch.tensor(good, dtype=torch.int64))
-        return None, [], reasons
 
 
 @dataclass(frozen=True)
@@ -207,12 +193,3 @@ def _missing_column(error: KeyError, batch: Batch) -> str | None:
         f"{', '.join(map(repr, batch))}; add the column to the source, or pass a function that "
         "reads these"
     )
-
-
-def _check_rows(error: SkipRowsError, num_rows: int) -> None:
-    odd = [row for row in error.reasons if type(row) is not int or not 0 <= row < num_rows]
-    if odd:
-        raise ValueError(
-            "SkipRowsError must name rows of the batch that the function was called with, from "
-            f"0 to {num_rows - 1}, got {odd[0]!r}"
-        ) from error

@@ -50,7 +50,7 @@ def prepare_method(model: nn.Module, name: str) -> None:
     if not callable(getattr(inner, name, None)):
         raise ValueError(
             f"{type(inner).__name__} has no {name}(batch) method; pass {name}=function, where "
-            "function(model, batch) returns Embeddings(image, text, scale, bias)"
+            "function(model, batch) returns Embeddings(image, text, logit_scale, logit_bias)"
         )
     # Registering sets an attribute of the instance; twice would gather twice.
     if isinstance(inner, _fsdp("FSDPModule")) and name not in vars(inner):

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jest_loader.clip import selection
 from jest_loader.clip import train as training
 from jest_loader.clip.config.selection import SelectionConfig
+from jest_loader.clip.loading import build
 from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.train import train
 from jest_loader.scoring.learnability import HardLearner
-from jest_loader.scoring.models import OnlineProxy
+from jest_loader.scoring.online_proxy import OnlineProxy
 from tests.clip_runs import config_for
 
 
@@ -125,7 +125,7 @@ def test_an_online_proxy_goes_on_where_it_was(shards, tmp_path, monkeypatch):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         return HardLearner(OnlineProxy(model, optimizer), config.loss)
 
-    monkeypatch.setattr(selection, "_scorer", with_a_proxy)
+    monkeypatch.setattr(build, "_scorer", with_a_proxy)
     joint = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
     config = config_for(shards, tmp_path / "whole", selection=joint)
     whole = train(config)

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize, softplus
 
 from jest_loader import Embeddings
 from jest_loader.clip.step.global_loss import global_loss
-from jest_loader.ops import reference
+from jest_loader.ops import plain
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ranks.ranks import ranks_of
 from jest_loader.testing import simulate_ranks
@@ -54,7 +54,7 @@ def over_ranks(of: Embeddings, sizes, loss, groups=None):
 @pytest.fixture(params=[None, 5], ids=["one block", "blocks"])
 def _blocks(request, monkeypatch):
     if request.param is not None:
-        monkeypatch.setattr(reference, "_CPU_BLOCK_ELEMENTS", 2 * 13 + request.param)
+        monkeypatch.setattr(plain, "_CPU_BLOCK_ELEMENTS", 2 * 13 + request.param)
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -126,5 +126,5 @@ def test_the_matrix_of_all_pairs_is_never_made(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", recording)
     over_ranks(embeddings(1500), (800, 700), "softmax")
-    assert max(largest) <= reference._CPU_BLOCK_ELEMENTS + 1500
+    assert max(largest) <= plain._CPU_BLOCK_ELEMENTS + 1500
     assert max(largest) < 1500 * 700

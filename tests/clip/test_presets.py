@@ -78,7 +78,7 @@ def test_smoke_runs_on_packed_pictures(tmp_path):
 
 
 def test_the_module_is_a_program_with_the_same_options(tmp_path):
-    command = [sys.executable, "-m", "jest_loader.clip", "--data.train", str(tmp_path)]
+    command = [sys.executable, "-m", "jest_loader.cli", "train", "--data.train", str(tmp_path)]
     command += ["--out", str(tmp_path / "run"), "--preset", "smoke"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 2

@@ -259,7 +259,7 @@ def test_rows_that_a_model_cannot_embed_get_no_score(micro_batch_size, caplog):
     expected = random_embeddings(200, 8, seed=0, dtype=torch.float32)
     good = [row for row in range(20) if row % 10 != 3]
     assert torch.equal(found.text[good], expected.text[good])
-    assert "2 bad samples, the first at row 3: torn" in caplog.text
+    assert "2 rows to skip, the first is row 3: torn" in caplog.text
     scores = FactoredScores(found)
     assert torch.isnan(scores.logits).nonzero().flatten().tolist() == [3, 13]
 
@@ -273,7 +273,7 @@ def test_a_super_batch_with_rows_that_a_model_cannot_embed_is_used_without_them(
 
 def test_a_model_that_can_embed_nothing_says_why():
     learner = LiveLearner(Towers())
-    with pytest.raises(SkipRowsError, match="2 bad samples, the first at row 0: torn"):
+    with pytest.raises(SkipRowsError, match="2 rows to skip, the first is row 0: torn"):
         learner.embed({"number": torch.tensor([3, 13])})
 
 

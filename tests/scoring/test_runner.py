@@ -82,7 +82,7 @@ def test_undecoded_records_are_decoded_for_scoring(micro_batch_size, caplog):
     good = [0, 2, 3, 4, 5, 7]
     torch.testing.assert_close(found.image[good], expected.image[good])
     assert torch.isnan(found.image[[1, 6]]).all()
-    assert "2 bad samples, the first at row 1" in caplog.text
+    assert "2 rows to skip, the first is row 1" in caplog.text
 
 
 def test_bad_images_cost_their_candidates_only():

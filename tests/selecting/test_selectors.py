@@ -131,7 +131,7 @@ def test_example_scores_make_joint_selection_draw_each_chunk_independently():
 @given(
     num_candidates=st.integers(2, 16),
     width=st.integers(1, 8),
-    scale=st.floats(0.5, 100.0),
+    scale=st.floats(5.0, 100.0),
     bias=st.floats(-20.0, 2.0),
     fraction=st.floats(0.05, 1.0),
     num_chunks=st.integers(1, 12),

@@ -15,7 +15,7 @@ from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
 from jest_loader.clip.loading.columns import Prepare, ShardSource, open_shards
 from jest_loader.clip.models.architecture import Architecture
-from jest_loader.skipped import SkipRowsError, listed
+from jest_loader.skipped import SkipRowsError, listed, named
 
 _BLOCK_IMAGES, _BLOCK_BYTES = 1024, 1 << 24  # The most that is decoded at once.
 _KEPT_BYTES = 1 << 30  # The most pixels of a set that stay in memory between evaluations.
@@ -124,10 +124,10 @@ class _Pictures:
             pixels: Tensor = self._prepare({**wanted, "": [""] * len(rows)})["image"]
         except SkipRowsError as error:
             places = {place: place for place in error.reasons}  # Prepare names them by place.
+            unreadable = listed(named(error.reasons, {"sample_id": places}))
             raise ValueError(
                 f"all images of {self._held_out.data} must be readable to evaluate on them, but "
-                f"not {listed(error.reasons, {'sample_id': places})}; mend them, or leave them out "
-                "of it"
+                f"not {unreadable}; mend them, or leave them out of it"
             ) from error
         return pixels
 

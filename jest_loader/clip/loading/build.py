@@ -34,14 +34,15 @@ from jest_loader.loader.schedule import Schedule
 from jest_loader.protocols import Embedder, Scorer, Selector
 from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner, OnlineProxy
+from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
+from jest_loader.scoring.online_proxy import OnlineProxy
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
     TopKSelector,
     UniformSelector,
 )
-from jest_loader.skipped import SkipRowsError, listed, skip_budget
+from jest_loader.skipped import SkipRowsError, listed, named, skip_budget
 
 _LOG = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def _readable(
             or len(error.reasons) == size
         ):
             raise
-        _LOG.warning("left out of a batch of %d: %s", size, listed(error.reasons, batch))
+        _LOG.warning("left out of a batch of %d: %s", size, listed(named(error.reasons, batch)))
         good = torch.tensor([row for row in range(size) if row not in error.reasons])
         return decode(take(batch, good))
 

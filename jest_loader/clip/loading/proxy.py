@@ -12,7 +12,8 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.step.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.ops.noise import fold
 from jest_loader.ranks.ranks import ranks_of
-from jest_loader.scoring.models import EmbedFunction, OnlineProxy
+from jest_loader.scoring.models import EmbedFunction
+from jest_loader.scoring.online_proxy import OnlineProxy
 
 _PURPOSE = 0x9807  # Its weights are drawn from a seed of their own.
 
