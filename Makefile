@@ -26,11 +26,14 @@ demo: $(FOR_DEMO) ## train a small CLIP three ways on real pictures and compare 
 test: check ## run the gates, then the tests
 	$(BIN)/python -m pytest --cov -n auto --dist loadfile
 
-check: $(FOR_TEST) ## run the gates only: format, lint, types, import layers
+check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/gates/circles.py
+	$(BIN)/python tests/gates/sizes.py
 
 clean: ## remove .venv, runs/ and all that the tools leave behind
 	rm -rf $(VENV) runs build dist *.egg-info .coverage .coverage.* htmlcov
