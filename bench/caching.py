@@ -7,7 +7,7 @@ alternate. Other models take longer per example; what is added is the same. Read
 at random, as a super-batch needs them, with the page cache warm, in one thread: per CPU-second,
 next to ``numpy.memmap`` over one file and to Zarr's own ``oindex`` over the same cache.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 python bench/caching.py > bench/results/caching_cpu.txt
+    OMP_NUM_THREADS=1 python -m bench.caching > bench/results/caching_cpu.txt
 """
 
 import argparse

@@ -7,7 +7,7 @@ uniform start: of 640 candidates only, since it takes hours for 5,120. The model
 the sigmoid loss; the softmax scores are of the same embeddings.
 
     jest-loader demo
-    PYTHONPATH=. python bench/chunks.py --demo runs/demo --plot bench/results/chunks.png \
+    python -m bench.chunks --demo runs/demo --plot bench/results/chunks.png \
         > bench/results/chunks.txt
 
 The last line of the output is one JSON document.
@@ -21,8 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from harness import environment, learnability
-
+from bench.harness import environment, learnability
 from jest_loader import (
     Embeddings,
     FactoredScores,

@@ -6,7 +6,7 @@ threads; PyTorch is left one thread. All forms of a size are timed in rounds, si
 ratios carry over to another machine; a ratio is to "usual" with as many threads in the same round,
 and the median of all rounds is printed.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 python bench/decoding.py > bench/results/decoding_cpu.txt
+    OMP_NUM_THREADS=1 python -m bench.decoding > bench/results/decoding_cpu.txt
 
 Forms:
 
@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import environment, spread
 from PIL import Image
 
+from bench.harness import environment, spread
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.images.decoders import Pixels
 

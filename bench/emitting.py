@@ -6,7 +6,7 @@ embeddings, in MDS shards, in the page cache. Sub-batches of 512 are emitted, de
 measures the loading, not the models. One process; examples emitted per second of its CPU time, all
 threads together. Every form reads the same shards in one run, since only ratios carry over.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 python bench/emitting.py > bench/results/emitting_cpu.txt
+    OMP_NUM_THREADS=1 python -m bench.emitting > bench/results/emitting_cpu.txt
 
 Forms:
 
@@ -49,11 +49,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from decoding import jpeg
-from harness import environment, spread
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from bench.decoding import jpeg
+from bench.harness import environment, spread
 from jest_loader import ExampleScores, IndependentSelector, JestDataset
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource

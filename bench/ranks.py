@@ -12,7 +12,7 @@ Three regimes, each said in the output:
   in one process on synthetic clusters whose other members are the hard negatives, dealt evenly or
   so that half of a rank's candidates are those of few clusters.
 
-    PYTHONPATH=. python bench/ranks.py --plot bench/results/ranks.png > bench/results/ranks_cpu.txt
+    python -m bench.ranks --plot bench/results/ranks.png > bench/results/ranks_cpu.txt
 
 The last line of the output is one JSON document.
 """
@@ -33,10 +33,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from harness import environment, learnability, spread
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from bench.harness import environment, learnability, spread
 from jest_loader import Embeddings, FactoredScores, JointSelector, Selector, UniformSelector
 from jest_loader.cost.flops import selection_flops
 from jest_loader.ranks.rank_scores import RankScores

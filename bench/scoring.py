@@ -6,8 +6,8 @@ text tokens train in bf16, as the trainer does; on a CPU a small model trains in
 and times are the process's CPU times. All forms are timed in one run, in rounds, since only their
 ratios carry over.
 
-    PYTHONPATH=. python bench/scoring.py > bench/results/scoring_cpu.txt
-    PYTHONPATH=. python bench/scoring.py --device cuda > bench/results/scoring_h100.txt
+    python -m bench.scoring > bench/results/scoring_cpu.txt
+    python -m bench.scoring --device cuda > bench/results/scoring_h100.txt
 
 Forms:
 
@@ -44,9 +44,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import PeakMemory, environment, once_ms, spread
 from torch import nn
 
+from bench.harness import PeakMemory, environment, once_ms, spread
 from jest_loader import (
     CachedReference,
     EasyReference,

@@ -4,8 +4,8 @@ Regime: learnability of B candidates of which f = 0.8 are dropped, in 16 chunks,
 embeddings already there. Clustered embeddings, whose scores tell candidates apart. All forms of a
 size are timed in one run, since only their ratios carry over to another machine.
 
-    PYTHONPATH=. python bench/selection.py > bench/results/selection_cpu.txt
-    PYTHONPATH=. python bench/selection.py --device cuda > bench/results/selection_h100.txt
+    python -m bench.selection > bench/results/selection_cpu.txt
+    python -m bench.selection --device cuda > bench/results/selection_h100.txt
 
 Forms:
 
@@ -32,10 +32,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from harness import PeakMemory, environment, learnability, once_ms, spread
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
+from bench.harness import PeakMemory, environment, learnability, once_ms, spread
 from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.protocols import Loss
 from jest_loader.selecting.selectors import chunk_sizes

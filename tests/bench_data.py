@@ -13,7 +13,7 @@ ICON_COLUMNS = {"image": "ndarray:uint8:32,32", "caption": "str", "set": "str", 
 
 
 def made_icons(size: int) -> Iterator[dict[str, Any]]:
-    """Bars whose place is their name, as ``bench/icon_sets.py`` writes icons."""
+    """Bars whose place is their name, as ``bench.training.data`` writes icons."""
     generator = np.random.default_rng(size)
     for row in range(size):
         image = generator.integers(0, 40, (32, 32), dtype=np.uint8)
@@ -59,7 +59,7 @@ def write_icon_package(path: Path) -> None:
 
 
 def write_made_runs(path: Path) -> None:
-    """Runs of ``bench/training.py`` with known curves: joint is at 20 % after 20 of 40 steps."""
+    """Runs of ``bench.training`` with known curves: joint is at 20 % after 20 of 40 steps."""
     write_made_run(path / "references" / "curated-sigmoid", [0.05, 0.1, 0.15, 0.2])
     for seed, last in enumerate((0.18, 0.2, 0.22)):
         folder = path / "noise-20-batch-128"

@@ -14,9 +14,10 @@ from jest_loader.pack import write_mds
 from tests.bench_data import ICON_COLUMNS, made_icons, write_icon_package, write_made_runs
 
 ROOT = Path(__file__).parents[1]
+RUN = 'if __name__ == "__main__":'
 SHORT = {
-    "demo_sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
-    "demo_seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
+    "demo.sweep": ["--out", "out", "--steps", "2", "--lr", "1e-3", "--loss", "sigmoid"],
+    "demo.seeds": ["--out", "out", "--steps", "2", "--seeds", "0", "1"],
     "caching": ["--smoke"],
     "emitting": ["--smoke"],
     "scoring": ["--smoke"],
@@ -24,7 +25,7 @@ SHORT = {
     "decoding": ["--smoke"],
     "ranks": ["--smoke", "--plot", "ranks.png"],
     "reading": ["--smoke"],
-    "icon_sets": ["--package", "icons.tgz", "--out", "rendered", "--min-sets", "1"],
+    "training.data": ["--package", "icons.tgz", "--out", "rendered", "--min-sets", "1"],
     "training": [
         "--data",
         "icons",
@@ -42,7 +43,7 @@ SHORT = {
         "easy_clean",
         "with_curated",
     ],
-    "training_times": [
+    "training.times": [
         "--data",
         "icons",
         "--out",
@@ -54,17 +55,24 @@ SHORT = {
         "--rounds",
         "1",
     ],
-    "training_sweep": ["--data", "icons", "--out", "sweep", "--steps", "2", "--lr", "1e-3"],
-    "training_resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
-    "training_kept": ["--data", "icons", "--out", "kept", "--steps", "2"],
-    "training_report": ["--runs", "made_runs", "--plot", "made.png"],
+    "training.sweep": ["--data", "icons", "--out", "sweep", "--steps", "2", "--lr", "1e-3"],
+    "training.resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
+    "training.kept": ["--data", "icons", "--out", "kept", "--steps", "2"],
+    "training.report": ["--runs", "made_runs", "--plot", "made.png"],
     "chunks": ["--demo", "short_demo", "--candidates", "40", "--plot", "plot.png"],
 }
-HELPERS = {"harness", "reading_data", "training_arms", "training_measures", "training_subsets"}
+
+
+def module_of(path: Path) -> str:
+    """The module that is run: without the package's name and ``__main__``."""
+    return ".".join(path.relative_to(ROOT / "bench").with_suffix("").parts).removesuffix(
+        ".__main__"
+    )
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == {*SHORT, *HELPERS}
+    files = (ROOT / "bench").rglob("*.py")
+    assert {module_of(path) for path in files if RUN in path.read_text()} == {*SHORT}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +94,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", list(SHORT))
 def test_a_short_run_ends_with_json(name, folder):
     result = subprocess.run(
-        [sys.executable, ROOT / "bench" / f"{name}.py", *SHORT[name]],
+        [sys.executable, "-m", f"bench.{name}", *SHORT[name]],
         capture_output=True,
         text=True,
         cwd=folder,

@@ -256,7 +256,7 @@ def test_a_consumer_that_is_slower_than_the_reader_does_not_wait():
         next(batches)
         waited += time.perf_counter() - started
     batches.close()
-    assert waited / (15 * 0.1) < 0.2, "bench/emitting.py measures it; without reading ahead: 0.9"
+    assert waited / (15 * 0.1) < 0.2, "bench.emitting measures it; without reading ahead: 0.9"
 
 
 def test_leaving_a_pass_early_leaves_no_thread_and_the_next_pass_is_whole():

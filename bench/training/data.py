@@ -1,4 +1,4 @@
-"""Real data for ``bench/training.py``: icons of some 200 sets and their names, as MDS shards.
+"""Real data for ``bench.training``: icons of some 200 sets and their names, as MDS shards.
 
 The sets are those of the npm package ``@iconify/json``, which is read from its tarball; nothing of
 it is part of this project. Sets whose licence forbids commercial use, or is a GPL, are left out, as
@@ -7,7 +7,7 @@ not language.
 
     npm pack @iconify/json@2.2.535
     pip install resvg_py
-    PYTHONPATH=. python bench/icon_sets.py --package iconify-json-*.tgz --out runs/icons
+    python -m bench.training.data --package iconify-json-*.tgz --out runs/icons
 
 Writes into ``--out``:
 
@@ -35,10 +35,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import environment
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.harness import environment
 from jest_loader.pack import write_mds
 
 SIZE = 32

@@ -1,18 +1,19 @@
 """Does joint example selection train faster? Arms that differ in one thing each.
 
-Regime: 349,000 icons of 211 sets and their names as they come, of which a stated share was shuffled
-(``icon_sets.py`` makes them); a learner of 0.3 million weights besides its word embeddings, batches
-of 128, a few minutes of CPU for each run. The test is zero-shot over the names of three sets that
-are drawn by other makers and never trained on. Captions are a few words: this tests the selection
-of data, not language, and says nothing of ImageNet.
+Regime: 349,000 icons of 211 sets with their names as captions, a stated share of them shuffled
+(``bench.training.data`` makes them). The learner has 0.3 million weights besides its word
+embeddings, batches hold 128 icons, and a run takes a few minutes of CPU. The test is zero-shot
+classification over the names of three sets by other makers, which are never trained on. Captions
+are a few words: this tests the selection of data, not language, and says nothing of ImageNet.
 
-    PYTHONPATH=. python bench/training.py --data runs/icons --arms uniform joint --seeds 0 1 2
+    python -m bench.training --data runs/icons --arms uniform joint --seeds 0 1 2
 
-Runs what ``--out`` does not have yet, and goes on with what was stopped; ``training_report.py``
-puts it together. The learning rate is that at which the uniform arm ended best with 20 % shuffled
-(``training_sweep.py``), times the root of the batch size's ratio to 128. All arms take it over. The
-reference is trained once on the curated sets and cached for each data set, and all arms and seeds
-share it, but for the arms of another reference. The last line of the output is one JSON document.
+Trains the runs that ``--out`` does not have yet and continues stopped ones;
+``bench.training.report`` puts them together. With batches of 128 the learning rate is the one at
+which the uniform arm ended best with 20 % shuffled (``bench.training.sweep``); with batches of b it
+is sqrt(b / 128) times that. All arms use it. The reference is trained once on the curated sets and
+cached for each data set; all arms and seeds share it, except arms that name another reference. The
+last line of the output is one JSON document.
 """
 
 import argparse
@@ -23,9 +24,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness import environment
-from training_arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
-
+from bench.harness import environment
+from bench.training.arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
 
@@ -33,7 +33,7 @@ from jest_loader.clip.train import train
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS)

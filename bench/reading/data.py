@@ -1,4 +1,4 @@
-"""The data sets that ``reading.py`` reads: the same rows in each format, of random bytes.
+"""The data sets that ``bench.reading`` reads: the same rows in each format, of random bytes.
 
 A row is what a run with cached reference embeddings reads: an encoded image of 22 KB on average, a
 caption, and two embeddings of 512 fp16 numbers. Nothing decodes the images, so any bytes will do.

@@ -1,13 +1,12 @@
-"""What a step of each arm of ``training.py`` takes, beside one of the uniform arm.
+"""What a step of each arm of ``bench.training`` takes, beside a step of the uniform arm.
 
-Regime: as ``training.py``, models on one thread and reading ahead on another. The arms take turns,
-``--rounds`` times, each for 40 steps from its start; reading, scoring, selecting and training are
-in the time, evaluation is not. The reference is cached.
+Regime: the data and learner of ``bench.training``, models on one thread, reading ahead on another.
+The arms take turns for ``--rounds`` rounds, each for the first 40 steps of a run. The time includes
+reading, scoring, selecting and training, not evaluation. The reference is cached.
 
-    PYTHONPATH=. python bench/training_times.py --data runs/icons \
-        > bench/results/training_times.txt
+    python -m bench.training.times --data runs/icons > bench/results/training_times.txt
 
-The last line of the output is one JSON document, which ``training_report.py`` reads.
+The last line of the output is one JSON document, which ``bench.training.report`` reads.
 """
 
 import argparse
@@ -18,9 +17,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from harness import environment
-from training_arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 
+from bench.harness import environment
+from bench.training.arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 from jest_loader.clip.train import train
 
 _STEPS, _EVERY = 40, 10
@@ -29,7 +28,7 @@ _STEPS, _EVERY = 40, 10
 def main() -> None:
     """Take the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument(
         "--arms",
@@ -37,7 +36,7 @@ def main() -> None:
         choices=ARMS,
         metavar="ARM",
         default=["independent", "joint", "flexi", "flexi_scored", "easy", "hard"],
-        help="beside the uniform one; training.py --help has their names",
+        help="beside the uniform one; bench.training --help has their names",
     )
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="that the reference is trained for"

@@ -4,8 +4,8 @@ Regime: the demo's data and learner (icons, 800 steps of 128), uniform selection
 choice is made on the held-out accuracy that the demo reports, which favours the uniform arm: the
 other arms take its settings over and have none chosen for them.
 
-    python bench/demo_sweep.py --loss sigmoid > bench/results/demo_sweep_sigmoid.txt
-    python bench/demo_sweep.py --loss softmax > bench/results/demo_sweep_softmax.txt
+    python -m bench.demo.sweep --loss sigmoid > bench/results/demo_sweep_sigmoid.txt
+    python -m bench.demo.sweep --loss softmax > bench/results/demo_sweep_softmax.txt
 
 The last line of the output is one JSON document.
 """
@@ -16,8 +16,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from harness import environment
-
+from bench.harness import environment
 from jest_loader.clip.train import train
 from jest_loader.demo.data import prepare
 from jest_loader.demo.run import DemoConfig, arm_config

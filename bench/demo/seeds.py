@@ -4,7 +4,7 @@ Regime: icons and their names, half of the learner's captions shuffled, a learne
 thousand weights besides its word embeddings, 800 steps of 128. It tests data selection on noisy
 captions of a few words, and says nothing of image-text training at scale.
 
-    python bench/demo_seeds.py --out runs/demo_seeds > bench/results/demo_seeds.txt
+    python -m bench.demo.seeds --out runs/demo_seeds > bench/results/demo_seeds.txt
 
 Takes as long as a demo for each seed that runs/demo_seeds does not have yet. The last line of the
 output is one JSON document.
@@ -17,8 +17,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from harness import environment
 
+from bench.harness import environment
 from jest_loader.demo.run import DemoConfig, run_demo
 from jest_loader.demo.table import accuracy, first_step
 

@@ -1,19 +1,19 @@
-r"""What the runs of ``training.py`` show: a table, curves, and when arms passed the uniform one.
+r"""What the runs of ``bench.training`` show: tables, curves, and when arms passed the uniform one.
 
-    PYTHONPATH=. python bench/training_report.py --runs runs/training \
+    python -m bench.training.report --runs runs/training \
         --times bench/results/training_times.txt --plot bench/results/training.png \
         > bench/results/training.txt
 
-The goal is the mean of what the uniform arm's seeds ended at. A run has reached it at the first of
-two evaluations in a row that are at least as good, or at its last. Learning rates fall to zero over
-a run: that of a long run is still high where it passes the goal, and a first passing of a noisy
-curve comes early. The arms of a part of the steps are runs that end there; they have neither fault.
-All ratios are to the arm ``uniform`` of the same setting.
+The goal is the mean final accuracy of the uniform arm's seeds. A run has reached it at the first of
+two evaluations in a row that are at least as good, or at its last evaluation. Learning rates fall
+to zero over a run, so a long run still has a high one where it passes the goal, and the first
+passing of a noisy curve comes early. Arms with fewer steps end there, which avoids both faults. All
+ratios are to the arm ``uniform`` of the same setting.
 
-Flops are those of the cost model; time is steps times what one takes by ``training_times.py``, in
-the setting that it measured. The reference is in neither, but in "with the reference": its training
-and the forward passes of its cache, in whole, as for one run. The last line of the output is one
-JSON document.
+Flops come from the cost model. Time is the number of steps times the time of a step from
+``bench.training.times``, in the setting measured there. Neither includes the reference; "with the
+reference" adds its training and the forward passes of its cache in full, as if for one run. The
+last line of the output is one JSON document.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from harness import environment
-from training_arms import ARMS
-from training_measures import (
+from bench.harness import environment
+from bench.training.arms import ARMS
+from bench.training.measures import (
     Runs,
     flops_until,
     measured,
@@ -49,7 +49,7 @@ def main() -> None:
     """Print the tables and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--times", type=Path, help="what training_times.py wrote")
+    parser.add_argument("--times", type=Path, help="what bench.training.times wrote")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     found = read(arguments.runs)

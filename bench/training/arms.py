@@ -1,4 +1,4 @@
-"""The arms of ``training.py``: what each is trained on, and how its sub-batches are chosen."""
+"""The arms of ``bench.training``: what each is trained on, and how its sub-batches are chosen."""
 
 import math
 import time
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training_subsets import best_by_reference, joined, least_alike
-
+from bench.training.subsets import best_by_reference, joined, least_alike
 from jest_loader.clip.config.schedule import ScheduleConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
@@ -87,7 +86,7 @@ class Bench:
     """Where everything is.
 
     Args:
-        data: What ``icon_sets.py`` wrote.
+        data: What ``bench.training.data`` wrote.
         out: Of runs, caches and subsets.
         steps: Of the reference, of ``BATCH_SIZE``.
         stops_at: Time at which runs are to be saved and stopped, by ``time.monotonic``.

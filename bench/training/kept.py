@@ -1,13 +1,12 @@
-"""What the fifth that the reference finds best has more of than all the data.
+"""What the reference's best fifth of the data has more of than all the data.
 
-Regime: the rows of ``icon_sets.py`` that the arm ``filtered`` of ``training.py`` is trained on.
+Regime: the rows from ``bench.training.data`` on which the arm ``filtered`` of ``bench.training`` is
+trained.
 
-    PYTHONPATH=. python bench/training_kept.py --data runs/icons \
-        > bench/results/training_kept.txt
+    python -m bench.training.kept --data runs/icons > bench/results/training_kept.txt
 
-Trains and caches the reference if ``--out`` does not have it yet.
-
-The last line is one JSON document.
+Trains and caches the reference if ``--out`` does not have it yet. The last line of the output is
+one JSON document.
 """
 
 import argparse
@@ -17,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import environment
 from numpy.typing import NDArray
-from training_arms import STEPS, Bench, Setting
-from training_subsets import best_rows
 
+from bench.harness import environment
+from bench.training.arms import STEPS, Bench, Setting
+from bench.training.subsets import best_rows
 from jest_loader.adapters.mds import MdsSource
 
 
 def main() -> None:
     """Count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument("--noise", type=int, default=20, help="percent shuffled")
     parser.add_argument(

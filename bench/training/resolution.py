@@ -1,22 +1,22 @@
-"""What the learners of ``training.py`` know at half size, at which some of them were scored.
+r"""What the learners of ``bench.training`` know at half size, where some arms score candidates.
 
-Regime: the ends of the arms' runs, zero-shot on the held-out pictures in full and at half size. A
-learner that knows nothing at the size at which it is scored has no say in its scores.
+Regime: the final learner of each arm, zero-shot on the held-out pictures in full and at half size.
+A learner that knows nothing at half size adds nothing to scores made there.
 
-    PYTHONPATH=. python bench/training_resolution.py --data runs/icons --runs runs/training \
+    python -m bench.training.resolution --data runs/icons --runs runs/training \
         > bench/results/training_resolution.txt
 
-The last line is one JSON document.
+The last line of the output is one JSON document.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from harness import environment
 from torch import Tensor, nn
-from training_arms import ARMS, Setting
 
+from bench.harness import environment
+from bench.training.arms import ARMS, Setting
 from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.evaluation.evaluate import evaluate
 from jest_loader.clip.evaluation.held_out import read_held_out
@@ -45,8 +45,8 @@ class Shrinking(nn.Module):
 def main() -> None:
     """Evaluate each arm's run twice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="what icon_sets.py wrote")
-    parser.add_argument("--runs", type=Path, required=True, help="what training.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
+    parser.add_argument("--runs", type=Path, required=True, help="what bench.training wrote")
     parser.add_argument("--setting", default=Setting().name)
     parser.add_argument("--arms", nargs="+", default=["joint", "flexi", "flexi_scored"])
     parser.add_argument("--seed", type=int, default=0)

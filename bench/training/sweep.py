@@ -1,11 +1,12 @@
-"""Which learning rate, loss and start of the logits the uniform arm of ``training.py`` is best at.
+"""The uniform arm's best learning rate, loss and initial logits, for ``bench.training``.
 
-Regime: as ``training.py``, uniform selection, one seed. The choice is made on the held-out accuracy
-that is reported, which favours the uniform arm: the others take its settings over.
+Regime: the data and learner of ``bench.training``, uniform selection, one seed. The choice is made
+on the reported held-out accuracy, which favours the uniform arm: the others use its settings.
 
-    PYTHONPATH=. python bench/training_sweep.py --data runs/icons > bench/results/training_sweep.txt
+    python -m bench.training.sweep --data runs/icons > bench/results/training_sweep.txt
 
-Takes minutes for each run that ``--out`` does not have yet. The last line is one JSON document.
+Takes minutes for each run that ``--out`` does not have yet. The last line of the output is one JSON
+document.
 """
 
 import argparse
@@ -14,9 +15,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from harness import environment
-from training_arms import STEPS, base_config
-
+from bench.harness import environment
+from bench.training.arms import STEPS, base_config
 from jest_loader.clip.train import train
 
 # Initial logit scale and bias: SigLIP's; between; where negatives count from the start.

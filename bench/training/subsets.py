@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from icon_sets import COLUMNS
 from torch import Tensor
 
+from bench.training.data import COLUMNS
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.pack import write_mds
 from jest_loader.reference_cache.cached import CachedReference

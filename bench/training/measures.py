@@ -1,4 +1,4 @@
-"""What is measured of the runs of ``training.py``; ``training_report.py`` says how."""
+"""What is measured of the runs of ``bench.training``; ``bench.training.report`` says how."""
 
 import json
 from collections import defaultdict
@@ -9,8 +9,8 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from training_arms import ARMS, Bench
 
+from bench.training.arms import ARMS, Bench
 from jest_loader.demo.table import accuracy
 from jest_loader.reference_cache.format import read_manifest
 

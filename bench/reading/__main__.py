@@ -5,7 +5,7 @@ image of 22 KB, a caption and two embeddings of 512 fp16 numbers. Rates are per 
 process, all its threads included, and per second on the wall; forms take turns, and only ratios
 within one run carry over to another machine.
 
-    PYTHONPATH=. python bench/reading.py > bench/results/reading_cpu.txt
+    python -m bench.reading > bench/results/reading_cpu.txt
 
 MDS forms: ``StreamingDataset``, iterated in shuffled order and indexed in stored order (iterating,
 it shares the process with threads of its own, and its rate varied more than any other's on a shared
@@ -36,9 +36,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from harness import environment
-from reading_data import make_litdata, make_mds, make_tars, make_zarr
 
+from bench.harness import environment
+from bench.reading.data import make_litdata, make_mds, make_tars, make_zarr
 from jest_loader.adapters.blocks import BlockSource
 from jest_loader.adapters.blocks.order import BlockOrder
 from jest_loader.adapters.mds import MdsSource

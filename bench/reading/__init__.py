@@ -1,0 +1,1 @@
+"""How fast undecoded candidates are read, next to other loaders."""
