@@ -1,6 +1,7 @@
 """One model's view of image-text pairs: what scores are made of."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ class Embeddings:
             parameter that CLIP and SigLIP train, so from 10 to 100 as a rule. A number, or a tensor
             of one element.
         logit_bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
+        skipped: Why rows that are NaN have no embedding, by row number. Such rows are not selected,
+            and ``JestDataset`` reports them with these reasons.
 
     Raises:
         ValueError: if ``image`` and ``text`` are no tensors or do not match, or ``logit_scale`` is
@@ -29,6 +32,7 @@ class Embeddings:
     text: Tensor
     logit_scale: float | Tensor
     logit_bias: float | Tensor | None = None
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_sides()

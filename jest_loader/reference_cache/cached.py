@@ -16,10 +16,10 @@ from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache.stored_rows import Found, SampleIndex, StoredRows, open_rows
 from jest_loader.scoring.learnability import check_embedder
-from jest_loader.skipped import SkipRowsError
+from jest_loader.skipped import listed, named, use
 
 Missing = Literal["error", "skip"]
-"""What to do for samples without a row: raise an error, or leave the candidate out."""
+"""What to do for examples without a row in the cache: raise an error, or skip them."""
 
 
 class CachedReference:
@@ -31,9 +31,9 @@ class CachedReference:
         logit_scale: The reference's inverse temperature.
         logit_bias: The reference's logit bias; None for a softmax model.
         ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
-        missing: For samples that have no row or whose row is NaN: ``"error"``; ``"skip"``, which
-            gives them NaN and so leaves them out of the selection; or an embedder that is run on
-            them, such as ``FrozenReference(model)``.
+        missing: What to do for examples that have no row, or a row of NaN: ``"error"`` raises;
+            ``"skip"`` gives them NaN, with the reason; an embedder, such as
+            ``FrozenReference(model)``, is run on them.
         id_column: The column of the batch that holds sample ids, int64 [B].
         device: Where the embeddings of a super-batch are put, the learner's device.
 
@@ -119,27 +119,32 @@ class CachedReference:
         """
         found = self._rows.look_up(batch)
         image, text = (_on(self._device, found.columns[side]) for side in ("image", "text"))
-        embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias)
-        if not found.reason or self.missing == "skip":
+        embeddings = Embeddings(
+            image, text, self.logit_scale, self.logit_bias, skipped=found.skipped
+        )
+        if not found.skipped or self.missing == "skip":
             return embeddings
         if self.missing == "error":
-            raise ValueError(_no_rows(found, "an embedder such as FrozenReference(model)"))
+            raise ValueError(_no_rows(found, "an embedder of them, such as FrozenReference(model)"))
         return self._filled(embeddings, batch, found)
 
     def _filled(self, embeddings: Embeddings, batch: Batch, found: Found) -> Embeddings:
         """The embeddings, with those that are missing from the embedder for them."""
         assert not isinstance(self.missing, str)
-        rows = torch.from_numpy(np.flatnonzero(found.missing))
-        try:
-            live = self.missing.embed(take(batch, rows))
-        except SkipRowsError:  # None of them can be embedded: they stay NaN, and are left out.
-            return embeddings
+        missing = list(found.skipped)
+        live, rows, reasons = use(self.missing.embed, take(batch, torch.tensor(missing)))
+        skipped = {missing[row]: reason for row, reason in reasons.items()}
+        if live is None:  # They stay NaN.
+            return replace(embeddings, skipped=skipped)
         _check_same_model(live, embeddings)
+        embedded = [missing[row] for row in rows]
+        skipped |= {embedded[row]: reason for row, reason in live.skipped.items()}
+        index = torch.tensor(embedded, device=embeddings.image.device)
         image, text = (
-            side.index_copy(0, rows.to(side.device), fresh.to(side))
+            side.index_copy(0, index, fresh.to(side))
             for side, fresh in ((embeddings.image, live.image), (embeddings.text, live.text))
         )
-        return replace(embeddings, image=image, text=text)
+        return replace(embeddings, image=image, text=text, skipped=skipped)
 
 
 class CachedLosses:
@@ -225,12 +230,12 @@ class CachedLosses:
         """
         found = self._rows.look_up(batch)
         values = _on(self._device, found.columns["loss"])
-        if not found.reason or self.missing == "skip":
+        if not found.skipped or self.missing == "skip":
             return values
         if self.missing == "error":
-            raise ValueError(_no_rows(found, "a function that scores them"))
+            raise ValueError(_no_rows(found, "a function that computes them"))
         assert not isinstance(self.missing, str)
-        rows = torch.from_numpy(np.flatnonzero(found.missing))
+        rows = torch.tensor(list(found.skipped))
         live = self.missing(take(batch, rows)).detach()
         return values.index_copy(0, rows.to(values.device), live.to(values))
 
@@ -248,10 +253,11 @@ def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
 
 
 def _no_rows(found: Found, live: str) -> str:
+    names = listed(named(found.skipped, {"sample_id": found.ids}))
     return (
-        "every sample must have a row in the reference cache, but this batch has "
-        f"{found.reason}; build the cache from this data set, or pass missing='skip' to leave "
-        f"them out, or {live} to score them"
+        f"every sample must have values in the reference cache, but {len(found.skipped)} of this "
+        f"batch have none ({names}); build the cache from this data set, or pass missing='skip' "
+        f"to skip them, or {live}"
     )
 
 

@@ -21,8 +21,6 @@ from jest_loader.reference_cache.mapped_rows import MappedRows
 
 Int64Array = NDArray[np.int64]
 
-_NUM_SHOWN = 5  # Ids that a message names.
-
 
 @dataclass(frozen=True)
 class SampleIndex:
@@ -83,17 +81,17 @@ class SampleIndex:
 
 
 class Found(NamedTuple):
-    """The rows of a batch's samples.
+    """The stored values of a batch's examples.
 
     Args:
-        columns: The values by column, NaN in rows that are missing.
-        missing: Bool [B]: neither unknown nor recorded as missing are there.
-        reason: Why there are such rows, for a message; empty if there are none.
+        ids: Int64 [B], the sample ids.
+        columns: The values by column, a row for each example; NaN where it has none.
+        skipped: Why examples have no values, by row of the batch.
     """
 
+    ids: Int64Array
     columns: dict[str, NDArray[Any]]
-    missing: NDArray[np.bool_]
-    reason: str
+    skipped: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,11 @@ class StoredRows:
             for values in columns.values():
                 values[unknown] = np.nan
         missing = is_missing(next(iter(columns.values())))
-        return Found(columns, missing, _reason(ids, unknown, missing))
+        skipped = dict.fromkeys(np.flatnonzero(missing).tolist(), "the reference could not use it")
+        skipped |= dict.fromkeys(
+            np.flatnonzero(unknown).tolist(), "it is not in the reference cache"
+        )
+        return Found(ids, columns, skipped)
 
 
 def open_rows(
@@ -161,22 +163,6 @@ def open_rows(
         )
         index = SampleIndex(manifest.num_rows, ids, rows)
     return manifest, StoredRows(columns, index, id_column)
-
-
-def _reason(ids: Int64Array, unknown: NDArray[np.bool_], missing: NDArray[np.bool_]) -> str:
-    if not missing.any():
-        return ""
-    recorded = missing & ~unknown
-    parts = [
-        f"{which.sum()} {what} (sample {', '.join(map(str, ids[which][:_NUM_SHOWN].tolist()))}"
-        f"{', ...' if which.sum() > _NUM_SHOWN else ''})"
-        for which, what in (
-            (unknown, "not in it"),
-            (recorded, "that could not be used when it was built"),
-        )
-        if which.any()
-    ]
-    return " and ".join(parts)
 
 
 def sample_ids(batch: Any, column: str) -> Int64Array:

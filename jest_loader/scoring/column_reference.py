@@ -1,6 +1,6 @@
 """A reference whose embeddings come with the batch."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -30,13 +30,17 @@ class ColumnReference:
     device: torch.device | str = "cpu"
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The embeddings that the batch holds; rows of NaN are left out of the selection.
+        """The embeddings that the batch holds; rows of NaN are skipped.
 
         Raises:
             ValueError: if it has no such columns, or they hold something else.
         """
-        image, text = (_column(batch, name).to(self.device) for name in (self.image, self.text))
-        return Embeddings(image, text, self.logit_scale, self.logit_bias)
+        image, text = (_column(batch, name) for name in (self.image, self.text))
+        found = Embeddings(
+            image.to(self.device), text.to(self.device), self.logit_scale, self.logit_bias
+        )
+        absent = (image.isnan() | text.isnan()).any(dim=1).nonzero()[:, 0].tolist()
+        return replace(found, skipped=dict.fromkeys(absent, "its reference embedding is NaN"))
 
 
 def _column(batch: Any, name: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
 from jest_loader.scoring.embedding_checks import warn_if_coarse
-from jest_loader.scoring.runner import ModelRunner
+from jest_loader.scoring.runner import ModelRunner, Outputs
 from jest_loader.scoring.wrappers import prepare_method, unwrapped
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
@@ -20,7 +20,8 @@ class LiveLearner:
     """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
 
     The modes of all submodules are put back afterwards. Where ``embed`` or ``prepare`` raises
-    ``SkipRowsError``, it is called again with the other rows, and the bad ones have no score.
+    ``SkipRowsError``, it is called again without the rows that the error names. These are NaN in
+    the embeddings, and ``Embeddings.skipped`` has the reasons.
 
     Args:
         model: The model being trained, also in DDP, FSDP or compiled. ``embed`` is given the module
@@ -83,6 +84,7 @@ class LiveLearner:
             found.column(lambda part: part.text),
             first.logit_scale,
             first.logit_bias,
+            _skipped(found),
         )
 
     def snapshot(self) -> "LiveLearner":
@@ -137,6 +139,16 @@ def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:
     # DDP has no embed: while it trains, gradients are averaged only behind its forward.
     embeddings: Embeddings = getattr(model, "embed", model)(batch)
     return embeddings
+
+
+def _skipped(found: Outputs[Embeddings]) -> dict[int, str]:
+    """Why rows have no embedding: ``SkipRowsError`` named them, or what ``embed`` returned."""
+    skipped = dict(found.skipped)
+    start = 0
+    for part in found.parts:
+        skipped |= {found.rows[start + row]: reason for row, reason in part.skipped.items()}
+        start += len(part.image)
+    return skipped
 
 
 def _checked(embeddings: object, num_rows: int) -> Embeddings:

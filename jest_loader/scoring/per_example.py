@@ -69,7 +69,7 @@ class PerExample:
         )
 
     def values(self, batch: Batch) -> Tensor:
-        """The model's losses, of at least fp32, [B], on its device; NaN for bad samples.
+        """The model's losses, of at least fp32, [B], on its device; NaN for skipped rows.
 
         Raises:
             ValueError: if the batch lacks a column that the loss reads, or the loss is not one
@@ -84,12 +84,15 @@ class PerExample:
         Raises:
             ValueError: as ``values``, or if the reference has not one value per candidate.
         """
-        losses = self.values(super_batch)
+        found = self._runner.run(super_batch)
+        losses = found.column(lambda losses: losses)
         if self.reference is None:
-            return ExampleScores(losses)
+            return ExampleScores(losses, found.skipped)
         irreducible = self.reference.values(super_batch)
         _check_values(irreducible, len(losses))
-        return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True))
+        absent = irreducible.isnan().nonzero()[:, 0].tolist()
+        skipped = dict.fromkeys(absent, "the reference has no value for it") | found.skipped
+        return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True), skipped)
 
     def snapshot(self) -> "PerExample":
         """The same with a copy of the weights as they are now, good until the next call."""

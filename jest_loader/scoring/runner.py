@@ -1,7 +1,6 @@
 """Running a model on a super-batch to score it: as it is now, by parts, without the bad rows."""
 
 import copy
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -73,28 +72,25 @@ class ModelRunner(Generic[Output]):
         self._budget = MemoryBudget(whole("max_memory_bytes", max_memory_bytes, 1))
 
     def run(self, batch: Batch) -> "Outputs[Output]":
-        """What the function makes of the batch's usable rows; logs what is wrong with the others.
+        """What the function makes of the batch's usable rows, and why it skipped the others.
 
         Raises:
             SkipRowsError: if no row is usable.
         """
         outputs: list[Output] = []
-        good: list[int] = []
-        reasons: dict[int, str] = {}
+        usable: list[int] = []
+        skipped: dict[int, str] = {}
         start = 0
         with scoring(self._model):
             for part in self._parts(batch):
-                output, rows, bad = use(partial(self.call, self._model), part)
+                output, rows, reasons = use(partial(self.call, self._model), part)
                 outputs += [] if output is None else [output]
-                good += [start + row for row in rows]
-                reasons |= {start + row: reason for row, reason in bad.items()}
-                start += len(rows) + len(bad)
-        if reasons:
-            error = SkipRowsError(reasons)
-            if not outputs:
-                raise error
-            logging.getLogger(__name__).warning("candidates without a score: %s", error)
-        return Outputs(outputs, good, start)
+                usable += [start + row for row in rows]
+                skipped |= {start + row: reason for row, reason in reasons.items()}
+                start += len(rows) + len(reasons)
+        if skipped and not outputs:
+            raise SkipRowsError(skipped)
+        return Outputs(outputs, usable, skipped)
 
     def snapshot(self) -> "ModelRunner[Output]":
         """The same with a copy of the weights as they are now, good until the next call.
@@ -156,25 +152,26 @@ class Outputs(Generic[Output]):
     Args:
         parts: Its output for each part, of the usable rows only; at least one.
         rows: Which rows of the batch were usable.
-        num_rows: Rows of the batch.
+        skipped: What is wrong with each of the others.
     """
 
     parts: list[Output]
     rows: list[int]
-    num_rows: int
+    skipped: dict[int, str]
 
     def column(self, of: Callable[[Output], Tensor]) -> Tensor:
-        """The parts' tensors as one, [num_rows, ...], with NaN in the rows that were not usable.
+        """The parts' tensors as one, a row for each of the batch's, NaN where it was skipped.
 
         Of at least fp32, whatever the model's dtype is.
         """
         tensors = [of(part) for part in self.parts]
         joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         joined = joined.to(torch.promote_types(joined.dtype, torch.float32))
-        if len(self.rows) == self.num_rows:
+        if not self.skipped:
             return joined
         index = torch.tensor(self.rows, device=joined.device)
-        whole_column = joined.new_full((self.num_rows, *joined.shape[1:]), torch.nan)
+        num_rows = len(self.rows) + len(self.skipped)
+        whole_column = joined.new_full((num_rows, *joined.shape[1:]), torch.nan)
         return whole_column.index_copy(0, index, joined)
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -26,13 +27,14 @@ class ExampleScores:
     """One score per candidate, such as RHO-LOSS's reducible loss (arXiv 2206.07137).
 
     Args:
-        values: Floating [B], higher is drawn more often.
+        values: Floating [B], higher is drawn more often. A candidate whose value is NaN is skipped.
+        skipped: Why candidates have no value, by row.
 
     Raises:
         ValueError: if ``values`` is not a floating-point vector.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, skipped: Mapping[int, str] | None = None) -> None:
         given: object = values
         if not isinstance(given, Tensor):
             raise ValueError(
@@ -45,10 +47,11 @@ class ExampleScores:
                 f"got shape {tuple(values.shape)} of {values.dtype}"
             )
         self.logits = values.to(torch.promote_types(values.dtype, torch.float32))
+        self.skipped = skipped or {}
 
     def given(self, chosen: Tensor) -> ExampleScores:
         """The same scores, minus infinity at ``chosen`` (int64 [n])."""
-        return ExampleScores(excluding(self.logits, chosen))
+        return ExampleScores(excluding(self.logits, chosen), self.skipped)
 
     def rows(self, chosen: Tensor) -> ExampleScores:
         """The scores of ``chosen`` (int64 [n]) alone."""
@@ -71,7 +74,8 @@ class FactoredScores:
     """Scores from the embeddings of a learner, a reference or both; never holds a B x B array.
 
     With both it is learnability, the learner's loss less the reference's; with the reference
-    alone, easy reference; with the learner alone, hard learner (arXiv 2406.17711).
+    alone, easy reference; with the learner alone, hard learner (arXiv 2406.17711). ``skipped`` has
+    the reasons that both sides give for candidates without embeddings, by row.
 
     Args:
         learner: Embeddings of the B candidates by the model being trained.
@@ -104,6 +108,8 @@ class FactoredScores:
         first = sides[0][1].image
         check_groups(groups, len(first))
         start = _SigmoidLoss.start if loss == "sigmoid" else _SoftmaxLoss.start
+        # Of a candidate that both skip, the learner's reason.
+        self.skipped = {row: text for _, side in sides[::-1] for row, text in side.skipped.items()}
         self._fused = fused
         self._losses = [(sign, start(pairs(side, fused=fused))) for sign, side in sides]
         self._groups = None if groups is None else groups.to(first.device)
@@ -164,6 +170,7 @@ class FactoredScores:
         ]
         out._groups = None if self._groups is None else self._groups[chosen]
         out._taken = self._taken.new_zeros(len(chosen))
+        out.skipped = {}
         return out
 
     def mean(self) -> Tensor:
@@ -251,5 +258,6 @@ class _SoftmaxLoss:
 
 
 def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:
-    """The embeddings of some rows, int64 [n]."""
-    return replace(embeddings, image=embeddings.image[rows], text=embeddings.text[rows])
+    """The embeddings of some rows, int64 [n], of which none is skipped."""
+    image, text = embeddings.image[rows], embeddings.text[rows]
+    return replace(embeddings, image=image, text=text, skipped={})

@@ -84,10 +84,16 @@ def test_a_sample_without_a_row_is_an_error(cache):
     fine = cached.embed({"sample_id": IDS[[3, 5]]})
     assert torch.equal(fine.image, KNOWN.image[[3, 5]].half())
     for rows, message in (
-        ([3, 4, 20], rf"2 that could not be used when it was built \(sample {IDS[4]}, {IDS[20]}\)"),
-        ([33, 3], rf"1 not in it \(sample {IDS[33]}\)"),
-        ([33, 4], "1 not in it .* and 1 that could not be used"),
-        (range(30, 38), r"8 not in it \(sample .*, \.\.\.\); build the cache from this data"),
+        (
+            [3, 20],
+            rf"1 of this batch have none \(sample {IDS[20]}: the reference could not use it\)",
+        ),
+        ([33, 3], rf"have none \(sample {IDS[33]}: it is not in the reference cache\); build the"),
+        (
+            [4, 33],
+            f"2 of this .*sample {IDS[4]}: the reference .*; sample {IDS[33]}: it is not in",
+        ),
+        (range(29, 40), r"10 of this .*; sample .* cache\); build the cache from this data"),
     ):
         with pytest.raises(ValueError, match=message):
             cached.embed({"sample_id": IDS[list(rows)]})
@@ -98,6 +104,10 @@ def test_a_sample_without_a_row_is_skipped(cache):
     found = cached.embed({"sample_id": IDS[[3, 4, 35]]})
     assert found.image.isnan().all(1).tolist() == [False, True, True]
     assert found.text.isnan().all(1).tolist() == [False, True, True]
+    assert found.skipped == {
+        1: "the reference could not use it",
+        2: "it is not in the reference cache",
+    }
     source = [{"sample_id": IDS[:32]}]  # Rows 4, 20, 30 and 31 are missing.
     dataset = JestDataset(
         source,
@@ -115,7 +125,7 @@ def test_a_sample_without_a_row_is_scored_live(cache):
     live = Reference(bad=IDS[[4, 31]])
 
     class Leaving:
-        """As LiveLearner: rows that it cannot use are NaN."""
+        """As LiveLearner: rows that it cannot use are NaN, with the reason."""
 
         def embed(self, batch):
             found = live.embed(
@@ -126,16 +136,27 @@ def test_a_sample_without_a_row_is_scored_live(cache):
                 torch.full((len(good), 6), torch.nan).masked_scatter(good[:, None], side)
                 for side in (found.image, found.text)
             )
-            return Embeddings(image, text, 10.0, -5.0)
+            return Embeddings(image, text, 10.0, -5.0, {0: "torn", 3: "torn too"})
 
     cached = CachedReference.open(cache, missing=Leaving())
     found = cached.embed({"sample_id": IDS[[3, 4, 20, 35, 31]]})
     assert live.seen == IDS[[20, 35]].tolist(), "only those that the cache lacks"
     assert found.image.isnan().all(1).tolist() == [False, True, False, False, True]
+    assert found.skipped == {1: "torn", 4: "torn too"}
     assert torch.equal(found.image[[0, 2, 3]], KNOWN.image[[3, 20, 35]].half())
     assert torch.equal(found.text[[0, 2, 3]], KNOWN.text[[3, 20, 35]].half())
     none_usable = CachedReference.open(cache, missing=Reference(bad=IDS))
-    assert none_usable.embed({"sample_id": IDS[[4, 3]]}).image.isnan().all(1).tolist() == [1, 0]
+    found = none_usable.embed({"sample_id": IDS[[3, 4]]})
+    assert found.image.isnan().all(1).tolist() == [False, True]
+    assert found.skipped == {1: "bad"}
+
+
+def test_an_embedder_for_what_is_missing_may_refuse_some_of_it(cache):
+    cached = CachedReference.open(cache, missing=Reference(bad=IDS[[35]]))
+    found = cached.embed({"sample_id": IDS[[3, 35, 20]]})
+    assert torch.equal(found.image[[0, 2]], KNOWN.image[[3, 20]].half())
+    assert found.image.isnan().all(1).tolist() == [False, True, False]
+    assert found.skipped == {1: "bad"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +178,7 @@ def test_losses_have_the_same_policies(tmp_path):
     build(tmp_path / "cache", batches(IDS[:30]), loss, chunk_rows=7)
     batch = {"sample_id": IDS[[35, 3]]}
     expected = loss(batch)
-    with pytest.raises(ValueError, match=rf"1 not in it \(sample {IDS[35]}\).*a function"):
+    with pytest.raises(ValueError, match=rf"sample {IDS[35]}: it is not in .*or a function"):
         CachedLosses.open(tmp_path / "cache").values(batch)
     skipped = CachedLosses.open(tmp_path / "cache", missing="skip").values(batch)
     assert skipped.isnan().tolist() == [True, False]
@@ -282,6 +303,10 @@ def test_embeddings_may_travel_in_the_shards(cache, tmp_path):
         for one in (missing, reference)
     ]
     assert chosen[0] == chosen[1]
+    (batch,) = source
+    assert reference.embed(batch).skipped == dict.fromkeys(
+        [4, 20], "its reference embedding is NaN"
+    )
     with pytest.raises(ValueError, match=r"its column 'x' is not there or holds something else"):
         ColumnReference("x", logit_scale=1.0).embed({"image": [b"a"]})
 

@@ -11,6 +11,7 @@ from jest_loader import (
     IndependentSelector,
     JestDataset,
     PerExample,
+    SkipRowsError,
     TopKSelector,
 )
 from jest_loader.testing import assert_resumes_exactly
@@ -90,11 +91,29 @@ def test_a_reference_may_be_stored(learner):
 
     batch = {**labelled(50, seed=4), "stored": torch.rand(50)}
     batch["stored"][7] = torch.nan
-    found = PerExample(learner, loss_of, Stored()).score(batch).logits
+    scores = PerExample(learner, loss_of, Stored()).score(batch)
+    found = scores.logits
     with torch.no_grad():
         expected = loss_of(learner, batch) - batch["stored"].double()
     torch.testing.assert_close(found, expected, equal_nan=True)
     assert torch.isnan(found).nonzero().tolist() == [[7]]
+    assert scores.skipped == {7: "the reference has no value for it"}
+
+
+def test_rows_that_the_loss_cannot_use_keep_its_reasons(learner, reference):
+    def loss(model, batch):
+        bad = dict.fromkeys(batch["torn"].nonzero()[:, 0].tolist(), "torn")
+        if bad:
+            raise SkipRowsError(bad)
+        return loss_of(model, batch)
+
+    batch = labelled(50, seed=4)
+    batch["torn"] = torch.arange(50) % 20 == 9
+    irreducible = PerExample(reference, loss)
+    for scorer in (PerExample(learner, loss, irreducible, micro_batch_size=7), irreducible):
+        scores = scorer.score(batch)
+        assert scores.skipped == {9: "torn", 29: "torn", 49: "torn"}
+        assert torch.isnan(scores.logits).nonzero()[:, 0].tolist() == [9, 29, 49]
 
 
 def test_losses_are_those_of_eval_mode_by_micro_batches():

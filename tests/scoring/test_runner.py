@@ -73,7 +73,7 @@ def test_a_proxy_trains_on_what_it_scored():
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 1, 3])
-def test_undecoded_records_are_decoded_for_scoring(micro_batch_size, caplog):
+def test_undecoded_records_are_decoded_for_scoring(micro_batch_size):
     model = Pooled()
     decode = DecodeImages("image", 16, fast_scaling=True, num_threads=1)
     learner = LiveLearner(model, prepare=decode, micro_batch_size=micro_batch_size)
@@ -82,7 +82,8 @@ def test_undecoded_records_are_decoded_for_scoring(micro_batch_size, caplog):
     good = [0, 2, 3, 4, 5, 7]
     torch.testing.assert_close(found.image[good], expected.image[good])
     assert torch.isnan(found.image[[1, 6]]).all()
-    assert "2 rows to skip, the first is row 1" in caplog.text
+    assert list(found.skipped) == [1, 6]
+    assert all("image" in reason for reason in found.skipped.values())
 
 
 def test_bad_images_cost_their_candidates_only():
@@ -95,6 +96,30 @@ def test_bad_images_cost_their_candidates_only():
     (sub_batch,) = dataset
     assert 3 not in sub_batch["number"]
     assert dataset.counts.skipped == 1
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3, 7])
+def test_reasons_are_those_of_the_rows_of_the_whole_batch(micro_batch_size):
+    """Some rows are refused by ``prepare``, and of some the model returns NaN and a reason."""
+
+    def prepare(batch):
+        bad = {row: f"odd {n}" for row, n in enumerate(batch["n"].tolist()) if n in (1, 4)}
+        if bad:
+            raise SkipRowsError(bad)
+        return batch
+
+    def embed(model, batch):
+        rows = torch.eye(8)[batch["n"]]
+        nan = {row: f"nan {n}" for row, n in enumerate(batch["n"].tolist()) if n in (2, 7)}
+        rows[list(nan)] = torch.nan
+        return Embeddings(rows, rows, 10.0, -5.0, nan)
+
+    learner = LiveLearner(
+        nn.Linear(1, 1), embed, prepare=prepare, micro_batch_size=micro_batch_size
+    )
+    found = learner.embed({"n": torch.arange(8)})
+    assert found.skipped == {1: "odd 1", 2: "nan 2", 4: "odd 4", 7: "nan 7"}
+    assert found.image.isnan().all(dim=1).nonzero()[:, 0].tolist() == [1, 2, 4, 7]
 
 
 def test_rows_that_turn_out_bad_one_after_the_other_are_all_left_out():

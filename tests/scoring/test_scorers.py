@@ -307,7 +307,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed(
                 {"sample_id": [0, 3]}
             ),
-            r"but this batch has 1 not in it \(sample 3\); build the cache from this data set",
+            r"but 1 of this batch have none \(sample 3: it is not in the reference cache\); build ",
         ),
         (lambda: CachedReference.open("nowhere"), "no reference cache at nowhere"),
         (lambda: Learnability(Towers(), Fixed(REFERENCE)), "learner must be an embedder, got Tow"),

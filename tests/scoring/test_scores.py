@@ -18,6 +18,7 @@ from jest_loader import (
 )
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.ops.plain import sum_of_softplus
+from jest_loader.scoring.scores import rows_of
 from jest_loader.testing import assert_scores_consistent
 from tests.helpers import random_embeddings
 from tests.published import sigmoid_pairwise, softmax_loss
@@ -39,6 +40,24 @@ def kinds_of_score(loss):
         "easy reference": FactoredScores(reference=reference, loss=loss),
         "hard learner": FactoredScores(learner, loss=loss),
     }
+
+
+def test_scores_have_the_reasons_of_both_sides():
+    learner, reference = sides(5)
+    learner = replace(learner, skipped={1: "torn", 3: "no text"})
+    reference = replace(reference, skipped={3: "not cached", 4: "not cached"})
+    merged = {1: "torn", 3: "no text", 4: "not cached"}
+    for scores, skipped in (
+        (FactoredScores(learner, reference), merged),
+        (FactoredScores(reference=reference), {3: "not cached", 4: "not cached"}),
+        (FactoredScores(learner), {1: "torn", 3: "no text"}),
+        (ExampleScores(torch.zeros(5), merged), merged),
+        (ExampleScores(torch.zeros(5)), {}),
+    ):
+        assert scores.skipped == skipped
+        assert scores.given(torch.tensor([0])).skipped == skipped
+        assert scores.rows(torch.tensor([0, 2])).skipped == {}
+    assert rows_of(learner, torch.tensor([0, 2])).skipped == {}
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
