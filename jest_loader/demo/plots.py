@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from jest_loader.clip.evaluation.evaluate import embed_captions
-from jest_loader.clip.train import Run
+from jest_loader.clip.run import Run
 
 _COLOURS = {
     "uniform": "tab:gray",

@@ -10,7 +10,8 @@ from jest_loader.clip.config.presets import preset
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.loading.cache import build_reference_cache
-from jest_loader.clip.train import Run, train
+from jest_loader.clip.run import Run
+from jest_loader.clip.train import train
 from jest_loader.demo import plots, table
 from jest_loader.demo.data import DemoData, prepare
 

@@ -14,7 +14,7 @@ from jest_loader.clip.commands.cache import (
 from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
 from jest_loader.clip.commands.export import ExportConfig, export_command
 from jest_loader.clip.config.held_out import EvaluationConfig
-from jest_loader.clip.train import describe, train
+from jest_loader.clip.train import train
 from jest_loader.pack import write_mds
 from tests.clip_runs import COLUMNS, config_for, rows
 
@@ -49,7 +49,7 @@ def test_a_run_measures_all_sets_and_the_command_finds_the_same(shards, sets, tm
     assert metrics["zero_shot_top1"] > 1 / 8
     assert metrics["bars/zero_shot_top1"] > 1 / 8
     assert metrics["pairs/image_retrieval_r5"] > 5 / 8
-    assert "bars zero-shot" in describe(run)
+    assert "bars zero-shot" in run.describe()
     line = evaluate_command(
         EvaluateConfig(
             checkpoint=tmp_path / "run" / "checkpoint.pt",

@@ -116,12 +116,10 @@ def die_at(place: Place) -> None:
 
 def run(shards: Path, out: Path, place: str = "", changes: dict | None = None) -> None:
     from jest_loader.clip import train
-    from jest_loader.clip.saving import checkpoint
+    from jest_loader.clip.models import towers
 
     torch.set_num_threads(1)
-    checkpoint.new_model = lambda config, loss, scale, bias: Forgetful(
-        config, logit_scale=scale, logit_bias=bias
-    )
+    towers.TwoTower = Forgetful  # Which builds the model by this name.
     if place:
         die_at(PLACES[place])
     train.train(config_of(shards, out, **(changes or {})))

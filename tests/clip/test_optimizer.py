@@ -132,10 +132,10 @@ def test_an_average_of_weights_is_the_sum_that_it_says(shards, tmp_path, monkeyp
     assert plain.average is None
     averaging = replace(config.optimizer, ema_decay=decay)
     begun = []
-    start = training._start
+    start = training.start_run
     monkeypatch.setattr(
         training,
-        "_start",
+        "start_run",
         lambda *given: (
             run := start(*given),
             begun.extend(p.detach().double().clone() for p in run.model.parameters()),

@@ -18,7 +18,7 @@ from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.loading.columns import Prepare, PreparedSource, open_shards
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.saving import checkpoint
-from jest_loader.clip.train import describe, train
+from jest_loader.clip.train import train
 from jest_loader.loader.telemetry import Counts
 from jest_loader.pack import write_mds
 from tests.clip_runs import MODEL, config_for
@@ -34,7 +34,7 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     top1 = f"{run.evaluations[-1].metrics['zero_shot_top1']:.1%}"
     assert (
         f"150 steps with uniform selection in {run.seconds:.0f} s; held out: zero-shot {top1}"
-        in describe(run)
+        in run.describe()
     )
     assert run.evaluations[-1].metrics["zero_shot_top1"] > 0.7
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -44,6 +44,7 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops()
 
 
+@pytest.mark.filterwarnings("ignore:the learner's logit_scale is")  # It learns it.
 def test_bf16_learns_as_well_and_keeps_weights_and_scores_in_fp32(shards, tmp_path):
     selection = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
     runs = [

@@ -57,6 +57,7 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
     from safetensors.torch import save_file
 
     architecture = model.config
+    assert isinstance(architecture, OpenClipArchitecture)  # No other builds such models.
     tokenizer: Any = architecture.tokenizer()
     state = {name: value.cpu().contiguous() for name, value in model.open_clip_state().items()}
     with new_folder(out, overwrite=overwrite, marks=(CONFIG_FILE,)) as folder:

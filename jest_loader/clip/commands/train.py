@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from jest_loader.clip.commands.flags import with_flags
 from jest_loader.clip.config.presets import Preset, preset
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.train import describe, train
+from jest_loader.clip.train import train
 
 
 def train_command(arguments: Sequence[str]) -> Any:
@@ -52,7 +52,7 @@ def run_train_command(command: Any) -> None:
     """
     run = train(command.config)
     if run.ranks.rank == 0:
-        sys.stdout.write(f"{describe(run)}\n")
+        sys.stdout.write(f"{run.describe()}\n")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
 from jest_loader.clip.loading.columns import Prepare, ShardSource, open_shards
-from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.skipped import SkipRowsError, listed, named
 
 _BLOCK_IMAGES, _BLOCK_BYTES = 1024, 1 << 24  # The most that is decoded at once.
@@ -64,7 +64,7 @@ class HeldOut:
     captions: Captions | None = None
 
 
-def read_held_out(held_out: HeldOutSet, model: Architecture) -> HeldOut:
+def read_held_out(held_out: HeldOutSet, model: ModelInputs) -> HeldOut:
     """The set, for a model of these image sizes.
 
     Decoded images stay in memory if they take up to 1 GiB. Those of larger sets are decoded in each
@@ -101,7 +101,7 @@ class _Pictures:
     """
 
     def __init__(
-        self, source: ShardSource, held_out: HeldOutSet, model: Architecture, rows: Tensor
+        self, source: ShardSource, held_out: HeldOutSet, model: ModelInputs, rows: Tensor
     ) -> None:
         self._source = source
         self._held_out = held_out

@@ -1,32 +1,10 @@
-"""What is written down of a step, and of an evaluation."""
+"""What the log says of a step."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jest_loader.clip.run import Run
 from jest_loader.clip.step.finite_check import StepValues
 from jest_loader.loader.telemetry import SelectionStats
-
-if TYPE_CHECKING:
-    from jest_loader.clip.train import Run
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out metrics after some steps.
-
-    Args:
-        step: Optimizer steps done.
-        seconds: Time spent on them, evaluation and checkpoints left out.
-        metrics: What ``evaluate`` returned.
-        selection: ``SelectionStats`` of the last sub-batch, as JSON values.
-        watched: Means of ``data.watch_columns`` over the sub-batches since the evaluation before.
-    """
-
-    step: int
-    seconds: float
-    metrics: dict[str, float]
-    selection: dict[str, Any] | None = None
-    watched: dict[str, float] = field(default_factory=dict)
 
 
 class Records:
@@ -36,11 +14,11 @@ class Records:
         run: The run as it starts or goes on.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         self._trained, self._seconds = run.counts.trained, run.seconds
 
     def of_step(
-        self, run: "Run", values: StepValues, stats: SelectionStats, step_ms: float
+        self, run: Run, values: StepValues, stats: SelectionStats, step_ms: float
     ) -> dict[str, Any]:
         """The record of the step done last.
 

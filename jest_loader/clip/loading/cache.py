@@ -8,7 +8,7 @@ import torch
 from jest_loader.batch import Batch
 from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.columns import Decode, ShardSource, Tokenize, open_shards
-from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.protocols import Embedder, Loss
 from jest_loader.reference_cache import Manifest, build
@@ -75,13 +75,13 @@ def open_reference_cache(
     return cached
 
 
-def _prepare(data: DataConfig, model: Architecture) -> Callable[[Batch], Batch]:
+def _prepare(data: DataConfig, model: ModelInputs) -> Callable[[Batch], Batch]:
     """Makes columns that the towers take; ``SkipRowsError`` names rows that cannot be decoded."""
     tokenize, decode = Tokenize(data, model), Decode(model)
     return lambda batch: decode(tokenize(batch))
 
 
-def inputs_of(data: DataConfig, model: Architecture, loss: Loss) -> dict[str, str]:
+def inputs_of(data: DataConfig, model: ModelInputs, loss: Loss) -> dict[str, str]:
     """What a cache and a run must have in common, but for the data."""
     return {
         "preprocessing": f"column {data.image_column} to {model.preprocessing}",

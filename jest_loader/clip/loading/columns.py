@@ -14,7 +14,7 @@ from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch, take
 from jest_loader.clip.config.train import DataConfig
-from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.ragged import RaggedBytes
 from jest_loader.skipped import SkipRowsError
 
@@ -68,7 +68,7 @@ class Tokenize:
         ValueError: when called, if a column is missing or of the wrong kind.
     """
 
-    def __init__(self, data: DataConfig, model: Architecture) -> None:
+    def __init__(self, data: DataConfig, model: ModelInputs) -> None:
         self._data = data
         self._model = model
         self._tokenize = model.tokenizer()
@@ -128,7 +128,7 @@ class Decode:
         ValueError: when called, if images are encoded and the towers take neither grey nor colour.
     """
 
-    def __init__(self, model: Architecture) -> None:
+    def __init__(self, model: ModelInputs) -> None:
         self._channels = model.channels
         mode: Mode = "L" if model.channels == 1 else "RGB"
         self._decode = DecodeImages(
@@ -158,7 +158,7 @@ class Prepare:
         ValueError: when called, as ``Tokenize``.
     """
 
-    def __init__(self, data: DataConfig, model: Architecture) -> None:
+    def __init__(self, data: DataConfig, model: ModelInputs) -> None:
         self._tokenize = Tokenize(data, model)
         self._decode = Decode(model)
 
@@ -187,7 +187,7 @@ class PrepareCandidates:
         ValueError: when called, as ``Tokenize``.
     """
 
-    def __init__(self, data: DataConfig, model: Architecture) -> None:
+    def __init__(self, data: DataConfig, model: ModelInputs) -> None:
         self._tokenize = Tokenize(data, model)
         self._decode = Decode(model)
         self._row = (model.channels, model.image_size, model.image_size)

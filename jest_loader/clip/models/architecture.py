@@ -1,79 +1,20 @@
-"""What data, caches and checkpoints need to know of a model before there is one."""
+"""What builds a model."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import Tensor
-
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.protocols import Loss
 
-Tokenizer = Callable[[Sequence[str]], Tensor]
-"""Captions to token ids, int64 [captions, context length]."""
 
+class Architecture(ModelInputs, Protocol):
+    """A two-tower model's sizes and inputs, from which it is built.
 
-class Architecture(Protocol):
-    """A two-tower model's sizes and inputs: ``ModelConfig``, or ``OpenClipArchitecture``."""
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of an image, pixels."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """1 for grey, 3 for colour."""
-        ...
-
-    @property
-    def context_length(self) -> int:
-        """Tokens per caption."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the joint embedding."""
-        ...
-
-    @property
-    def preprocessing(self) -> str:
-        """What becomes of an image, in words that tell two such ways apart."""
-        ...
-
-    @property
-    def tokenization(self) -> str:
-        """What becomes of a caption, in words that tell two such ways apart."""
-        ...
-
-    def tokenizer(self) -> Tokenizer:
-        """Makes the token ids that the text tower takes.
-
-        Raises:
-            ValueError: if its files are not there.
-        """
-        ...
-
-    def transform(self) -> Callable[[Any], Tensor] | None:
-        """Makes uint8 [channels, height, width] of a ``PIL.Image``; None for ``DecodeImages``' way.
-
-        A function that can be called in several threads at once.
-        """
-        ...
-
-    def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
-        """Flops of embedding one image-text pair.
-
-        Args:
-            patch_size: Pixels of a patch; None takes the model's own.
-            image_size: Pixels of an image; None takes the model's own.
-
-        Raises:
-            ValueError: if the image tower cannot run at that resolution.
-        """
-        ...
+    The bundled model's is ``ModelConfig``, that of a model of open_clip ``OpenClipArchitecture``.
+    """
 
     def build(self, loss: Loss, *, logit_scale: float, logit_bias: float) -> ClipModel:
-        """A model to train: with the weights that it starts from, if it has any.
+        """A model to train, with the weights that it starts from, if it has any.
 
         Args:
             loss: A softmax model has no bias.

@@ -1,15 +1,13 @@
 """What the trainer needs of a model, whichever towers it has."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.embeddings import Embeddings
-
-if TYPE_CHECKING:
-    from jest_loader.clip.models.architecture import Architecture
 
 
 class ClipModel(nn.Module):
@@ -18,7 +16,7 @@ class ClipModel(nn.Module):
     A subclass makes the towers, and then the logit parameters with ``_add_logit_parameters``.
 
     Args:
-        config: Sizes and inputs.
+        config: What it takes, and its width.
     """
 
     image_tower: nn.Module
@@ -31,7 +29,7 @@ class ClipModel(nn.Module):
     log_scale: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, config: "Architecture") -> None:
+    def __init__(self, config: ModelInputs) -> None:
         super().__init__()
         self.config = config
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.clip.config.open_clip import OpenClipConfig
-from jest_loader.clip.models.architecture import Tokenizer
+from jest_loader.clip.models.inputs import Tokenizer
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import find
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
@@ -171,11 +171,15 @@ class OpenClipArchitecture:
                     "not; use the softmax loss, or train it with the sigmoid loss first"
                 )
             torch.nn.init.constant_(inner.logit_bias, logit_bias)
-        return OpenClipModel(self, inner, has_bias=loss == "sigmoid")
+        return self._as_learner(inner, loss)
 
     def empty(self, loss: Loss) -> OpenClipModel:
         """The model of ``build``, whose weights are still to be loaded."""
-        return OpenClipModel(self, self._inner(), has_bias=loss == "sigmoid")
+        return self._as_learner(self._inner(), loss)
+
+    def _as_learner(self, inner: Any, loss: Loss) -> OpenClipModel:
+        mean, std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
+        return OpenClipModel(self, inner, mean, std, has_bias=loss == "sigmoid")
 
     def _inner(self) -> Any:
         """Open_clip's model, with text in a tower of its own and always with a bias."""

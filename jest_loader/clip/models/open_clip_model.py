@@ -1,35 +1,42 @@
 """A model of open_clip with the trainer's interface, and at other resolutions where it is a ViT."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from jest_loader.clip.models.flexi import resize_image, resize_patches, resize_positions
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
-
-if TYPE_CHECKING:
-    from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 
 
 class OpenClipModel(ClipModel):
     """Open_clip's towers, of uint8 images that they normalise themselves.
 
     Args:
-        config: What it was built from.
-        inner: A ``CustomTextCLIP`` with a bias, whose weights it takes.
+        config: What it takes, and its width.
+        inner: A ``CustomTextCLIP`` with a bias, whose towers it takes.
+        mean: Of each colour, in [0, 1]; subtracted from pixels.
+        std: Of each colour; divides what is left.
         has_bias: Whether it keeps the bias.
     """
 
-    config: "OpenClipArchitecture"
     image_tower: "_ImageTower"
     text_tower: Any
 
-    def __init__(self, config: "OpenClipArchitecture", inner: Any, *, has_bias: bool) -> None:
+    def __init__(
+        self,
+        config: ModelInputs,
+        inner: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        has_bias: bool,
+    ) -> None:
         super().__init__(config)
-        cfg = config.preprocess_cfg
-        self.image_tower = _ImageTower(inner.visual, cfg["mean"], cfg["std"])
+        self.image_tower = _ImageTower(inner.visual, mean, std)
         self.text_tower = inner.text
         self._add_logit_parameters(
             inner.logit_scale.detach(), inner.logit_bias.detach() if has_bias else None
@@ -67,7 +74,7 @@ class _ImageTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, visual: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, visual: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.visual = visual
         self.grid = _grid(visual)

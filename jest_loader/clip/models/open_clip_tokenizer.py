@@ -4,7 +4,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from jest_loader.clip.models.architecture import Tokenizer
+from jest_loader.clip.models.inputs import Tokenizer
 
 # Case, accents, digits, other scripts, punctuation, and more words than most contexts hold.
 _PROBE = "A PHOTO of größe 3.14 日本, it's “here”! " * 20

@@ -13,12 +13,13 @@ import torch
 
 from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.saving.json_values import finite
 
-_VERSION = 3
+_VERSION = 4
 # May differ when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
@@ -149,7 +150,7 @@ def architecture_of(contents: dict[str, Any]) -> Architecture:
     return ModelConfig(**contents["config"]["model"])
 
 
-def check_inputs(path: object, model: Architecture, loss: str, config: TrainConfig) -> None:
+def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the model of ``path`` takes a run's inputs and has its loss."""
     now = config.architecture
     pairs = {name: (getattr(model, name), getattr(now, name)) for name in _INPUTS}

@@ -1,0 +1,86 @@
+"""From the configuration to a run: a new one, or one that goes on from its checkpoint."""
+
+import logging
+
+import torch
+
+from jest_loader.clip.config.held_out import held_out_sets
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
+from jest_loader.clip.journal.watched import WatchedColumns
+from jest_loader.clip.loading.build import build_loader, example_cost
+from jest_loader.clip.loading.reference import reference_of
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.run import Run
+from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
+from jest_loader.clip.step.average import AverageWeights
+from jest_loader.clip.step.finite_check import FiniteCheck
+from jest_loader.clip.step.optimizer import build_optimizer
+from jest_loader.clip.step.random_generators import seed_all
+from jest_loader.ranks.ranks import Ranks
+
+_LOG = logging.getLogger(__name__)
+
+
+def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
+    """The run in ``config.out``, at the step of its newest checkpoint if there is one.
+
+    Raises:
+        ValueError: if the configuration does not fit the data or the run that the folder holds.
+    """
+    checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
+    saved = checkpoints.load()
+    if saved is not None:
+        checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
+    if config.optimizer.warmup_steps >= config.steps and ranks.rank == 0:
+        _LOG.warning(
+            "optimizer.warmup_steps is %d of %d steps: the learning rate does not reach its peak",
+            config.optimizer.warmup_steps,
+            config.steps,
+        )
+    seed_all(config.seed)
+    model = _new_model(config, resuming=saved is not None).to(device)
+    loader = build_loader(config, model, device)
+    decay = config.optimizer.ema_decay
+    run = Run(
+        config=config,
+        ranks=ranks,
+        model=model,
+        in_training=model,
+        optimizer=build_optimizer(model, config.optimizer),
+        loader=loader,
+        held_out=_held_out(config) if ranks.rank == 0 else {},
+        device=device,
+        cost=example_cost(config, model),
+        watched=WatchedColumns(config.data.watch_columns),
+        average=None if decay is None else AverageWeights(model, decay),
+        reference=reference_of(config, loader),
+        checkpoints=checkpoints,
+        check=FiniteCheck(config.out, ranks.rank),
+    )
+    if saved is not None:
+        run.load_state_dict(saved)
+    return run
+
+
+def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
+    architecture = config.architecture
+    model = (
+        architecture.empty(config.loss)
+        if resuming
+        else architecture.build(
+            config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
+        )
+    )
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    if config.compile:
+        model.compile_towers()
+    return model
+
+
+def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
+    data = config.data
+    sets = held_out_sets(data.test, data.image_column, data.caption_column, config.evaluation)
+    return {name: read_held_out(one, config.architecture) for name, one in sets.items()}
