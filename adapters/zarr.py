@@ -16,21 +16,14 @@ from functools import partial
 from itertools import islice
 from math import prod
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jest_loader.adapters.blocks.columns import (
-    Column,
-    Rows,
-    Scratch,
-    Table,
-    choose_columns,
-    join_column,
-)
+from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywords, Table
+from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.order import Int64Array
-from jest_loader.adapters.blocks.source import BlockSource
 from jest_loader.adapters.blocks.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -54,15 +47,9 @@ class ZarrSource(BlockSource):
 
     Args:
         path: A local directory, or a URL that zarr opens through fsspec.
-        batch_size: Rows in a batch.
-        shuffle: Whether to shuffle; otherwise rows come as stored.
-        window_rows: The least number of rows to shuffle among each other; the chunks that hold them
-            are kept in memory. None for four batches.
-        seed: Chooses the order.
         columns: The arrays to read; None for all that lie directly in the group. Give them where
             the store cannot list what it holds, as over HTTP.
-        id_column: The name for each row's place in the data set (int64), or None to do without.
-        drop_last: Whether to leave out the rows that do not fill a last batch.
+        **options: ``batch_size`` and the others of ``SourceOptions``.
 
     Raises:
         ValueError: if an argument is out of range, ``path`` is no Zarr group, or its arrays do not
@@ -73,23 +60,10 @@ class ZarrSource(BlockSource):
         self,
         path: str | PathLike[str],
         *,
-        batch_size: int,
-        shuffle: bool = True,
-        window_rows: int | None = None,
-        seed: int = 0,
         columns: Sequence[str] | None = None,
-        id_column: str | None = "sample_id",
-        drop_last: bool = True,
+        **options: Unpack[SourceKeywords],
     ) -> None:
-        super().__init__(
-            ZarrBlocks(fspath(path), columns),
-            batch_size=batch_size,
-            shuffle=shuffle,
-            window_rows=window_rows,
-            seed=seed,
-            id_column=id_column,
-            drop_last=drop_last,
-        )
+        super().__init__(ZarrBlocks(fspath(path), columns), **options)
 
 
 class ZarrBlocks:

@@ -1,9 +1,17 @@
-"""A source over anything that reads blocks of rows: batches, epochs, ranks and exact resume.
+"""A source over anything that reads blocks of rows: batches, epochs, ranks and exact resume."""
 
-``source`` is ``BlockSource``; ``order`` says which rows come when, ``columns`` what they are
-delivered as, ``threads`` reads several blocks at once. MDS and Zarr only read blocks.
-"""
+from jest_loader.adapters.blocks.columns import Table
+from jest_loader.adapters.blocks.options import SourceKeywords, SourceOptions
+from jest_loader.adapters.blocks.reader import BlockReader, Rows
+from jest_loader.adapters.blocks.scratch import Scratch
+from jest_loader.adapters.blocks.source import BlockSource
 
-from jest_loader.adapters.blocks.source import BlockReader, BlockSource
-
-__all__ = ["BlockReader", "BlockSource"]
+__all__ = [
+    "BlockReader",
+    "BlockSource",
+    "Rows",
+    "Scratch",
+    "SourceKeywords",
+    "SourceOptions",
+    "Table",
+]

@@ -59,6 +59,22 @@ class Window:
     start: int
     stop: int
 
+    def locate(self, rows: Int64Array, block_rows: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Where some of its rows are stored.
+
+        Args:
+            rows: Int64 [n], rows of the window, counted through its blocks end to end.
+            block_rows: Int64 [all blocks], the number of rows in each block of the data set.
+
+        Returns:
+            Int64 [n] each: at which place of ``blocks`` a row's block stands, and which row of that
+            block it is.
+        """
+        ends = self.rows.cumsum()
+        piece = np.searchsorted(ends, rows, side="right")
+        row_of_piece = rows - (ends - self.rows)[piece]
+        return piece, (self.firsts[piece] + row_of_piece) % block_rows[self.blocks[piece]]
+
 
 @dataclass(frozen=True, eq=False)
 class BlockOrder:

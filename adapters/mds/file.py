@@ -72,6 +72,10 @@ class ShardBytes:
                 "being read; fetch it again, and replace files by renaming new ones over them"
             )
 
+    def not_decoded(self, error: Exception) -> ValueError:
+        """The error to raise where ``error`` shows that the bytes are no shard."""
+        return ValueError(f"{self.path} cannot be decoded: {error!r}; fetch it again")
+
 
 class ShardFiles:
     """Opens the shards of a data set; remembers which of its files were found to be as they should.

@@ -1,16 +1,23 @@
 """What MDS and Zarr sources have in common, on a data set in memory that records what is read."""
 
 import json
+from dataclasses import MISSING, fields
 from itertools import chain, islice
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jest_loader.adapters.blocks import BlockSource
-from jest_loader.adapters.blocks.columns import Rows, Scratch, Table
+from jest_loader.adapters.blocks import (
+    BlockSource,
+    Rows,
+    Scratch,
+    SourceKeywords,
+    SourceOptions,
+    Table,
+)
 from jest_loader.adapters.blocks.order import Int64Array
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])  # 32 rows
@@ -365,6 +372,12 @@ def test_options_that_need_no_value() -> None:
     plain = source(id_column=None, window_rows=None, batch_size=np.int64(5))
     assert list(next(iter(plain))) == ["number", "text"]
     assert json.loads(json.dumps(plain.state_dict()))["fingerprint"]["window_rows"] == 20
+
+
+def test_type_checkers_know_the_options_as_they_are() -> None:
+    assert get_type_hints(SourceKeywords) == get_type_hints(SourceOptions)
+    required = {field.name for field in fields(SourceOptions) if field.default is MISSING}
+    assert required == SourceKeywords.__required_keys__ == {"batch_size"}
 
 
 def test_a_source_starts_at_any_batch() -> None:

@@ -47,11 +47,12 @@ def test_blocks_follow_the_widest_column(tmp_path: Path) -> None:
     group.create_array("narrow", data=np.arange(1000), chunks=(1000,))
     slices = []
     source = ZarrSource(tmp_path / "a", batch_size=50)
-    read = source._reader.read
-    source._reader.read = lambda blocks, scratch: slices.extend(blocks) or read(blocks, scratch)  # type: ignore[method-assign,func-returns-value]
+    reader = source._plan.reader
+    read = reader.read
+    reader.read = lambda blocks, scratch: slices.extend(blocks) or read(blocks, scratch)  # type: ignore[method-assign,func-returns-value]
     list(source)
     assert sorted(slices) == list(range(10))
-    assert source._reader.block_rows.tolist() == [100] * 10
+    assert reader.block_rows.tolist() == [100] * 10
 
 
 def test_batches_keep_their_rows_when_later_windows_are_read(

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.adapters.blocks import SourceKeywords
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.images.decoders import Mode
 from jest_loader.adapters.mds import MdsSource
@@ -21,37 +22,19 @@ from jest_loader.skipped import SkipRowsError
 ShardSource = MdsSource | ZarrSource
 
 
-def open_shards(
-    path: Path,
-    *,
-    batch_size: int,
-    shuffle: bool,
-    window_rows: int | None = None,
-    seed: int = 0,
-    drop_last: bool = True,
-) -> ShardSource:
+def open_shards(path: Path, **options: Unpack[SourceKeywords]) -> ShardSource:
     """A source over a folder of MDS shards or a Zarr group.
 
     Raises:
         ValueError: if ``path`` is neither.
     """
-    kind: type[MdsSource | ZarrSource]
     if (path / "index.json").is_file():
-        kind = MdsSource
-    elif (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
-        kind = ZarrSource
-    else:
-        raise ValueError(
-            f"{path} must be a folder of MDS shards (with index.json) or a Zarr group (with "
-            "zarr.json); jest-loader pack makes either from images and captions"
-        )
-    return kind(
-        path,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        window_rows=window_rows,
-        seed=seed,
-        drop_last=drop_last,
+        return MdsSource(path, **options)
+    if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+        return ZarrSource(path, **options)
+    raise ValueError(
+        f"{path} must be a folder of MDS shards (with index.json) or a Zarr group (with "
+        "zarr.json); jest-loader pack makes either from images and captions"
     )
 
 

@@ -1,0 +1,49 @@
+"""What a data format has to offer for a source to be made of it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jest_loader.adapters.blocks.columns import Columns
+from jest_loader.adapters.blocks.order import Int64Array
+from jest_loader.adapters.blocks.scratch import Scratch
+
+
+class Rows(Protocol):
+    """Rows that a source has read and not yet delivered, in whatever form costs least."""
+
+    def take(self, rows: Int64Array) -> Columns:
+        """The given rows (int64 [n]), in that order, as columns that share no array with others."""
+        ...
+
+
+class BlockReader(Protocol):
+    """Reads whole blocks of a data set; what it gives does not depend on what it gave before."""
+
+    @property
+    def block_rows(self) -> Int64Array:
+        """Int64 [blocks]: the number of rows in each block."""
+        ...
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """The columns of the rows that ``read`` returns, in that order."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data set does."""
+        ...
+
+    def first_rows(self, num_rows: int) -> str:
+        """A digest of the first rows, which is the same where others were put after them.
+
+        Where a format does not tell, it changes when anything does.
+        """
+        ...
+
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        """All rows of the given blocks (int64 [n], distinct), end to end, each in stored order.
+
+        They may lie in ``scratch``, and are gone once it is used again.
+        """
+        ...

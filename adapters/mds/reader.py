@@ -1,0 +1,174 @@
+"""Reads whole MDS shards, in columns, without ``StreamingDataset``.
+
+``streaming`` parses the index, fetches, decompresses and hashes; the bytes of a shard are taken
+apart here, a column at a time. A shard is mapped, or decompressed in memory, and checked against
+its size and hash in the index: a local data set's folder is never written to.
+(``Stream.prepare_shard`` would decompress into the folder, and checks only what it downloads.)
+
+What a row costs is a place in a table until it is delivered, and then what its column's type asks
+for: numbers are gathered into one array, text is decoded, and encoded images stay where they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jest_loader.adapters.blocks import Rows, Scratch
+from jest_loader.adapters.blocks.columns import choose_columns
+from jest_loader.adapters.blocks.order import Int64Array, Part
+from jest_loader.adapters.blocks.threads import map_in_threads
+from jest_loader.adapters.mds.file import ShardBytes
+from jest_loader.adapters.mds.rows import MdsRows
+from jest_loader.adapters.mds.shard import cells
+from jest_loader.adapters.mds.stream import MdsStream, ShardFolder
+from jest_loader.ragged import RaggedBytes
+
+if TYPE_CHECKING:
+    from streaming.base.format.mds.reader import MDSReader
+
+
+class _Shard(NamedTuple):
+    reader: "MDSReader"
+    folder: ShardFolder
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path / (self.reader.zip_data or self.reader.raw_data).basename)
+
+
+class MdsShards:
+    """The shards of a data set as blocks.
+
+    Args:
+        streams: Where they are.
+        columns: The columns to read; None for all.
+        allow_pickle: Whether ``pkl`` columns may be read.
+    """
+
+    def __init__(
+        self, streams: Sequence[MdsStream], columns: Sequence[str] | None, *, allow_pickle: bool
+    ) -> None:
+        locals_ = [str(stream.local) for stream in streams if stream.local is not None]
+        if len(set(locals_)) < len(locals_):
+            raise ValueError(
+                f"each stream must have a local folder of its own, got {locals_}; shards of the "
+                "same name would be taken for each other"
+            )
+        self._folders = folders = [ShardFolder(stream) for stream in streams]
+        self._shards = [_Shard(reader, folder) for folder in folders for reader in folder.shards]
+        where = ", ".join(str(folder.path) for folder in folders)
+        if not self._shards:
+            raise ValueError(
+                f"a data set must hold at least one row, but {where or 'an empty list'} holds "
+                "none; write it again"
+            )
+        self._check_same_columns()
+        names, encodings = self._of_first("column_names"), self._of_first("column_encodings")
+        self._encodings = dict(zip(names, encodings, strict=True))
+        self.column_names = choose_columns(names, columns, where)
+        if not allow_pickle:
+            self._refuse_pickle(where)
+        self.block_rows: Int64Array = np.array([shard.reader.samples for shard in self._shards])
+        self.parts = _parts(folders)
+        indices = [folder.index for folder in folders]
+        text = json.dumps(indices[0] if len(indices) == 1 else indices, sort_keys=True)
+        self.fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        fetched = [folder.num_threads for folder in folders if folder.stream.local is not None]
+        self._num_threads = min(fetched, default=1)
+
+    def first_rows(self, num_rows: int) -> str:
+        """See ``BlockReader``: a digest of what the indices say of the shards that hold them."""
+        listed = [shard for folder in self._folders for shard in folder.index["shards"]]
+        described = [shard for shard in listed if shard["samples"]]
+        num_shards = int(np.searchsorted(self.block_rows.cumsum(), num_rows)) + 1
+        text = json.dumps(described[:num_shards], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
+        """All rows of some shards, end to end."""
+        chosen = [self._shards[block] for block in blocks.tolist()]
+        opened = self._opened(chosen)
+        columns = [
+            self._columns(shard.reader, data) for shard, data in zip(chosen, opened, strict=True)
+        ]
+        return MdsRows(
+            {name: self._encodings[name] for name in self.column_names},
+            {
+                name: RaggedBytes.concat([part[name] for part in columns])
+                for name in self.column_names
+            },
+            opened,
+            self.block_rows[blocks].cumsum(),
+        )
+
+    def _opened(self, shards: list[_Shard]) -> list[ShardBytes]:
+        def open_one(shard: _Shard) -> ShardBytes:
+            return shard.folder.files.open(shard.reader)
+
+        return map_in_threads(open_one, shards, self._num_threads)
+
+    def _columns(self, reader: "MDSReader", shard: ShardBytes) -> dict[str, RaggedBytes]:
+        try:
+            found = cells(shard.data, reader.samples, reader.column_sizes)
+        except ValueError as error:
+            raise shard.not_decoded(error) from error
+        return dict(zip(reader.column_names, found, strict=True))
+
+    def _of_first(self, attribute: str) -> list[str]:
+        return list(getattr(self._shards[0].reader, attribute))
+
+    def _check_same_columns(self) -> None:
+        first, *others = self._shards
+        expected = _columns_of(first)
+        for shard in others:
+            if _columns_of(shard) != expected:
+                raise ValueError(
+                    f"all shards must have the same columns, but {first.name} has {expected} and "
+                    f"{shard.name} has {_columns_of(shard)}; make them two data sets"
+                )
+
+    def _refuse_pickle(self, where: str) -> None:
+        from streaming.base.format.mds.encodings import is_mds_encoding_safe
+
+        unsafe = [
+            name for name in self.column_names if not is_mds_encoding_safe(self._encodings[name])
+        ]
+        if unsafe:
+            raise ValueError(
+                f"columns must not hold pickles, which run code when read, but {unsafe} of "
+                f"{where} do; leave them out with columns=[...], or pass allow_pickle=True if "
+                "you trust whoever wrote them"
+            )
+
+
+def _columns_of(shard: _Shard) -> list[tuple[str, str]]:
+    reader = shard.reader
+    return list(zip(reader.column_names, reader.column_encodings, strict=True))
+
+
+def _parts(folders: Sequence[ShardFolder]) -> tuple[Part, ...] | None:
+    """What an epoch has of each stream, where they have proportions."""
+    proportions = [folder.stream.proportion for folder in folders]
+    shares = [share for share in proportions if share is not None]
+    if not shares:
+        return None
+    if len(shares) < len(folders):
+        raise ValueError(
+            f"either all streams have a proportion or none has, got {proportions}; give the others "
+            "one too"
+        )
+    rows = [sum(shard.samples for shard in folder.shards) for folder in folders]
+    ends = [round(sum(rows) * share / sum(shares)) for share in np.cumsum(shares).tolist()]
+    epoch_rows = np.diff([0, *ends]).tolist()
+    for folder, have, want in zip(folders, rows, epoch_rows, strict=True):
+        if want and not have:
+            raise ValueError(
+                f"a stream with a proportion must hold at least one row, but {folder.path} holds "
+                "none; leave it out"
+            )
+    return tuple(
+        Part(len(folder.shards), want) for folder, want in zip(folders, epoch_rows, strict=True)
+    )

@@ -1,0 +1,52 @@
+"""Rows of MDS shards, as they lie there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jest_loader.adapters.blocks.columns import Column, Columns
+from jest_loader.adapters.blocks.order import Int64Array
+from jest_loader.adapters.mds.file import ShardBytes
+from jest_loader.adapters.mds.shard import decode
+from jest_loader.ragged import RaggedBytes
+
+
+@dataclass(frozen=True)
+class MdsRows:
+    """Rows of shards, decoded when they are taken.
+
+    Args:
+        encodings: Name to MDS encoding.
+        values: Name to the column's values as they are stored.
+        shards: Where they lie.
+        ends: Int64 [shards], how many of the rows lie in that shard or one before it.
+    """
+
+    encodings: dict[str, str]
+    values: dict[str, RaggedBytes]
+    shards: list[ShardBytes]
+    ends: Int64Array
+
+    def take(self, rows: Int64Array) -> Columns:
+        """See ``Rows``."""
+        for shard in self.shards:
+            shard.check_not_cut()
+        return {
+            name: self._column(self.encodings[name], values.take(rows), rows)
+            for name, values in self.values.items()
+        }
+
+    def _column(self, encoding: str, values: RaggedBytes, rows: Int64Array) -> Column:
+        try:
+            column = decode(encoding, values)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            if len(rows) == 1:
+                shard = self.shards[np.searchsorted(self.ends, rows[0], side="right")]
+                raise shard.not_decoded(error) from error
+            for row in range(len(rows)):  # to find the shard to name
+                self._column(encoding, values[row : row + 1], rows[row : row + 1])
+            raise
+        if isinstance(column, RaggedBytes) and not all(shard.is_mapped for shard in self.shards):
+            # Views of a decompressed shard would hold all of it in memory.
+            return column.copy()
+        return column
