@@ -65,6 +65,7 @@ from jest_loader.clip.models.towers import ModelConfig, TwoTower
 from jest_loader.cost.flops import selection_flops
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Trainable
+from jest_loader.scoring.models import ModelEmbedder
 
 NUM_CHUNKS = 16
 SUPER_TO_SUB = 5
@@ -184,10 +185,10 @@ class Bench:
 
     def embedder(
         self,
-        kind: type[LiveLearner],
+        kind: type[ModelEmbedder],
         model: nn.Module,
         embed: Callable[[nn.Module, Batch], Embeddings] | None = None,
-    ) -> LiveLearner:
+    ) -> ModelEmbedder:
         """A live learner or a frozen reference of this setting."""
         return kind(model, embed, micro_batch_size=self.setting.micro_batch)
 

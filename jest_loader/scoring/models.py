@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -9,45 +10,39 @@ from torch import nn
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
 from jest_loader.scoring.embedding_checks import warn_if_coarse
-from jest_loader.scoring.runner import ModelRunner, Outputs
+from jest_loader.scoring.runner import ModelRunner, Outputs, RunOptions
 from jest_loader.scoring.wrappers import prepare_method, unwrapped
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 """Runs a model on a batch, whose tensors are on the model's device."""
 
 
-class LiveLearner:
-    """Embeds with a model as it is now: in ``eval`` mode, without gradients, outside autocast.
+class ModelEmbedder:
+    """Embeds with a model: in ``eval`` mode, without gradients, outside autocast.
 
     The modes of all submodules are put back afterwards. Where ``embed`` or ``prepare`` raises
     ``SkipRowsError``, it is called again without the rows that the error names. These are NaN in
     the embeddings, and ``Embeddings.skipped`` has the reasons.
 
     Args:
-        model: The model being trained, also in DDP, FSDP or compiled. ``embed`` is given the module
-            within DDP, and everything else as it is here.
-        embed: ``embed(model, batch) -> Embeddings``; None calls ``model.embed(batch)``, which is
-            not compiled where only the module is.
-        prepare: ``prepare(batch) -> batch``, called on each micro-batch before ``embed``, its
-            tensors on the model's device: to decode or shrink images, say.
-        micro_batch_size: Candidates embedded at once; None embeds the whole super-batch at once.
-        max_memory_bytes: Instead of ``micro_batch_size``, on a CUDA device: what embedding a
-            micro-batch may take beside the weights. Measured on the first super-batch.
+        model: The model, also in DDP, FSDP or compiled. ``embed`` is given the module within DDP,
+            and everything else as it is here.
+        embed: ``embed(model, batch) -> Embeddings``, the batch's tensors on the model's device.
+            None calls ``model.embed(batch)``, which is not compiled where only the module is.
+        options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
+            by keyword; ``RunOptions`` describes them.
 
     Raises:
         ValueError: if the model has no ``embed`` and none is given, it is wrapped in FSDP1 and no
-            ``embed`` is given, the sizes are not positive or do not go together, or an argument is
-            of another type.
+            ``embed`` is given, or an argument is of another type or out of range.
+        TypeError: if a keyword is none of ``RunOptions``.
     """
 
     def __init__(
         self,
         model: nn.Module,
         embed: EmbedFunction | None = None,
-        *,
-        prepare: Callable[[Batch], Batch] | None = None,
-        micro_batch_size: int | None = None,
-        max_memory_bytes: int | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
         given: object = model
         if not isinstance(given, nn.Module):
@@ -57,14 +52,8 @@ class LiveLearner:
         self.model = model
         if embed is None:
             prepare_method(unwrapped(model), "embed")
-        self._runner = ModelRunner(
-            model,
-            _call_embed if embed is None else embed,
-            _checked,
-            prepare=prepare,
-            micro_batch_size=micro_batch_size,
-            max_memory_bytes=max_memory_bytes,
-        )
+        function = _call_embed if embed is None else embed
+        self._runner = ModelRunner(model, function, _checked, **options)
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings of the batch, on the model's device, in fp32 (fp64 of a model in fp64).
@@ -87,6 +76,13 @@ class LiveLearner:
             _skipped(found),
         )
 
+
+class LiveLearner(ModelEmbedder):
+    """Embeds with the model that is being trained, with its weights as they are now.
+
+    The arguments are those of ``ModelEmbedder``.
+    """
+
     def snapshot(self) -> "LiveLearner":
         """The same with a copy of the weights as they are now, good until the next call.
 
@@ -98,36 +94,19 @@ class LiveLearner:
         return learner
 
 
-class FrozenReference(LiveLearner):
-    """Embeds with a reference model, whose parameters it freezes.
+class FrozenReference(ModelEmbedder):
+    """Embeds with a reference model, one trained on well-curated data, and freezes its parameters.
 
-    Args:
-        model: A model trained on well-curated data.
-        embed: As for ``LiveLearner``.
-        prepare: As for ``LiveLearner``.
-        micro_batch_size: As for ``LiveLearner``.
-        max_memory_bytes: As for ``LiveLearner``.
-
-    Raises:
-        ValueError: as ``LiveLearner``.
+    The arguments are those of ``ModelEmbedder``.
     """
 
     def __init__(
         self,
         model: nn.Module,
         embed: EmbedFunction | None = None,
-        *,
-        prepare: Callable[[Batch], Batch] | None = None,
-        micro_batch_size: int | None = None,
-        max_memory_bytes: int | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
-        super().__init__(
-            model,
-            embed,
-            prepare=prepare,
-            micro_batch_size=micro_batch_size,
-            max_memory_bytes=max_memory_bytes,
-        )
+        super().__init__(model, embed, **options)
         model.requires_grad_(requires_grad=False).eval()
 
     def snapshot(self) -> "FrozenReference":

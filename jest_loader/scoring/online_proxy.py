@@ -1,7 +1,6 @@
 """An embedder that runs a small model in the learner's place and trains it alongside."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -12,11 +11,12 @@ from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Loss
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.scoring.groups import check_column, group_ids
-from jest_loader.scoring.models import EmbedFunction, LiveLearner
+from jest_loader.scoring.models import EmbedFunction, ModelEmbedder
+from jest_loader.scoring.runner import RunOptions
 from jest_loader.scoring.wrappers import device_of, unwrapped, without_compiler
 
 
-class OnlineProxy(LiveLearner):
+class OnlineProxy(ModelEmbedder):
     """Embeds with a small model in the learner's place, which trains on each sub-batch.
 
     The learner is then never run on candidates. The weights are not part of the dataset's state:
@@ -26,17 +26,17 @@ class OnlineProxy(LiveLearner):
         model: The small model; its ``embed`` must be differentiable. In DDP it is trained through
             ``forward``, which must then return what ``embed`` does.
         optimizer: Over the model's parameters.
-        embed: As for ``LiveLearner``; while training it is given ``model`` itself.
+        embed: ``embed(model, batch) -> Embeddings``, or None for ``model.embed(batch)``; while
+            training it is given ``model`` itself.
         loss: The contrastive loss that it is trained with.
         equal_by: A column of the sub-batch whose equal values are not each other's negatives in
-            that loss, as for ``Learnability``; None for none.
-        prepare: As for ``LiveLearner``; also in training.
-        micro_batch_size: As for ``LiveLearner``, when scoring.
-        max_memory_bytes: As for ``LiveLearner``, when scoring.
+            that loss; None for none.
+        options: How the model is run, as ``RunOptions`` describes; ``prepare`` is called in
+            training too.
 
     Raises:
-        ValueError: as ``LiveLearner``, or if ``loss`` is not known, ``equal_by`` names no column or
-            ``optimizer`` trains none of the model's weights.
+        ValueError: as ``ModelEmbedder``, or if ``loss`` is not known, ``equal_by`` names no column
+            or ``optimizer`` trains none of the model's weights.
     """
 
     def __init__(
@@ -47,17 +47,9 @@ class OnlineProxy(LiveLearner):
         *,
         loss: Loss = "sigmoid",
         equal_by: str | None = None,
-        prepare: Callable[[Batch], Batch] | None = None,
-        micro_batch_size: int | None = None,
-        max_memory_bytes: int | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
-        super().__init__(
-            model,
-            embed,
-            prepare=prepare,
-            micro_batch_size=micro_batch_size,
-            max_memory_bytes=max_memory_bytes,
-        )
+        super().__init__(model, embed, **options)
         check_loss(loss)
         check_column(equal_by)
         _check_optimizer(optimizer, model)

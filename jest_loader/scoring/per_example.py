@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import TypeGuard
+from typing import TypeGuard, Unpack
 
 from torch import Tensor, nn
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import ExampleValues
-from jest_loader.scoring.runner import ModelRunner
+from jest_loader.scoring.runner import ModelRunner, RunOptions
 from jest_loader.scoring.scores import ExampleScores
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
@@ -27,13 +27,13 @@ class PerExample:
         loss: ``loss(model, batch) -> losses``, floating [B] or [B, 1].
         reference: Has ``values(batch) -> losses``: another ``PerExample`` around a frozen model, or
             stored losses. None subtracts nothing.
-        prepare: As for ``LiveLearner``.
-        micro_batch_size: As for ``LiveLearner``.
-        max_memory_bytes: As for ``LiveLearner``.
+        options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
+            by keyword; ``RunOptions`` describes them.
 
     Raises:
-        ValueError: if ``loss`` is no function or ``reference`` has no ``values``, or sizes are not
-            positive or do not go together.
+        ValueError: if ``loss`` is no function, ``reference`` has no ``values``, or an option is out
+            of range.
+        TypeError: if a keyword is none of ``RunOptions``.
     """
 
     def __init__(
@@ -41,10 +41,7 @@ class PerExample:
         model: nn.Module,
         loss: LossFunction,
         reference: ExampleValues | None = None,
-        *,
-        prepare: Callable[[Batch], Batch] | None = None,
-        micro_batch_size: int | None = None,
-        max_memory_bytes: int | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
         given: object = loss
         if not callable(given) or isinstance(given, nn.Module):
@@ -59,14 +56,7 @@ class PerExample:
             )
         self.model = model
         self.reference = reference
-        self._runner = ModelRunner(
-            model,
-            loss,
-            _checked,
-            prepare=prepare,
-            micro_batch_size=micro_batch_size,
-            max_memory_bytes=max_memory_bytes,
-        )
+        self._runner = ModelRunner(model, loss, _checked, **options)
 
     def values(self, batch: Batch) -> Tensor:
         """The model's losses, of at least fp32, [B], on its device; NaN for skipped rows.

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,22 @@ from jest_loader.skipped import SkipRowsError, use
 Output = TypeVar("Output")
 
 
+class RunOptions(TypedDict, total=False):
+    """How a model is run on candidates, as keyword arguments of all that run one.
+
+    Args:
+        prepare: ``prepare(batch) -> batch``, called on each micro-batch before the model, its
+            tensors on the model's device: to decode or shrink images, say. None does nothing.
+        micro_batch_size: Candidates that the model is run on at once; None runs it on all.
+        max_memory_bytes: In place of ``micro_batch_size``, on a CUDA device: what a micro-batch may
+            take beside the weights. Measured on the first super-batch.
+    """
+
+    prepare: Callable[[Batch], Batch] | None
+    micro_batch_size: int | None
+    max_memory_bytes: int | None
+
+
 class ModelRunner(Generic[Output]):
     """Runs a function of a model on batches: in ``eval`` mode, without gradients or autocast.
 
@@ -28,12 +44,12 @@ class ModelRunner(Generic[Output]):
         model: The model, wrapped for training or not.
         function: ``function(model, batch)``; the batch's tensors are on the model's device.
         check: ``check(output, num_rows)`` returns the output once it is known to be right.
-        prepare: Called on each part first, its tensors on the model's device; None does nothing.
-        micro_batch_size: Rows run at once; None runs the whole batch at once.
-        max_memory_bytes: Instead of ``micro_batch_size``: what a part may take on a CUDA device.
+        options: How the model is run.
 
     Raises:
-        ValueError: if sizes are not positive, both are given, or ``max_memory_bytes`` with FSDP.
+        ValueError: if ``prepare`` is no function, sizes are not positive, both are given, or
+            ``max_memory_bytes`` is given with FSDP.
+        TypeError: if a keyword is none of ``RunOptions``.
     """
 
     def __init__(
@@ -41,35 +57,39 @@ class ModelRunner(Generic[Output]):
         model: nn.Module,
         function: Callable[[nn.Module, Batch], object],
         check: Callable[[object, int], Output],
-        *,
-        prepare: Callable[[Batch], Batch] | None = None,
-        micro_batch_size: int | None = None,
-        max_memory_bytes: int | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
+        _check_names(options)
+        micro_batch_size, max_bytes = (
+            options.get("micro_batch_size"),
+            options.get("max_memory_bytes"),
+        )
         self._model = unwrapped(model)
         self._copy: nn.Module | None = None
         self._function = function
         self._check = check
-        self._prepare = prepare
+        self._prepare = options.get("prepare")
         self._size = micro_batch_size
         self._budget: MemoryBudget | None = None
-        if prepare is not None and not callable(prepare):
-            raise ValueError(f"prepare must be a function of a batch or None, got {prepare!r}")
+        if self._prepare is not None and not callable(self._prepare):
+            raise ValueError(
+                f"prepare must be a function of a batch or None, got {self._prepare!r}"
+            )
         if micro_batch_size is not None:
             whole("micro_batch_size", micro_batch_size, 1)
-        if max_memory_bytes is None:
+        if max_bytes is None:
             return
         if micro_batch_size is not None:
             raise ValueError(
                 "give micro_batch_size or max_memory_bytes, not both, "
-                f"got {micro_batch_size} and {max_memory_bytes}"
+                f"got {micro_batch_size} and {max_bytes}"
             )
         if is_sharded(self._model):
             raise ValueError(
                 "max_memory_bytes does not go with FSDP, all of whose ranks must run the same "
                 "number of micro-batches; give micro_batch_size"
             )
-        self._budget = MemoryBudget(whole("max_memory_bytes", max_memory_bytes, 1))
+        self._budget = MemoryBudget(whole("max_memory_bytes", max_bytes, 1))
 
     def run(self, batch: Batch) -> "Outputs[Output]":
         """What the function makes of the batch's usable rows, and why it skipped the others.
@@ -173,6 +193,17 @@ class Outputs(Generic[Output]):
         num_rows = len(self.rows) + len(self.skipped)
         whole_column = joined.new_full((num_rows, *joined.shape[1:]), torch.nan)
         return whole_column.index_copy(0, index, joined)
+
+
+def _check_names(options: Mapping[str, object]) -> None:
+    """Raise ``TypeError``, as Python does, unless all keywords are those of ``RunOptions``."""
+    known = list(RunOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"got an unexpected keyword argument {name!r}; how a model is run is said by "
+                f"{', '.join(known)}"
+            )
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from jest_loader import (
     Embeddings,
+    FrozenReference,
     HardLearner,
     JestDataset,
     LiveLearner,
@@ -150,6 +151,32 @@ def test_bad_rows_must_be_rows(row):
 
     with pytest.raises(ValueError, match=r"name rows of the batch .* from 0 to 4, got"):
         PerExample(nn.Linear(1, 1), loss).values({"number": torch.arange(5)})
+
+
+def proxy_of(model, **options):
+    return OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=0.1), **options)
+
+
+def losses_of(model, **options):
+    return PerExample(model, lambda model, batch: None, **options)
+
+
+@pytest.mark.parametrize("make", [LiveLearner, FrozenReference, proxy_of, losses_of])
+def test_all_that_run_a_model_take_the_same_options(make):
+    make(Pooled(), prepare=Shrink("image", 8), micro_batch_size=4)
+    with pytest.raises(
+        TypeError, match=r"'microbatch'; .* prepare, micro_batch_size, max_memory_b"
+    ):
+        make(Pooled(), microbatch=4)
+    with pytest.raises(ValueError, match="prepare must be a function of a batch or None, got 'x'"):
+        make(Pooled(), prepare="x")
+    with pytest.raises(ValueError, match="micro_batch_size or max_memory_bytes, not both, got 4 a"):
+        make(Pooled(), micro_batch_size=4, max_memory_bytes=100)
+
+
+def test_a_reference_and_a_proxy_are_no_live_learners():
+    assert not isinstance(FrozenReference(Pooled()), LiveLearner)
+    assert not isinstance(proxy_of(Pooled()), LiveLearner)
 
 
 def linear(fixed: int, per_row: int, tried: list[int]):

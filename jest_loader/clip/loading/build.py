@@ -234,7 +234,7 @@ def _scorer(
             return HardLearner(_learner(config, learner, device), config.loss, equal_by)
 
 
-def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> LiveLearner:
+def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> Embedder:
     """What scores as the learner."""
     num_at_once = _num_at_once(config)
     if config.selection.scores_with == "proxy":
