@@ -2,43 +2,26 @@
 
 import gc
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import tracemalloc
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from jest_loader import ExampleScores, JestDataset, TopKSelector
 from jest_loader.loader.read_ahead import ReadAhead
 from jest_loader.testing import assert_resumes_exactly
 from tests.helpers import Counting, numbered_batches
+from tests.loader.builders import dataset as make
 
-
-class ByNumber:
-    def score(self, super_batch):
-        return ExampleScores(super_batch["number"].double())
-
-
-def make(source, **options):
-    options = {"super_batch_size": 8, "sub_batch_size": 4, **options}
-    return JestDataset(source, ByNumber(), TopKSelector(), **options)
+EARLIER: set[threading.Thread] = set()
 
 
 def readers() -> set[threading.Thread]:
     """The threads that read ahead, other tests' left out."""
     found = {thread for thread in threading.enumerate() if thread.name == "jest-loader reader"}
     return found - EARLIER
-
-
-EARLIER: set[threading.Thread] = set()
 
 
 @pytest.fixture(autouse=True)
@@ -323,61 +306,6 @@ def test_close_ends_the_pass():
         next(batches)
 
 
-@pytest.mark.parametrize("prefetch", [0, 1])
-def test_a_source_that_ends_early_is_an_error(prefetch):
-    class Short(Slow):
-        def __iter__(self):
-            yield from numbered_batches(self.num_batches - 3, 4)
-
-    with pytest.raises(
-        ValueError, match=r"yield the 40 examples that its length promises, but ended after 28"
-    ):
-        list(make(Short(10), prefetch=prefetch))
-
-
-class Sized(IterableDataset):
-    """Rows of which each worker has its share, so that each ends with a short batch."""
-
-    def __init__(self, num_rows, lost=0):
-        self.num_rows, self.lost = num_rows, lost
-
-    def __len__(self):
-        return self.num_rows
-
-    def __iter__(self):
-        info = torch.utils.data.get_worker_info()
-        mine = range(self.num_rows)[info.id :: info.num_workers] if info else range(self.num_rows)
-        for row in list(mine)[: len(mine) - self.lost]:
-            yield {"number": torch.tensor(row)}
-
-
-def test_workers_that_drop_their_last_batches_are_no_early_end():
-    loader = DataLoader(Sized(46), batch_size=4, num_workers=2, drop_last=True)
-    assert len(list(make(loader))) == 5
-
-
-def test_workers_that_lose_rows_are_noticed():
-    loader = DataLoader(Sized(46, lost=12), batch_size=4, num_workers=2, drop_last=True)
-    with pytest.raises(ValueError, match="that its length promises, but ended after 16"):
-        list(make(loader))
-
-
-class Dies(Dataset):
-    def __len__(self):
-        return 64
-
-    def __getitem__(self, row):
-        if row == 40:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"number": torch.tensor(row)}
-
-
-def test_a_worker_that_is_killed_is_an_error():
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed by|exited)"):
-        list(make(DataLoader(Dies(), batch_size=4, num_workers=1)))
-    gc.collect()  # Until its loader is gone, torch raises at the end of any other process.
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -390,115 +318,3 @@ def test_a_worker_that_is_killed_is_an_error():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(Slow(4), **options)
-
-
-TRAIN = """
-    import itertools, sys, time
-    import torch
-    import jest_loader.loader.read_ahead
-    from jest_loader import ExampleScores, JestDataset
-    from jest_loader.adapters.blocks.threads import map_in_threads
-
-    jest_loader.loader.read_ahead._EXIT_TIMEOUT_S = 2.0
-
-    def read(number):
-        if number > 5:
-            time.sleep(HOW_LONG)
-
-    class Endless:
-        def __iter__(self):
-            for number in itertools.count():
-                map_in_threads(read, [number, number], THREADS)
-                yield {"number": torch.arange(4) + 4 * number}
-
-    class Scorer:
-        def score(self, super_batch):
-            return ExampleScores(super_batch["number"].double())
-
-    dataset = JestDataset(Endless(), Scorer(), super_batch_size=8, sub_batch_size=4)
-    for step, batch in enumerate(dataset):
-        print(step, flush=True)
-        if step == 2:
-            END
-"""
-
-
-@pytest.mark.parametrize("how_long", ["0.01", "10_000"], ids=["while reading", "while hanging"])
-@pytest.mark.parametrize(
-    ("end", "code"), [("raise KeyError('a bug')", 1), ("sys.exit(3)", 3)], ids=["raises", "exits"]
-)
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_process_ends_when_the_training_loop_does(how_long, end, code, threads):
-    script = textwrap.dedent(TRAIN).replace("HOW_LONG", how_long).replace("END", end)
-    script = script.replace("THREADS", threads)
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == code, result.stderr
-    assert result.stdout.split() == ["0", "1", "2"]
-
-
-def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
-    """Python ends a daemon thread where it stands: in torch's code that aborts the process."""
-    script = """
-        import threading, time
-        from jest_loader.loader.read_ahead import ReadAhead
-
-        begun = threading.Event()
-
-        def numbers():
-            yield 0
-            begun.set()
-            time.sleep(1)
-            print("left", flush=True)
-            yield 1
-
-        reading = ReadAhead(numbers(), iter, depth=2, stall_timeout_s=None)
-        next(reading)
-        begun.wait()
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (result.returncode, result.stdout.split()) == (0, ["left"]), result.stderr
-
-
-def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted():
-    script = """
-        import signal, time
-        from jest_loader.loader.read_ahead import ReadAhead
-
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # A job of a shell ignores it.
-
-        def hangs():
-            yield 0
-            time.sleep(10_000)
-
-        reading = ReadAhead(hangs(), iter, depth=2, stall_timeout_s=None)
-        next(reading)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        said = process.stderr.readline()
-        assert "waiting up to 10 s for the source's last read" in said
-        process.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        assert process.wait(60) == 0
-        assert time.monotonic() - started < 6
-        assert process.stderr.read() == ""
-
-
-def test_two_processes_of_a_group_can_be_killed_at_once():
-    script = textwrap.dedent(TRAIN).replace("HOW_LONG", "0.01").replace("END", "pass")
-    script = script.replace("THREADS", "1")
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout.readline() == b"0\n"
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=30) == -signal.SIGKILL
-    process.stdout.close()

@@ -1,0 +1,66 @@
+"""What JestDataset counts, and its length."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from jest_loader import (
+    Counts,
+    JestDataset,
+    UniformSelector,
+)
+from tests.helpers import numbered_batches
+from tests.loader.builders import Rows, dataset
+
+
+def test_counts_are_kept_apart():
+    data = dataset(numbered_batches(7, 4))
+    assert data.counts == Counts()
+    list(data)
+    assert data.counts == Counts(loaded=28, scored=24, trained=12, dropped=4)
+    list(data)
+    assert data.counts == Counts(loaded=56, scored=48, trained=24, dropped=8)
+    unscored = JestDataset(
+        numbered_batches(2, 4), None, UniformSelector(), super_batch_size=8, sub_batch_size=4
+    )
+    list(unscored)
+    assert unscored.counts == Counts(loaded=8, scored=0, trained=4, dropped=0)
+    assert dataset(numbered_batches(2, 4), sub_batch_size=2).filter_ratio == 0.75
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (numbered_batches(7, 4), 3),
+        ([*numbered_batches(5, 4), {"number": torch.arange(3), "caption": ["x"] * 3}], 2),
+        (DataLoader(Rows(31), batch_size=4), 3),
+        (DataLoader(Rows(31), batch_size=4, drop_last=True), 3),
+        (StatefulDataLoader(Rows(32), batch_size=4), 4),
+    ],
+    ids=["list", "list with a short end", "loader", "loader, drop_last", "stateful loader"],
+)
+def test_length_is_the_number_of_sub_batches(source, expected):
+    data = dataset(source)
+    assert len(data) == len(list(data)) == expected
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Rows(31)[row] for row in range(31))
+
+
+class SizedStream(Stream):
+    def __len__(self):
+        return 31
+
+
+def test_no_length_without_one():
+    data = dataset(DataLoader(Stream(), batch_size=4))
+    with pytest.raises(TypeError, match="has no len"):
+        len(data)
+    assert len(list(data)) == 3
+    sized = dataset(DataLoader(SizedStream(), batch_size=4))
+    assert len(sized) == len(list(sized)) == 3
+    with pytest.raises(TypeError, match="does not have both"):
+        len(dataset(iter(numbered_batches(2, 4))))

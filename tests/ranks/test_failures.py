@@ -1,0 +1,125 @@
+"""A rank that fails, stalls or differs ends the others with an error that names it."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from jest_loader import (
+    JestDataset,
+    JointSelector,
+    UniformSelector,
+)
+from jest_loader.adapters.zarr import ZarrSource
+from jest_loader.ranks.ranks import RankError
+from jest_loader.testing import simulate_ranks
+from tests.processes import launch
+from tests.ranks.builders import ByNumber, Consecutive, dataset, read
+
+
+def test_ranks_that_do_not_start_alike_are_refused(folder):
+    def run(group):
+        return next(iter(dataset(folder, group, 2, seed=group.rank)))
+
+    with pytest.raises(ValueError, match="must start alike, but rank 1 does not"):
+        simulate_ranks(2, run)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overlap": True}, "overlap=True must not be used over several ranks"),
+        ({"emit": ("reference",)}, "emit must be empty with quota='global' over several ranks"),
+    ],
+)
+def test_what_ranks_cannot_do_together_is_refused(folder, options, message):
+    class WithReference(ByNumber):
+        reference = None
+
+        def snapshot(self):
+            return self
+
+    def run(group):
+        source = ZarrSource(folder, batch_size=12)
+        selector = JointSelector(4, quota="global", group=group)
+        sizes = {"super_batch_size": 24, "sub_batch_size": 6}
+        loader = JestDataset(source, WithReference(), selector, **sizes, **options)
+        if group.size > 1:
+            with pytest.raises(ValueError, match=message):
+                len(loader)  # And it still is after that:
+        return len(loader)
+
+    with pytest.raises(ValueError, match=message):
+        simulate_ranks(2, run)
+    assert simulate_ranks(1, run) == [10]
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_number():
+    def run(group):
+        try:
+            return read(Consecutive(8, fails_at=5 if group.rank == 1 else None), group)
+        except (OSError, RankError) as error:
+            return str(error)
+
+    ended = simulate_ranks(3, run)
+    assert ended[1] == "the disk is gone"
+    assert "rank 1 of 3 failed while reading" in ended[0]
+    assert "the error on rank 1 says why" in ended[2]
+
+
+def test_a_lost_shard_ends_all_ranks():
+    class Promising(Consecutive):
+        def __len__(self):
+            return 8
+
+    def run(group):
+        try:
+            return read(Promising(8 if group.rank == 0 else 5), group)
+        except (ValueError, RankError) as error:
+            return str(error)
+
+    ended = simulate_ranks(2, run)
+    assert "must yield the 32 examples that its length promises, but ended after 20" in ended[1]
+    assert "rank 1 of 2 failed while ending an epoch" in ended[0]
+
+
+def read_until_killed(rank: int, victim: int) -> int:
+    source = Consecutive(1000, pause_s=0.01)
+    loader = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
+    for step, _ in enumerate(loader):
+        if rank == victim and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return rank
+
+
+def test_a_killed_process_ends_the_others_with_an_error():
+    ended = launch(3, read_until_killed, 1)
+    assert ended[1] == (None, None)
+    for one in (ended[0], ended[2]):
+        assert "RankError: all ranks must answer within the timeout" in one.error
+        assert "another has died or stalled" in one.error
+
+
+def read_slowly(rank: int) -> tuple[int, dict[str, int]]:
+    return read(Consecutive(8, pause_s=0.15 if rank == 1 else 0.0))
+
+
+def test_a_slow_disk_on_one_rank_only_makes_the_others_wait():
+    ended = launch(2, read_slowly)
+    assert [one.result for one in ended] == [ended[0].result] * 2, ended
+    assert ended[0].result[0] == 4
+
+
+def stall_on_one(rank: int) -> int:
+    if rank == 1:
+        time.sleep(6)
+        return 1
+    return read(Consecutive(8))[0]
+
+
+def test_a_stalled_rank_ends_the_others_within_the_groups_timeout():
+    start = time.monotonic()
+    ended = launch(2, stall_on_one, timeout_s=2.0)
+    assert "waited in vain" in ended[0].error
+    assert time.monotonic() - start < 30
