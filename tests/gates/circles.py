@@ -15,16 +15,9 @@ PACKAGES = {"jest_loader": "jest_loader", "adapters": "jest_loader.adapters"}
 
 # Imports that close a circle, older than the gate.
 KNOWN = {
-    ("jest_loader.clip.journal.records", "jest_loader.clip.train"),
     ("jest_loader.clip.journal.tensorboard_log", "jest_loader.clip.journal.logs"),
     ("jest_loader.clip.journal.wandb_log", "jest_loader.clip.journal.logs"),
     ("jest_loader.clip.journal.wandb_log", "jest_loader.clip.saving.checkpoint"),
-    ("jest_loader.clip.models.architecture", "jest_loader.clip.models.model"),
-    (
-        "jest_loader.clip.models.open_clip_architecture",
-        "jest_loader.clip.models.open_clip_model",
-    ),
-    ("jest_loader.clip.saving.run_state", "jest_loader.clip.train"),
     ("jest_loader.demo.table", "jest_loader.demo.run"),
 }
 

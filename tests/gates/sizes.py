@@ -21,7 +21,7 @@ EXCEPTIONS = {
     "bench/caching.py:reading": OLDER,
     "bench/emitting.py": OLDER,
     "bench/scoring.py": OLDER,
-    "bench/training_sweep.py:main": OLDER,
+    "bench/training/sweep.py:main": OLDER,
     "jest_loader/cli.py:_run": "a branch for each command, with the imports that it alone needs",
     "jest_loader/clip/config/selection_checks.py:check_selection": OLDER,
     "jest_loader/loader/choosing.py:Chooser.choose": OLDER,
