@@ -1,7 +1,7 @@
 """The scores of arXiv 2406.17711, from a learner's and a reference's embeddings."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -12,127 +12,111 @@ from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.scores import FactoredScores
 
 
-@dataclass(frozen=True)
-class _WithLearner:
-    """What scorers do with their learner but score."""
+class _ContrastiveScorer:
+    """Scores with the embedders that a subclass has as ``learner``, ``reference`` or both."""
 
-    learner: Embedder
+    loss: Loss
+    equal_by: str | None
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_column(self.equal_by)
+        for name, side in self._sides.items():
+            check_embedder(name, side)
+        _check_proxy(self._sides.get("learner"), self.loss)
+
+    @property
+    def _sides(self) -> dict[str, Embedder]:
+        return {name: vars(self)[name] for name in ("learner", "reference") if name in vars(self)}
+
+    def score(self, super_batch: Batch) -> FactoredScores:
+        """Scores of the super-batch's candidates."""
+        sides = {name: side.embed(super_batch) for name, side in self._sides.items()}
+        groups = group_ids(super_batch, self.equal_by)
+        return FactoredScores(
+            sides.get("learner"), sides.get("reference"), self.loss, groups=groups
+        )
 
     def update(self, sub_batch: Batch) -> None:
         """Let a learner that is an online proxy train on the sub-batch."""
-        if isinstance(self.learner, Trainable):
-            self.learner.update(sub_batch)
+        learner = self._sides.get("learner")
+        if isinstance(learner, Trainable):
+            learner.update(sub_batch)
 
     def snapshot(self) -> Self:
         """The same with a copy of the learner's weights, good until the next call."""
-        assert isinstance(self.learner, Snapshots), "JestDataset refuses overlap without it"
-        return replace(self, learner=self.learner.snapshot())
+        learner = self._sides.get("learner")
+        if learner is None:
+            return self  # The reference's weights stay as they are.
+        assert isinstance(learner, Snapshots), "JestDataset refuses overlap without it"
+        scorer: Any = self
+        copied: Self = replace(scorer, learner=learner.snapshot())
+        return copied
 
 
 @dataclass(frozen=True)
-class Learnability(_WithLearner):
+class Learnability(_ContrastiveScorer):
     """Learner loss less reference loss: what is not learned yet and can be learned.
 
     Args:
         learner: Embeds with the model being trained, or with an online proxy of it.
         reference: Embeds with a model trained on well-curated data, or reads its cached embeddings.
         loss: ``"sigmoid"`` or ``"softmax"``, the loss that both models are trained with.
-        equal_by: A column of the batch, such as ``"caption"``: candidates that are equal in it are
-            not each other's negatives. Strings or whole numbers. None for none.
+        equal_by: A column of the batch, such as ``"caption"``, of text or whole numbers: candidates
+            that are equal in it are not each other's negatives. None makes all others negatives.
 
     Raises:
-        ValueError: if ``loss`` is another word, a side cannot embed, or ``equal_by`` names no
-            column.
+        ValueError: if ``loss`` is another word, a side cannot embed, a proxy is trained with
+            another loss, or ``equal_by`` is no name.
     """
 
+    learner: Embedder
     reference: Embedder
     loss: Loss = "sigmoid"
     equal_by: str | None = None
 
-    def __post_init__(self) -> None:
-        check_loss(self.loss)
-        check_embedder("learner", self.learner)
-        _check_proxy(self.learner, self.loss)
-        check_embedder("reference", self.reference)
-        check_column(self.equal_by)
-
-    def score(self, super_batch: Batch) -> FactoredScores:
-        """Scores of the super-batch's candidates."""
-        return FactoredScores(
-            self.learner.embed(super_batch),
-            self.reference.embed(super_batch),
-            self.loss,
-            groups=group_ids(super_batch, self.equal_by),
-        )
-
 
 @dataclass(frozen=True)
-class EasyReference:
+class EasyReference(_ContrastiveScorer):
     """The negative of the reference's loss: what it finds easy. With a cache, no model runs.
 
     Args:
-        reference: As for ``Learnability``.
-        loss: As for ``Learnability``.
-        equal_by: As for ``Learnability``.
+        reference: Embeds with a model trained on well-curated data, or reads its cached embeddings.
+        loss: ``"sigmoid"`` or ``"softmax"``, the loss that the reference was trained with.
+        equal_by: A column of the batch, such as ``"caption"``, of text or whole numbers: candidates
+            that are equal in it are not each other's negatives. None makes all others negatives.
 
     Raises:
-        ValueError: as ``Learnability``.
+        ValueError: if ``loss`` is another word, ``reference`` cannot embed, or ``equal_by`` is no
+            name.
     """
 
     reference: Embedder
     loss: Loss = "sigmoid"
     equal_by: str | None = None
 
-    def __post_init__(self) -> None:
-        check_loss(self.loss)
-        check_embedder("reference", self.reference)
-        check_column(self.equal_by)
-
-    def score(self, super_batch: Batch) -> FactoredScores:
-        """Scores of the super-batch's candidates."""
-        return FactoredScores(
-            reference=self.reference.embed(super_batch),
-            loss=self.loss,
-            groups=group_ids(super_batch, self.equal_by),
-        )
-
-    def snapshot(self) -> "EasyReference":
-        """Itself: the reference's weights stay as they are."""
-        return self
-
 
 @dataclass(frozen=True)
-class HardLearner(_WithLearner):
+class HardLearner(_ContrastiveScorer):
     """The learner's loss: what is not learned yet, learnable or not.
 
     Args:
-        learner: As for ``Learnability``.
-        loss: As for ``Learnability``.
-        equal_by: As for ``Learnability``.
+        learner: Embeds with the model being trained, or with an online proxy of it.
+        loss: ``"sigmoid"`` or ``"softmax"``, the loss that the learner is trained with.
+        equal_by: A column of the batch, such as ``"caption"``, of text or whole numbers: candidates
+            that are equal in it are not each other's negatives. None makes all others negatives.
 
     Raises:
-        ValueError: as ``Learnability``.
+        ValueError: if ``loss`` is another word, ``learner`` cannot embed or is a proxy that is
+            trained with another loss, or ``equal_by`` is no name.
     """
 
+    learner: Embedder
     loss: Loss = "sigmoid"
     equal_by: str | None = None
 
-    def __post_init__(self) -> None:
-        check_loss(self.loss)
-        check_embedder("learner", self.learner)
-        _check_proxy(self.learner, self.loss)
-        check_column(self.equal_by)
 
-    def score(self, super_batch: Batch) -> FactoredScores:
-        """Scores of the super-batch's candidates."""
-        return FactoredScores(
-            learner=self.learner.embed(super_batch),
-            loss=self.loss,
-            groups=group_ids(super_batch, self.equal_by),
-        )
-
-
-def _check_proxy(learner: Embedder, loss: Loss) -> None:
+def _check_proxy(learner: object, loss: Loss) -> None:
     trained_with = getattr(learner, "loss", loss)
     if trained_with != loss:
         raise ValueError(
