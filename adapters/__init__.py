@@ -1,8 +1,16 @@
-"""One file per outside thing: data formats to read and frameworks to work with.
+"""Data formats to read, and images to decode.
 
-Importing this package imports none of them; each is imported by the function that needs it.
+::
 
-All data formats share ``order`` (which rows come when), ``columns`` (what they are delivered as)
-and ``blocks`` (which turns anything that reads a block of rows into a source with batches, epochs
-and exact resume). ``mds`` and ``zarr`` only read blocks.
+    adapters/
+      mds/      MdsSource, MdsStream: MosaicML MDS shards, local or fetched
+      zarr      ZarrSource: a Zarr group
+      images/   DecodeImages: a column of encoded images to one tensor
+      blocks/   BlockSource: any format that can be read block by block; mds and zarr stand on it
+
+Touch what a folder's ``__init__`` exports, and ``zarr.ZarrSource``; the modules behind it may
+change. A new format is a ``blocks.BlockReader`` and a subclass of ``BlockSource``, which adds
+batches, epochs, ranks and exact resume.
+
+Importing this package imports no outside package; each is imported by the function that needs it.
 """

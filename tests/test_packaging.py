@@ -111,7 +111,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
 
 
 def test_installed_wheel_imports(clean_bin: Path, tmp_path: Path) -> None:
-    program = "import jest_loader, jest_loader.adapters.mds.source as mds; print(mds.__file__)"
+    program = "import jest_loader, jest_loader.adapters.mds as mds; print(mds.__file__)"
     file = Path(run(clean_bin / "python", "-c", program, cwd=tmp_path).strip())
     assert file.is_relative_to(clean_bin.parent)
 

@@ -1,7 +1,14 @@
-"""MDS shards, MosaicML's format: a source that maps them, and folders fetched from elsewhere.
+"""MosaicML's MDS shards: a source that maps them, and folders that are fetched from elsewhere.
 
-``source`` is ``MdsSource``, ``stream`` a folder of shards here or elsewhere, ``file`` a shard's
-bytes, checked, ``shard`` what is in them, ``remote`` fetching into a folder with a limit.
+::
+
+    source   MdsSource: batches from one or several folders of shards
+    reader   reads shards as blocks
+    rows     rows of shards, decoded when they are taken
+    stream   MdsStream: a folder of shards, here or elsewhere, and its index
+    shard    what is in the bytes of a shard
+    file     the bytes of a shard, mapped or decompressed, and checked
+    remote   fetches files into a folder with a limit
 """
 
 from jest_loader.adapters.mds.source import MdsSource

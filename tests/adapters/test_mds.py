@@ -397,7 +397,7 @@ def test_another_data_set_refuses_the_state(mds_folder: Folder) -> None:
 
 
 def test_importing_the_adapter_does_not_import_streaming() -> None:
-    program = "import sys, jest_loader.adapters.mds.source; sys.exit('streaming' in sys.modules)"
+    program = "import sys, jest_loader.adapters.mds; sys.exit('streaming' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

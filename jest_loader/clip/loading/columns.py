@@ -10,7 +10,6 @@ from torch import Tensor
 
 from jest_loader.adapters.blocks import SourceKeywords
 from jest_loader.adapters.images import DecodeImages
-from jest_loader.adapters.images.decoders import Mode
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch, take
@@ -113,9 +112,11 @@ class Decode:
 
     def __init__(self, model: ModelInputs) -> None:
         self._channels = model.channels
-        mode: Mode = "L" if model.channels == 1 else "RGB"
         self._decode = DecodeImages(
-            "image", model.image_size, mode=mode, transform=model.transform()
+            "image",
+            model.image_size,
+            mode="L" if model.channels == 1 else "RGB",
+            transform=model.transform(),
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
