@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import headline
@@ -14,7 +15,6 @@ from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
-from jest_loader.clip.step.average import AverageWeights
 from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.cost.flops import ExampleCost
 from jest_loader.loader.dataset import JestDataset
@@ -79,7 +79,7 @@ class Run:
     device: torch.device
     cost: ExampleCost
     watched: WatchedColumns
-    average: AverageWeights | None
+    average: AveragedModel | None
     reference: str | None
     checkpoints: CheckpointFolder
     check: FiniteCheck
@@ -141,7 +141,7 @@ class Run:
             "watched": self.watched.state_dict(),
             "reference": self.reference,
             "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loader": self.loader.state_dict(),
             "proxy": None if proxy is None else proxy.state_dict(),
@@ -167,6 +167,6 @@ class Run:
         self.watched.load_state_dict(state["watched"])
         self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
         if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
         if (proxy := proxy_of(self.loader)) is not None:
             proxy.load_state_dict(state["proxy"])

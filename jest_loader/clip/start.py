@@ -6,17 +6,17 @@ import torch
 
 from jest_loader.clip.config.held_out import held_out_sets
 from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.cost import run_cost
 from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
 from jest_loader.clip.journal.watched import WatchedColumns
-from jest_loader.clip.loading.build import build_loader, example_cost
+from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.reference import reference_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.run import Run
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
-from jest_loader.clip.step.average import AverageWeights
 from jest_loader.clip.step.finite_check import FiniteCheck
-from jest_loader.clip.step.optimizer import build_optimizer
+from jest_loader.clip.step.optimizer import average_weights, build_optimizer
 from jest_loader.clip.step.random_generators import seed_all
 from jest_loader.ranks.ranks import Ranks
 
@@ -52,9 +52,9 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         loader=loader,
         held_out=_held_out(config) if ranks.rank == 0 else {},
         device=device,
-        cost=example_cost(config, model),
+        cost=run_cost(config, model),
         watched=WatchedColumns(config.data.watch_columns),
-        average=None if decay is None else AverageWeights(model, decay),
+        average=None if decay is None else average_weights(model, decay),
         reference=reference_of(config, loader),
         checkpoints=checkpoints,
         check=FiniteCheck(config.out, ranks.rank),

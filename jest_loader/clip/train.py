@@ -13,6 +13,7 @@ from jest_loader.clip.evaluation.evaluate import evaluate_all
 from jest_loader.clip.journal.logs import Logs, open_logs
 from jest_loader.clip.journal.progress import Progress
 from jest_loader.clip.journal.records import Records
+from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.run import Evaluation, Run
 from jest_loader.clip.saving import checkpoint
@@ -105,7 +106,7 @@ def _train_step(run: Run, batch: Batch) -> None:
     run.optimizer.step()
     clamp_scale(run.model, config.optimizer.max_scale)
     if run.average is not None:
-        run.average.update(run.model)
+        run.average.update_parameters(run.model)
     run.step += 1
     run.skipped += config.data.batch_size - trained_on.num_examples
     run.check.add(run.step, trained_on.loss, norm, batch["sample_id"])
@@ -137,7 +138,9 @@ def _reason_to_stop(run: Run, stop: Stop) -> str | None:
 def _evaluate(run: Run, stats: SelectionStats, logs: Logs) -> None:
     metrics = evaluate_all(run.model, run.held_out)
     if run.average is not None:
-        metrics |= evaluate_all(run.average.model, run.held_out, prefix="ema_")
+        average = run.average.module
+        assert isinstance(average, ClipModel)
+        metrics |= evaluate_all(average, run.held_out, prefix="ema_")
     logs.write({"step": run.step, "held_out": metrics})
     run.evaluations.append(
         Evaluation(run.step, run.seconds, metrics, stats.to_dict(), run.watched.means())

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from jest_loader.checks import whole
-from jest_loader.cost.flops import ExampleCost, Flops, selection_flops
+from jest_loader.cost.flops import ExampleCost, Flops, Setup, example_cost
 from jest_loader.cost.shapes import ModelShape, model_shape
 from jest_loader.loader.telemetry import Counts
 
@@ -81,25 +81,28 @@ def estimate(config: CostConfig) -> ExampleCost:
     Raises:
         ValueError: if a model is not known, or its patches do not fit its images.
     """
-    learner = _shape(config.model, config)
-    low = learner.at(patch_size=config.score_patch, image_size=config.score_image)
-    scorer, proxy_update = low, 0
-    if config.proxy_model is not None and config.score != "easy_reference":
-        proxy = _shape(config.proxy_model, config)
-        scorer = proxy.at(patch_size=config.score_patch, image_size=config.score_image)
-        proxy_update = 3 * scorer.forward_flops
-    reference = _shape(config.reference_model or config.model, config)
     uses_learner = config.score != "easy_reference"
     uses_reference = config.score != "hard_learner"
-    widths = scorer.embed_dim * uses_learner + reference.embed_dim * uses_reference
-    share, full = config.low_resolution_fraction, learner.forward_flops
-    return ExampleCost(
-        training=3 * ((1 - share) * full + share * low.forward_flops),
-        scoring=scorer.forward_flops * uses_learner,
-        reference=reference.forward_flops * (uses_reference and config.reference == "live"),
-        selection=selection_flops(1, config.batch_size, widths, config.num_chunks),
-        proxy=proxy_update,
-        uniform=3 * full,
+    learner = _shape(config.model, config)
+    low = learner.at(patch_size=config.score_patch, image_size=config.score_image)
+    scorer = low
+    if config.proxy_model is not None:
+        proxy = _shape(config.proxy_model, config)
+        scorer = proxy.at(patch_size=config.score_patch, image_size=config.score_image)
+    reference = _shape(config.reference_model or config.model, config)
+    runs_reference = uses_reference and config.reference == "live"
+    return example_cost(
+        Setup(
+            learner=learner.forward_flops,
+            learner_low=low.forward_flops,
+            low_resolution_fraction=config.low_resolution_fraction,
+            scorer=scorer.forward_flops if uses_learner else 0,
+            trains_scorer=config.proxy_model is not None,
+            reference=reference.forward_flops if runs_reference else 0,
+            width=scorer.embed_dim * uses_learner + reference.embed_dim * uses_reference,
+            sub_batch_size=config.batch_size,
+            num_chunks=config.num_chunks,
+        )
     )
 
 

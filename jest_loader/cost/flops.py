@@ -97,3 +97,44 @@ class ExampleCost:
             selection=self.selection * scored,
             uniform=(self.training if self.uniform is None else self.uniform) * trained,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a run computes per example, as flops of one forward, and how it selects.
+
+    Args:
+        learner: The learner, as it is trained.
+        learner_low: The learner at the resolution of scoring.
+        low_resolution_fraction: Share of the sub-batch that is trained on at that resolution.
+        scorer: The learner or its online proxy, as it scores; 0 if the score needs neither.
+        trains_scorer: Whether that is a proxy, which learns from the sub-batch.
+        reference: The reference; 0 if it is cached, or the score needs none.
+        width: Width of the embeddings that the joint selector multiplies, of the scorer and of the
+            reference together; 0 for other selectors.
+        sub_batch_size: Examples trained on per step.
+        num_chunks: Draws per sub-batch.
+    """
+
+    learner: float
+    learner_low: float
+    low_resolution_fraction: float = 0.0
+    scorer: float = 0.0
+    trains_scorer: bool = False
+    reference: float = 0.0
+    width: int = 0
+    sub_batch_size: int = 1
+    num_chunks: int = 1
+
+
+def example_cost(setup: Setup) -> ExampleCost:
+    """What the examples of such a run cost; a backward costs two forwards."""
+    low = setup.low_resolution_fraction
+    return ExampleCost(
+        training=3 * ((1 - low) * setup.learner + low * setup.learner_low),
+        scoring=setup.scorer,
+        reference=setup.reference,
+        selection=selection_flops(1, setup.sub_batch_size, setup.width, setup.num_chunks),
+        proxy=3 * setup.scorer * setup.trains_scorer,
+        uniform=3 * setup.learner,
+    )

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from jest_loader.clip import train as training
 from jest_loader.clip.evaluation.evaluate import evaluate
-from jest_loader.clip.step.average import AverageWeights
 from jest_loader.clip.step.optimizer import OptimizerConfig, build_optimizer, schedule
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
@@ -120,41 +120,32 @@ def test_options_of_a_run_are_checked(shards, tmp_path, changes, message):
 
 def test_an_average_of_weights_is_the_sum_that_it_says(shards, tmp_path, monkeypatch):
     decay, seen = 0.75, []
-    update = AverageWeights.update
+    update = AveragedModel.update_parameters
 
     def recording(self, model):
         seen.append([parameter.detach().double().clone() for parameter in model.parameters()])
         update(self, model)
 
-    monkeypatch.setattr(AverageWeights, "update", recording)
+    monkeypatch.setattr(AveragedModel, "update_parameters", recording)
     config = config_for(shards, tmp_path / "plain")
     plain = train(config)
     assert plain.average is None
     averaging = replace(config.optimizer, ema_decay=decay)
-    begun = []
-    start = training.start_run
-    monkeypatch.setattr(
-        training,
-        "start_run",
-        lambda *given: (
-            run := start(*given),
-            begun.extend(p.detach().double().clone() for p in run.model.parameters()),
-        )[0],
-    )
     run = train(replace(config, out=tmp_path / "run", optimizer=averaging))
     # It changes nothing of the run itself.
     pairs = zip(plain.model.parameters(), run.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+    begun, *seen = seen
     assert len(seen) == 12
-    for place, average in enumerate(run.average.model.parameters()):
+    for place, average in enumerate(run.average.module.parameters()):
         expected = decay**12 * begun[place]
         for step, weights in enumerate(seen, start=1):
             expected = expected + (1 - decay) * decay ** (12 - step) * weights[place]
         torch.testing.assert_close(average.double(), expected, atol=1e-6, rtol=1e-5)
     metrics = run.evaluations[-1].metrics
-    measured = evaluate(run.average.model, run.held_out[""])
+    measured = evaluate(run.average.module, run.held_out[""])
     assert {name: metrics[f"ema_{name}"] for name in measured} == measured
     assert {name: metrics[name] for name in measured} == plain.evaluations[-1].metrics
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["average"]
-    own = run.average.model.state_dict()
+    own = run.average.module.state_dict()
     assert all(torch.equal(saved[name], own[name]) for name in own)

@@ -13,7 +13,8 @@ from jest_loader.clip.config.proxy import ProxyConfig
 from jest_loader.clip.config.schedule import ScheduleConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.loading.build import build_loader, example_cost, proxy_of
+from jest_loader.clip.cost import run_cost
+from jest_loader.clip.loading.build import build_loader, proxy_of
 from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.train import train
@@ -91,7 +92,7 @@ def test_a_proxy_scores_in_the_learners_place_and_learns(shards, tmp_path, monke
     ]
     assert rates == pytest.approx([1.0, 1.0, 10.0])
 
-    cost, forward = example_cost(config, run.model), proxy.model.forward_flops()
+    cost, forward = run_cost(config, run.model), proxy.model.forward_flops()
     assert (cost.scoring, cost.proxy, cost.reference) == (forward, 3 * forward, 0)
     assert cost.selection == selection_flops(1, 8, 4, 2)
     learners = 3 * run.model.forward_flops()

@@ -13,7 +13,8 @@ from PIL import Image
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, OptimizerConfig
-from jest_loader.clip.loading.build import build_loader, example_cost
+from jest_loader.clip.cost import run_cost
+from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.loading.columns import Prepare, PreparedSource, open_shards
 from jest_loader.clip.models.towers import TwoTower
@@ -44,7 +45,6 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops()
 
 
-@pytest.mark.filterwarnings("ignore:the learner's logit_scale is")  # It learns it.
 def test_bf16_learns_as_well_and_keeps_weights_and_scores_in_fp32(shards, tmp_path):
     selection = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
     runs = [
@@ -142,7 +142,7 @@ def test_scoring_and_half_of_training_at_a_low_resolution(
     ]
 
     forward, cheap = run.model.forward_flops(), run.model.forward_flops(*low)
-    cost = example_cost(config, run.model)
+    cost = run_cost(config, run.model)
     assert (cost.scoring, cost.reference) == (cheap, reference.model.forward_flops())
     assert cost.training == 3 * (forward + cheap) / 2
     assert cost.uniform == 3 * forward
@@ -198,7 +198,7 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
         one = replace(config, out=tmp_path / name, selection=selection, steps=1)
         run = train(one)
         runs[name] = run.loader
-        cost = example_cost(one, run.model)
+        cost = run_cost(one, run.model)
         assert cost.reference == (run.model.forward_flops() if name == "live" else 0)
         assert cost.scoring == run.model.forward_flops()
     assert runs["live"].counts == runs["cached"].counts

@@ -1,4 +1,4 @@
-"""From the configuration to the ``JestDataset`` that the trainer reads, and what its steps cost."""
+"""From the configuration to the ``JestDataset`` that the trainer reads."""
 
 import logging
 from collections.abc import Callable
@@ -23,16 +23,13 @@ from jest_loader.clip.loading.columns import (
     refuse_unreadable,
 )
 from jest_loader.clip.loading.proxy import Proxy
-from jest_loader.clip.loading.reference import reference_architecture, reference_model
-from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.loading.reference import reference_model
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import per_rank
-from jest_loader.cost.flops import ExampleCost, selection_flops
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.schedule import Schedule
 from jest_loader.protocols import Embedder, Scorer, Selector
-from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.scoring.online_proxy import OnlineProxy
@@ -169,39 +166,6 @@ def _embed_readable(
     return model.embed(batch, patch_size, image_size)
 
 
-def example_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
-    """Flops per example of this run, by the cost model."""
-    selection, forward = config.selection, model.forward_flops()
-    low = model.forward_flops(selection.score_patch_size, selection.score_image_size)
-    num_low, batch_size = num_at_low_resolution(config), config.data.batch_size
-    training = 3 * (forward + (low - forward) * num_low / batch_size)
-    if selection.selector == "uniform":
-        return ExampleCost(training, uniform=3 * forward)
-    uses_learner = selection.score != "easy_reference"
-    uses_reference = selection.score != "hard_learner"
-    runs_reference = uses_reference and selection.reference_cache is None
-    own_width, by_proxy = config.architecture.embed_dim, selection.scores_with == "proxy"
-    learners_width = selection.proxy.embed_dim if by_proxy else own_width
-    reference = reference_architecture(config) if runs_reference else None
-    reference_width = _reference_width(config, reference) if uses_reference else 0
-    widths = learners_width * uses_learner + reference_width
-    products = selection_flops(1, batch_size, widths, selection.num_chunks)
-    proxy = _proxy_flops(config)
-    return ExampleCost(
-        training=training,
-        scoring=(low if proxy is None else proxy) * uses_learner,
-        proxy=3 * (proxy or 0),
-        reference=0 if reference is None else reference.forward_flops(),
-        selection=products if selection.selector == "joint" else 0,
-        uniform=3 * forward,
-    )
-
-
-def num_at_low_resolution(config: TrainConfig) -> int:
-    """Examples of a sub-batch that are trained on at the resolution of scoring."""
-    return round(config.selection.low_resolution_fraction * config.data.batch_size)
-
-
 def _selector(selection: SelectionConfig) -> Selector:
     match selection.selector:
         case "joint":
@@ -276,21 +240,3 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
         "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "
         "hard_learner"
     )
-
-
-def _reference_width(config: TrainConfig, reference: Architecture | None) -> int:
-    """Of the embeddings of a reference that is run, or of its cache."""
-    if reference is not None:
-        return reference.embed_dim
-    assert config.selection.reference_cache is not None
-    width = read_manifest(config.selection.reference_cache).width
-    assert width is not None, "a cache of embeddings"
-    return width
-
-
-def _proxy_flops(config: TrainConfig) -> int | None:
-    """Forward of the proxy on an example; None where the learner scores."""
-    selection = config.selection
-    if selection.scores_with == "learner":
-        return None
-    return selection.proxy.model(config.model).forward_flops()

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader.batch import Batch, split
 from jest_loader.clip.config.train import TrainConfig
-from jest_loader.clip.loading.build import num_at_low_resolution
 from jest_loader.clip.loading.columns import augment
 from jest_loader.clip.step.global_loss import GlobalLoss, global_loss
 from jest_loader.embeddings import Embeddings
@@ -74,6 +73,11 @@ def backward(
     loss = contrastive_loss(embeddings, config.loss, groups)
     loss.backward()  # type: ignore[no-untyped-call]
     return TrainedOn(loss.detach(), len(batch["image"]))
+
+
+def num_at_low_resolution(config: TrainConfig) -> int:
+    """Examples of a sub-batch that are trained on at the resolution of scoring."""
+    return round(config.selection.low_resolution_fraction * config.data.batch_size)
 
 
 class _Part(NamedTuple):

@@ -1,10 +1,11 @@
-"""The optimizer, and its learning rate at each step."""
+"""The optimizer, its learning rate at each step, and the average of the weights."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jest_loader.clip.models.model import ClipModel
 
@@ -122,6 +123,19 @@ def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
             return 1.0
         case "cooldown":
             return min(1.0, (steps - step) / config.cooldown_steps)
+
+
+def average_weights(model: ClipModel, decay: float) -> AveragedModel:
+    """An exponential moving average of the model's weights, which starts from them as they are.
+
+    Args:
+        model: The model; ``update_parameters(model)`` moves the average towards its weights.
+        decay: Share of the average that stays at each update.
+    """
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    average.requires_grad_(requires_grad=False).eval()
+    average.update_parameters(model)  # The first update copies; the first step's has to average.
+    return average
 
 
 @torch.no_grad()
