@@ -139,7 +139,7 @@ def test_a_data_set_that_was_extended_is_noticed(remote, tmp_path):
     assert sorted(numbers(open_source(stream))) == list(range(150))
 
 
-def test_shards_without_hashes_are_fetched_again_when_the_index_has_changed(tmp_path):
+def test_shards_without_hashes_are_fetched_again_after_a_change(tmp_path):
     from streaming import MDSWriter
 
     def write_numbers(first, shards=1):

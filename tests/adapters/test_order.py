@@ -79,7 +79,7 @@ def test_parts_are_repeated_as_often_as_asked_for(
         first += rows
 
 
-def test_what_is_repeated_changes_from_epoch_to_epoch_and_leaves_nothing_out() -> None:
+def test_what_is_repeated_changes_and_leaves_nothing_out_over_epochs() -> None:
     order = BlockOrder(SIZES, True, 8, 3, (Part(7, 10),))
     epochs = [delivered(order, epoch) for epoch in range(60)]
     assert len({tuple(sorted(places)) for places in epochs}) > 20
