@@ -243,7 +243,7 @@ def test_rho_loss_scores_with_a_copy_of_the_weights():
     kept = scorer.snapshot()
     before = kept.values(batch)
     with torch.no_grad():
-        model.logit_bias += 1
+        model.bias += 1
     assert torch.equal(kept.values(batch), before)
     assert torch.equal(scorer.values(batch), before + 1)
     assert torch.equal(scorer.snapshot().values(batch), before + 1)
