@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywords, Table
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
-from jest_loader.adapters.blocks.order import Int64Array
 from jest_loader.adapters.blocks.threads import map_in_threads
+from jest_loader.ragged import Int64Array
 
 if TYPE_CHECKING:
     import zarr

@@ -1,5 +1,6 @@
 """Checks of arguments that several public edges make."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,23 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         return int(value)
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
+
+
+def check_keywords(given: Mapping[str, object], known: type) -> None:
+    """Raise ``TypeError``, as Python does, unless all of ``given`` are keys of a ``TypedDict``."""
+    names = list(known.__annotations__)
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"got an unexpected keyword argument {name!r}; beside the arguments of its own it "
+                f"takes {', '.join(names)}"
+            )
+
+
+def first_few(names: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:
+    """The first names as one text, and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return separator.join([*map(str, names[:most]), *more])
 
 
 def is_number(value: object) -> bool:

@@ -6,10 +6,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from jest_loader.batch import Batch, num_examples, take
+from jest_loader.checks import first_few
 
 Output = TypeVar("Output")
-
-_NUM_SHOWN = 10  # How many skipped rows a message lists.
 
 
 class SkipRowsError(ValueError):
@@ -47,6 +46,14 @@ class Used(NamedTuple, Generic[Output]):
     output: Output | None
     rows: list[int]
     reasons: dict[int, str]
+
+    def with_reasons(self, of_output: Mapping[int, str]) -> dict[int, str]:
+        """The reasons, and those that the output gives for rows of its own, by number in the batch.
+
+        Args:
+            of_output: Reasons by row of the output, such as ``Embeddings.skipped``.
+        """
+        return self.reasons | {self.rows[row]: reason for row, reason in of_output.items()}
 
 
 def use(function: Callable[[Batch], Output], batch: Batch) -> Used[Output]:
@@ -105,6 +112,4 @@ def named(reasons: Mapping[int, str], batch: Batch, *, first_row: int = 0) -> di
 
 def listed(names: Mapping[int, str]) -> str:
     """What ``named`` returned as one text, the first few rows of it."""
-    every = list(names.values())
-    more = len(every) - _NUM_SHOWN
-    return "; ".join(every[:_NUM_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return first_few(list(names.values()), separator="; ")

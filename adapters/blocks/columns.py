@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jest_loader.adapters.blocks.order import Int64Array
-from jest_loader.ragged import RaggedBytes
+from jest_loader.ragged import Int64Array, RaggedBytes
 
 Column = NDArray[Any] | RaggedBytes | list[str] | list[bytes]
 Columns = dict[str, Column]

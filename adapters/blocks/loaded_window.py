@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Columns
-from jest_loader.adapters.blocks.order import Int64Array, Window
+from jest_loader.adapters.blocks.order import Window
 from jest_loader.adapters.blocks.plan import BatchPlan
 from jest_loader.adapters.blocks.reader import Rows
 from jest_loader.adapters.blocks.scratch import Scratch
+from jest_loader.ragged import Int64Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-Int64Array = NDArray[np.int64]
+from jest_loader.ragged import Int64Array
 
 # Words of the counter that keep uses apart: the blocks' order is the use 0 with number 0, the rows
 # of window w that with number w + 1, and part p chooses what it repeats in use 1 with number p.

@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from jest_loader.adapters.blocks.options import SourceOptions
-from jest_loader.adapters.blocks.order import BlockOrder, Int64Array, Part
+from jest_loader.adapters.blocks.order import BlockOrder, Part
 from jest_loader.adapters.blocks.reader import BlockReader
+from jest_loader.ragged import Int64Array
 
 _WINDOW_BATCHES = 4  # where the user does not say how many rows a window holds
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from jest_loader.adapters.blocks.columns import Columns
-from jest_loader.adapters.blocks.order import Int64Array
 from jest_loader.adapters.blocks.scratch import Scratch
+from jest_loader.ragged import Int64Array
 
 
 class Rows(Protocol):

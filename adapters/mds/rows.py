@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column, Columns
-from jest_loader.adapters.blocks.order import Int64Array
 from jest_loader.adapters.mds.file import ShardBytes
 from jest_loader.adapters.mds.shard import decode
-from jest_loader.ragged import RaggedBytes
+from jest_loader.ragged import Int64Array, RaggedBytes
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ memory. Products accumulate in fp32; fp32 embeddings are multiplied as three TF3
 keeps about the precision of fp32.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ class Pairs:
         stacked = torch.cat([given.image, given.text])
         self._stacked = pad(stacked, (0, padding)) if padding else stacked
         image, text = self._stacked[:, :width].split(self._num_candidates)
-        self.embeddings = Embeddings(image, text, given.logit_scale, given.logit_bias)
+        self.embeddings = replace(given, image=image, text=text)
         self._scale = self._scalar(given.logit_scale)
         self._bias = self._scalar(0.0 if given.logit_bias is None else given.logit_bias)
 

@@ -110,11 +110,12 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
 def detached(embeddings: Embeddings) -> Embeddings:
     """The same embeddings outside any graph: selection is not differentiated."""
     scale, bias = embeddings.logit_scale, embeddings.logit_bias
-    return Embeddings(
-        embeddings.image.detach(),
-        embeddings.text.detach(),
-        scale.detach().reshape(()) if isinstance(scale, Tensor) else scale,
-        bias.detach().reshape(()) if isinstance(bias, Tensor) else bias,
+    return replace(
+        embeddings,
+        image=embeddings.image.detach(),
+        text=embeddings.text.detach(),
+        logit_scale=scale.detach().reshape(()) if isinstance(scale, Tensor) else scale,
+        logit_bias=bias.detach().reshape(()) if isinstance(bias, Tensor) else bias,
     )
 
 

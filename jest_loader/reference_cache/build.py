@@ -16,19 +16,21 @@ import numpy as np
 from torch import Tensor
 
 from jest_loader.batch import Batch, num_examples
-from jest_loader.checks import whole
+from jest_loader.checks import first_few, whole
+from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder, Source, Stateful
+from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import Settings
 from jest_loader.reference_cache.folder import CacheFolder, finished, remove
 from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
 from jest_loader.reference_cache.identity import identity_of
 from jest_loader.reference_cache.measure import Columns, Measure, measure_of
 from jest_loader.reference_cache.processes import Rank, can_seek, progress_bar, wait_for
-from jest_loader.reference_cache.stored_rows import sample_ids
+from jest_loader.reference_cache.sample_index import sample_ids
+from jest_loader.skipped import Used
 from jest_loader.version import __version__
 
 _LOG = logging.getLogger(__name__)
-_NUM_SHOWN = 10  # Missing samples that a message names.
 
 
 def build(
@@ -100,8 +102,8 @@ def build(
 class _Drawn(NamedTuple):
     """What the reference makes of a batch, still under way, and where the source stands after."""
 
-    started: Any
-    ids: Any
+    used: Used[Any]
+    ids: Int64Array
     skip: int  # Rows at its beginning that are there already.
     state: dict[str, Any] | None
 
@@ -110,7 +112,7 @@ class _Builder:
     def __init__(
         self,
         source: Source,
-        measure: Measure,
+        measure: Measure[Any],
         folder: CacheFolder,
         id_column: str,
         advance: Callable[[int], None],
@@ -118,6 +120,7 @@ class _Builder:
         self._source, self._measure, self._folder = source, measure, folder
         self._chunk_rows = folder.settings.chunk_rows
         self._id_column, self._advance = id_column, advance
+        self._reasons: dict[int, str] = {}  # Why samples of the chunk in the making are missing.
 
     def build(self, rank: Rank) -> None:
         """Build this process's chunks, but those that are there."""
@@ -176,9 +179,9 @@ class _Builder:
                 f"sample {ids[0]} on, it could use none; check the model and the data's columns"
             )
         if len(ids):
-            shown = ", ".join(map(str, ids[:_NUM_SHOWN].tolist()))
-            more = ", ..." if len(ids) > _NUM_SHOWN else ""
-            _LOG.warning("chunk %d: %d samples are missing: %s%s", number, len(ids), shown, more)
+            reasons = [f"sample {i}: {self._reasons.pop(i, 'it is NaN')}" for i in ids.tolist()]
+            shown = first_few(reasons, separator="; ")
+            _LOG.warning("chunk %d: %d samples are missing: %s", number, len(ids), shown)
         self._folder.add(number, columns, self._measure.logit, state)
 
     def _measured(self, number: int) -> Iterator[tuple[Columns, dict[str, Any] | None]]:
@@ -195,7 +198,10 @@ class _Builder:
             yield self._finish(before), before.state
 
     def _finish(self, drawn: _Drawn) -> Columns:
-        columns = self._measure.finish(drawn.started, drawn.ids)
+        columns = self._measure.finish(drawn.used, drawn.ids)
+        output = drawn.used.output
+        reasons = drawn.used.with_reasons(output.skipped if isinstance(output, Embeddings) else {})
+        self._reasons |= {int(drawn.ids[row]): reason for row, reason in reasons.items()}
         columns["sample_id"] = drawn.ids
         self._advance(len(drawn.ids) - drawn.skip)
         return {name: rows[drawn.skip :] for name, rows in columns.items()}

@@ -1,10 +1,10 @@
-"""A reference that was run once, ahead of time: reads what it said, runs no model."""
+"""A reference that was run once, ahead of time: looks up what it said, runs no model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -12,18 +12,76 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jest_loader.batch import Batch, take
+from jest_loader.checks import check_keywords
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
-from jest_loader.reference_cache.stored_rows import Found, SampleIndex, StoredRows, open_rows
+from jest_loader.reference_cache.mapped_rows import MappedRows
+from jest_loader.reference_cache.sample_index import SampleIndex
+from jest_loader.reference_cache.stored_rows import Found, StoredRows, open_cache
 from jest_loader.scoring.learnability import check_embedder
 from jest_loader.skipped import listed, named, use
 
-Missing = Literal["error", "skip"]
-"""What to do for examples without a row in the cache: raise an error, or skip them."""
+Live = TypeVar("Live")
+"""What computes values that the cache lacks: an embedder, or a function of a batch."""
+
+Values = NDArray[Any] | Tensor | MappedRows
+"""Stored values, a row for each sample."""
+
+Ids = NDArray[np.int64] | Tensor | SampleIndex | None
+"""The sample ids of rows; None for 0, 1, 2, ..."""
 
 
-class CachedReference:
-    """Looks up the reference's embeddings of each candidate by its sample id.
+class LookUp(TypedDict, Generic[Live], total=False):
+    """How a batch's examples are looked up, as keyword arguments of all that looks them up.
+
+    Args:
+        missing: What to do for examples that have no row, or a row of NaN. ``"error"``, the
+            default, raises; ``"skip"`` gives them NaN, with the reason; an embedder, such as
+            ``FrozenReference(model)``, or for losses a function, is called with them.
+        id_column: The column of the batch that holds sample ids, int64 [B]; ``"sample_id"`` by
+            default.
+        device: Where the values of a super-batch are put, the learner's device; the CPU by default.
+    """
+
+    missing: Literal["error", "skip"] | Live
+    id_column: str
+    device: torch.device | str
+
+
+class _Cached(Generic[Live]):
+    """Stored values, and what to do for examples that have none."""
+
+    def __init__(
+        self, columns: Mapping[str, Values], ids: Ids, **options: Unpack[LookUp[Live]]
+    ) -> None:
+        check_keywords(options, LookUp)
+        self.missing: Literal["error", "skip"] | Live = options.get("missing", "error")
+        self._device = torch.device(options.get("device", "cpu"))
+        arrays = {name: _array(values) for name, values in columns.items()}
+        index = SampleIndex.of_rows(ids, len(next(iter(arrays.values()))))
+        self._rows = StoredRows(arrays, index, options.get("id_column", "sample_id"))
+
+    def __len__(self) -> int:
+        """Samples in the cache, also those without values."""
+        return self._rows.index.num_rows
+
+    def _look_up(self, batch: Batch, remedy: str) -> Found:
+        found = self._rows.look_up(batch)
+        if found.skipped and self.missing == "error":
+            names = listed(named(found.skipped, {"sample_id": found.ids}))
+            raise ValueError(
+                "every sample must have values in the reference cache, but "
+                f"{len(found.skipped)} of this batch have none ({names}); build the cache from "
+                f"this data set, or pass missing='skip' to skip them, or {remedy}"
+            )
+        return found
+
+    def _on_device(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+
+class CachedReference(_Cached[Embedder]):
+    """Looks up the reference's embeddings of each example by its sample id.
 
     Args:
         image: Floating [N, D]: an array, a memory map or a tensor.
@@ -31,50 +89,31 @@ class CachedReference:
         logit_scale: The reference's inverse temperature.
         logit_bias: The reference's logit bias; None for a softmax model.
         ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
-        missing: What to do for examples that have no row, or a row of NaN: ``"error"`` raises;
-            ``"skip"`` gives them NaN, with the reason; an embedder, such as
-            ``FrozenReference(model)``, is run on them.
-        id_column: The column of the batch that holds sample ids, int64 [B].
-        device: Where the embeddings of a super-batch are put, the learner's device.
+        options: ``missing``, ``id_column`` and ``device``, by keyword; ``LookUp`` describes them.
 
     Raises:
         ValueError: if the arrays do not match, an id comes twice, or ``missing`` is something else.
+        TypeError: if a keyword is none of ``LookUp``.
     """
 
     def __init__(
         self,
-        image: NDArray[Any] | Tensor,
-        text: NDArray[Any] | Tensor,
+        image: Values,
+        text: Values,
         logit_scale: float,
         logit_bias: float | None = None,
         *,
-        ids: NDArray[np.int64] | Tensor | None = None,
-        missing: Missing | Embedder = "error",
-        id_column: str = "sample_id",
-        device: torch.device | str = "cpu",
+        ids: Ids = None,
+        **options: Unpack[LookUp[Embedder]],
     ) -> None:
         if len(image.shape) != 2 or tuple(image.shape) != tuple(text.shape):
             raise ValueError(
                 "cached image and text embeddings must both have shape [samples, width], "
                 f"got {tuple(image.shape)} and {tuple(text.shape)}"
             )
-        columns = {"image": _array(image), "text": _array(text)}
-        rows = StoredRows(columns, SampleIndex.of_rows(ids, len(image)), id_column)
-        self._set(rows, logit_scale, logit_bias, missing, device)
-
-    def _set(
-        self,
-        rows: StoredRows,
-        logit_scale: float,
-        logit_bias: float | None,
-        missing: Missing | Embedder,
-        device: torch.device | str,
-    ) -> None:
-        if missing not in ("error", "skip"):
-            check_embedder("missing, where it is not 'error' or 'skip',", missing)
-        self._rows = rows
-        self.missing = missing
-        self._device = torch.device(device)
+        super().__init__({"image": image, "text": text}, ids, **options)
+        if self.missing not in ("error", "skip"):
+            check_embedder("missing, where it is not 'error' or 'skip',", self.missing)
         self.logit_scale, self.logit_bias = logit_scale, logit_bias
 
     @classmethod
@@ -83,9 +122,7 @@ class CachedReference:
         path: str | Path,
         *,
         expect: Mapping[str, str] | None = None,
-        missing: Missing | Embedder = "error",
-        id_column: str = "sample_id",
-        device: torch.device | str = "cpu",
+        **options: Unpack[LookUp[Embedder]],
     ) -> "CachedReference":
         """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
 
@@ -93,103 +130,60 @@ class CachedReference:
             path: Its folder.
             expect: What it must have been built from, among ``data``, ``model``,
                 ``preprocessing``, ``tokenizer`` and whatever else its builder named.
-            missing: As for the class.
-            id_column: As for the class.
-            device: As for the class.
+            options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
 
         Raises:
             ValueError: if there is no whole cache of embeddings at ``path``, or it was built from
                 something else.
         """
-        manifest, rows = open_rows(path, "embeddings", expect or {}, id_column)
+        manifest, columns, samples = open_cache(path, "embeddings", expect)
         assert manifest.logit_scale is not None
-        reference = cls.__new__(cls)
-        reference._set(rows, manifest.logit_scale, manifest.logit_bias, missing, device)
-        return reference
-
-    def __len__(self) -> int:
-        """Samples in the cache, those that are missing included."""
-        return self._rows.index.num_rows
+        sides = columns["image"], columns["text"]
+        return cls(*sides, manifest.logit_scale, manifest.logit_bias, ids=samples, **options)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Embeddings of the batch's samples, in the dtype they are stored in.
+        """Embeddings of the batch's examples, in the dtype that they are stored in.
 
         Raises:
-            ValueError: if the batch has no ids, or, with ``missing="error"``, a sample no row.
+            ValueError: if the batch has no ids, or, with ``missing="error"``, an example no row.
         """
-        found = self._rows.look_up(batch)
-        image, text = (_on(self._device, found.columns[side]) for side in ("image", "text"))
-        embeddings = Embeddings(
-            image, text, self.logit_scale, self.logit_bias, skipped=found.skipped
-        )
-        if not found.skipped or self.missing == "skip":
+        found = self._look_up(batch, "an embedder of them, such as FrozenReference(model)")
+        image, text = (self._on_device(found.columns[side]) for side in ("image", "text"))
+        embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias, found.skipped)
+        if not found.skipped or isinstance(self.missing, str):
             return embeddings
-        if self.missing == "error":
-            raise ValueError(_no_rows(found, "an embedder of them, such as FrozenReference(model)"))
-        return self._filled(embeddings, batch, found)
-
-    def _filled(self, embeddings: Embeddings, batch: Batch, found: Found) -> Embeddings:
-        """The embeddings, with those that are missing from the embedder for them."""
-        assert not isinstance(self.missing, str)
-        missing = list(found.skipped)
-        live, rows, reasons = use(self.missing.embed, take(batch, torch.tensor(missing)))
-        skipped = {missing[row]: reason for row, reason in reasons.items()}
-        if live is None:  # They stay NaN.
-            return replace(embeddings, skipped=skipped)
-        _check_same_model(live, embeddings)
-        embedded = [missing[row] for row in rows]
-        skipped |= {embedded[row]: reason for row, reason in live.skipped.items()}
-        index = torch.tensor(embedded, device=embeddings.image.device)
-        image, text = (
-            side.index_copy(0, index, fresh.to(side))
-            for side, fresh in ((embeddings.image, live.image), (embeddings.text, live.text))
-        )
-        return replace(embeddings, image=image, text=text, skipped=skipped)
+        return _filled(embeddings, batch, self.missing)
 
 
-class CachedLosses:
-    """Looks up one stored number for each candidate by its sample id, such as a reference's loss.
+class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
+    """Looks up one stored number of each example by its sample id, such as a reference's loss.
 
     Args:
-        loss: Floating [N].
-        ids: As for ``CachedReference``.
-        missing: ``"error"``; ``"skip"``, which gives NaN; or a function ``missing(batch) ->
-            Tensor [B]`` that is called with the samples concerned.
-        id_column: As for ``CachedReference``.
-        device: Where the values are put.
+        loss: Floating [N]: an array, a memory map or a tensor.
+        ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
+        options: ``missing``, ``id_column`` and ``device``, by keyword; ``LookUp`` describes them. A
+            function for ``missing`` is ``missing(batch) -> losses``, floating [B].
 
     Raises:
-        ValueError: as ``CachedReference``.
+        ValueError: if ``loss`` is no vector, an id comes twice, or ``missing`` is something else.
+        TypeError: if a keyword is none of ``LookUp``.
     """
 
     def __init__(
         self,
-        loss: NDArray[Any] | Tensor,
+        loss: Values,
         *,
-        ids: NDArray[np.int64] | Tensor | None = None,
-        missing: Missing | Callable[[Batch], Tensor] = "error",
-        id_column: str = "sample_id",
-        device: torch.device | str = "cpu",
+        ids: Ids = None,
+        **options: Unpack[LookUp[Callable[[Batch], Tensor]]],
     ) -> None:
         if len(loss.shape) != 1:
             raise ValueError(f"cached losses must have shape [samples], got {tuple(loss.shape)}")
-        columns = {"loss": _array(loss)}
-        self._set(
-            StoredRows(columns, SampleIndex.of_rows(ids, len(loss)), id_column), missing, device
-        )
-
-    def _set(
-        self,
-        rows: StoredRows,
-        missing: Missing | Callable[[Batch], Tensor],
-        device: torch.device | str,
-    ) -> None:
-        if missing not in ("error", "skip") and not callable(missing):
+        super().__init__({"loss": loss}, ids, **options)
+        if self.missing not in ("error", "skip") and not callable(self.missing):
             raise ValueError(
                 "missing must be 'error', 'skip' or a function that scores a batch, got "
-                f"{missing!r}"
+                f"{self.missing!r}"
             )
-        self._rows, self.missing, self._device = rows, missing, torch.device(device)
 
     @classmethod
     def open(
@@ -197,68 +191,64 @@ class CachedLosses:
         path: str | Path,
         *,
         expect: Mapping[str, str] | None = None,
-        missing: Missing | Callable[[Batch], Tensor] = "error",
-        id_column: str = "sample_id",
-        device: torch.device | str = "cpu",
+        **options: Unpack[LookUp[Callable[[Batch], Tensor]]],
     ) -> "CachedLosses":
         """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
 
         Args:
             path: Its folder.
-            expect: As for ``CachedReference.open``.
-            missing: As for the class.
-            id_column: As for the class.
-            device: As for the class.
+            expect: What it must have been built from, among ``data`` and whatever its builder
+                named.
+            options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
 
         Raises:
-            ValueError: as ``CachedReference.open``.
+            ValueError: if there is no whole cache of losses at ``path``, or it was built from
+                something else.
         """
-        _, rows = open_rows(path, "loss", expect or {}, id_column)
-        scores = cls.__new__(cls)
-        scores._set(rows, missing, device)
-        return scores
-
-    def __len__(self) -> int:
-        """Samples in the cache, those that are missing included."""
-        return self._rows.index.num_rows
+        _, columns, samples = open_cache(path, "loss", expect)
+        return cls(columns["loss"], ids=samples, **options)
 
     def values(self, batch: Batch) -> Tensor:
-        """Float [B], NaN for samples without a value.
+        """Floating [B], in the dtype that they are stored in, NaN for examples without a value.
 
         Raises:
-            ValueError: as ``CachedReference.embed``.
+            ValueError: if the batch has no ids, or, with ``missing="error"``, an example no row.
         """
-        found = self._rows.look_up(batch)
-        values = _on(self._device, found.columns["loss"])
-        if not found.skipped or self.missing == "skip":
+        found = self._look_up(batch, "a function that computes them")
+        values = self._on_device(found.columns["loss"])
+        if not found.skipped or isinstance(self.missing, str):
             return values
-        if self.missing == "error":
-            raise ValueError(_no_rows(found, "a function that computes them"))
-        assert not isinstance(self.missing, str)
         rows = torch.tensor(list(found.skipped))
-        live = self.missing(take(batch, rows)).detach()
-        return values.index_copy(0, rows.to(values.device), live.to(values))
+        computed = self.missing(take(batch, rows)).detach()
+        return values.index_copy(0, rows.to(values.device), computed.to(values))
 
 
-def _array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+def _array(values: Values) -> NDArray[Any] | MappedRows:
     """The same in the host's memory; fp32 of bf16, which NumPy does not have."""
+    if isinstance(values, MappedRows):
+        return values
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
     return np.asarray(values)
 
 
-def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
-
-
-def _no_rows(found: Found, live: str) -> str:
-    names = listed(named(found.skipped, {"sample_id": found.ids}))
-    return (
-        f"every sample must have values in the reference cache, but {len(found.skipped)} of this "
-        f"batch have none ({names}); build the cache from this data set, or pass missing='skip' "
-        f"to skip them, or {live}"
+def _filled(cached: Embeddings, batch: Batch, embedder: Embedder) -> Embeddings:
+    """The embeddings, with the skipped rows embedded; what the embedder skips too stays NaN."""
+    missing = list(cached.skipped)
+    used = use(embedder.embed, take(batch, torch.tensor(missing)))
+    live = used.output
+    reasons = used.with_reasons({} if live is None else live.skipped)
+    skipped = {missing[row]: reason for row, reason in reasons.items()}
+    if live is None:
+        return replace(cached, skipped=skipped)
+    _check_same_model(live, cached)
+    index = torch.tensor([missing[row] for row in used.rows], device=cached.image.device)
+    image, text = (
+        side.index_copy(0, index, fresh.to(side))
+        for side, fresh in ((cached.image, live.image), (cached.text, live.text))
     )
+    return replace(cached, image=image, text=text, skipped=skipped)
 
 
 def _check_same_model(live: Embeddings, cached: Embeddings) -> None:

@@ -35,7 +35,7 @@ from jest_loader.reference_cache.format import (
     value_forms,
 )
 from jest_loader.reference_cache.measure import Columns, Logit, check_same_logit
-from jest_loader.reference_cache.stored_rows import SampleIndex
+from jest_loader.reference_cache.sample_index import SampleIndex
 
 
 class CacheFolder:

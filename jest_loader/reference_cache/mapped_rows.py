@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import ArrayForm
-
-Int64Array = NDArray[np.int64]
 
 
 class MappedRows:

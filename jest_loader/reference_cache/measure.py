@@ -2,24 +2,25 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jest_loader.batch import Batch, num_examples, take
+from jest_loader.batch import Batch, num_examples
 from jest_loader.embeddings import Embeddings
 from jest_loader.ops.plain import detached
 from jest_loader.protocols import Embedder
+from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import Kind
+from jest_loader.scoring.embedding_checks import is_unit, norms_of
 from jest_loader.scoring.learnability import check_embedder
-from jest_loader.skipped import SkipRowsError
-
-_NORM_TOLERANCE = 0.05
+from jest_loader.skipped import Used, use
 
 Columns = dict[str, NDArray[Any]]
+Output = TypeVar("Output")
 
 
 class Logit(NamedTuple):
@@ -30,7 +31,7 @@ class Logit(NamedTuple):
     logit_bias: float | None
 
 
-class Measure(Protocol):
+class Measure(Protocol[Output]):
     """Runs a reference. ``start`` may leave work to a device, ``finish`` waits for it."""
 
     kind: Kind
@@ -41,18 +42,18 @@ class Measure(Protocol):
         ...
 
     def expect(self, logit: Logit | None) -> None:
-        """Let only what matches ``logit`` come."""
+        """Refuse embeddings that do not match ``logit`` from now on."""
         ...
 
-    def start(self, batch: Batch) -> Any:
-        """What the reference says of the batch, in whatever form."""
+    def start(self, batch: Batch) -> Used[Output]:
+        """What the reference says of the batch, and the reasons for rows that it cannot use."""
         ...
 
-    def finish(self, started: Any, ids: NDArray[np.int64]) -> Columns:
-        """The values as they are stored, NaN where there are none.
+    def finish(self, used: Used[Output], ids: Int64Array) -> Columns:
+        """The values as they are stored, a row for each of ``ids``; NaN where there are none.
 
         Raises:
-            ValueError: if they are not as they must be.
+            ValueError: if they cannot be stored, as embeddings that are not of unit norm.
         """
         ...
 
@@ -89,35 +90,38 @@ class EmbeddingMeasure:
             check_same_logit(self.logit, logit)
         self.logit = logit or self.logit
 
-    def start(self, batch: Batch) -> "tuple[Embeddings | None, list[int], int]":
+    def start(self, batch: Batch) -> Used[Embeddings]:
         """See ``Measure``."""
-        found, good = _usable(self._embedder.embed, batch)
-        return (None if found is None else detached(found)), good, num_examples(batch)
+        return use(self._embed, batch)
 
-    def finish(
-        self, started: "tuple[Embeddings | None, list[int], int]", ids: NDArray[np.int64]
-    ) -> Columns:
+    def finish(self, used: Used[Embeddings], ids: Int64Array) -> Columns:
         """See ``Measure``."""
-        found, good, size = started
-        if found is None:
+        if used.output is None:
             if self.logit is None:
                 raise ValueError(
                     "the reference must be able to use some samples of the first batch, but of "
                     f"samples {ids.min()} to {ids.max()} it can use none; check the data's columns"
                 )
-            empty = np.full((size, self.logit.width), np.nan, np.float16)
+            empty = np.full((len(ids), self.logit.width), np.nan, np.float16)
             return {"image": empty, "text": empty}
-        self._check_same(found)
-        sides = {"image": found.image, "text": found.text}
-        absent = [_not_there(side, values, ids[good]) for side, values in sides.items()]
-        missing = torch.from_numpy(absent[0] | absent[1])
+        self._check_same(used.output)
+        missing = _missing(used.output, ids[used.rows])
         columns = {}
-        for side, values in sides.items():
-            rows = values.half().cpu()
+        for name, values in (("image", used.output.image), ("text", used.output.text)):
+            rows = values.half().cpu().numpy()
             if missing.any():
-                rows = rows.masked_fill(missing[:, None], torch.nan)
-            columns[side] = _spread(rows.numpy(), good, size)
+                rows = np.where(missing[:, None], np.float16(np.nan), rows)
+            columns[name] = _spread(rows, used.rows, len(ids))
         return columns
+
+    def _embed(self, batch: Batch) -> Embeddings:
+        found = detached(self._embedder.embed(batch))
+        if len(found.image) != (size := num_examples(batch)):
+            raise ValueError(
+                f"the reference must give one embedding per example, got {len(found.image)} for "
+                f"{size}"
+            )
+        return found
 
     def _check_same(self, found: Embeddings) -> None:
         bias = None if found.logit_bias is None else float(found.logit_bias)
@@ -147,40 +151,38 @@ class LossMeasure:
     def expect(self, logit: Logit | None) -> None:
         """See ``Measure``."""
 
-    def start(self, batch: Batch) -> tuple[Tensor | None, list[int], int]:
+    def start(self, batch: Batch) -> Used[Tensor]:
         """See ``Measure``."""
-        size = num_examples(batch)
-        with torch.no_grad():
-            found, good = _usable(self._loss, batch)
-        if found is not None and (
-            not isinstance(found, Tensor)
-            or tuple(found.shape) != (len(good),)
-            or not found.is_floating_point()
-        ):
-            has = (
-                f"{found.dtype} of {tuple(found.shape)}"
-                if isinstance(found, Tensor)
-                else type(found).__name__
-            )
-            raise ValueError(
-                f"a loss function must return a floating tensor of shape ({len(good)},), one "
-                f"number per example, got {has}; use reduction='none'"
-            )
-        return found, good, size
+        return use(self._losses, batch)
 
-    def finish(
-        self, started: tuple[Tensor | None, list[int], int], ids: NDArray[np.int64]
-    ) -> Columns:
+    def finish(self, used: Used[Tensor], ids: Int64Array) -> Columns:
         """See ``Measure``."""
-        found, good, size = started
-        values = np.empty(0, np.float32) if found is None else found.detach().float().cpu().numpy()
-        if np.isinf(values).any():
-            first = ids[good][np.isinf(values)][0]
+        if used.output is None:
+            return {"loss": np.full(len(ids), np.nan, np.float32)}
+        losses = used.output.float().cpu().numpy()
+        if np.isinf(losses).any():
+            first = ids[used.rows][np.isinf(losses)][0]
             raise ValueError(
                 f"losses must be finite, or NaN where there is none, got an infinite one for "
                 f"sample {first}; check the reference model"
             )
-        return {"loss": _spread(values.astype(np.float32), good, size)}
+        return {"loss": _spread(losses, used.rows, len(ids))}
+
+    def _losses(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            found: object = self._loss(batch)
+        shape = (num_examples(batch),)
+        if not (
+            isinstance(found, Tensor) and found.is_floating_point() and tuple(found.shape) == shape
+        ):
+            has = type(found).__name__
+            if isinstance(found, Tensor):
+                has = f"{found.dtype} of {tuple(found.shape)}"
+            raise ValueError(
+                f"a loss function must return a floating tensor of shape {shape}, one number per "
+                f"example, got {has}; use reduction='none'"
+            )
+        return found.detach()
 
 
 def check_same_logit(before: Logit, now: Logit) -> None:
@@ -193,37 +195,23 @@ def check_same_logit(before: Logit, now: Logit) -> None:
             )
 
 
-def _usable(function: Callable[[Batch], Any], batch: Batch) -> tuple[Any, list[int]]:
-    """``function`` of the rows that it can use, and which these are; None where there is none."""
-    rows = list(range(num_examples(batch)))
-    try:
-        return function(batch), rows
-    except SkipRowsError as error:
-        good = [row for row in rows if row not in error.reasons]
-        if not good:
-            return None, []
-        return function(take(batch, torch.tensor(good))), good
-
-
-def _not_there(side: str, values: Tensor, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Bool [rows]: which rows are NaN, once the others are known to be of unit norm."""
-    if len(values) != len(ids):
-        raise ValueError(
-            f"the reference must give one {side} embedding per example, got {len(values)} for "
-            f"{len(ids)}"
-        )
-    norms = torch.linalg.vector_norm(values.float(), dim=1)
-    wrong = ~((norms - 1).abs() <= _NORM_TOLERANCE)
-    absent = torch.isnan(values).all(dim=1) if wrong.any() else torch.zeros_like(wrong)
-    wrong &= ~absent
+def _missing(found: Embeddings, ids: Int64Array) -> NDArray[np.bool_]:
+    """Bool [n]: rows of which a side is NaN, once all others are known to be of unit norm."""
+    norms = norms_of(found)
+    wrong = ~is_unit(norms)
+    missing = torch.zeros_like(wrong)
     if wrong.any():
-        row = int(wrong.nonzero()[0])
+        missing = torch.stack([found.image, found.text]).isnan().all(dim=2)
+        wrong &= ~missing
+    if wrong.any():
+        side, row = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"{side} embeddings must be finite and of unit norm, but that of sample {ids[row]} has "
-            f"norm {float(norms[row]):.4g}; normalize them in the reference's embed"
+            f"{('image', 'text')[side]} embeddings must be finite and of unit norm, but that of "
+            f"sample {ids[row]} has norm {float(norms[side, row]):.4g}; normalize them in the "
+            "reference's embed"
         )
-    found: NDArray[np.bool_] = absent.cpu().numpy()
-    return found
+    rows: NDArray[np.bool_] = missing.any(dim=0).cpu().numpy()
+    return rows
 
 
 def _spread(values: NDArray[Any], rows: list[int], size: int) -> NDArray[Any]:

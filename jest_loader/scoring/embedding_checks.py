@@ -71,18 +71,27 @@ def check_groups(groups: Tensor | None, num_examples: int) -> None:
         )
 
 
+def norms_of(side: Embeddings) -> Tensor:
+    """[2, B]: the norms of the images (0) and texts (1), in fp32, or fp64 of fp64."""
+    norms = [
+        torch.linalg.vector_norm(rows.detach(), dim=1, dtype=exact_dtype(rows.dtype))
+        for rows in (side.image, side.text)
+    ]
+    return torch.stack(norms)
+
+
+def is_unit(norms: Tensor) -> Tensor:
+    """Bool, of their shape: whether each norm is 1, but for rounding. NaN is not."""
+    return (norms - 1).abs() <= _NORM_TOLERANCE
+
+
 def _check_range(name: str, side: Embeddings) -> None:
     """Refuse a scale or norms that make no logits; warn where the dtype is too coarse for them.
 
     Rows that are not finite pass: they are one candidate's fault, and selection finds them.
     """
-    norms = torch.stack(
-        [
-            torch.linalg.vector_norm(rows.detach(), dim=1, dtype=exact_dtype(rows.dtype))
-            for rows in (side.image, side.text)
-        ]
-    )
-    off = ((norms - 1).abs() > _NORM_TOLERANCE) & torch.isfinite(norms)
+    norms = norms_of(side)
+    off = ~is_unit(norms) & torch.isfinite(norms)
     bias = 0.0 if side.logit_bias is None else side.logit_bias
     scalars = [
         torch.as_tensor(value).detach().to(norms).reshape(()) for value in (side.logit_scale, bias)

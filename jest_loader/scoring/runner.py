@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jest_loader.batch import Batch, num_examples, split, to_device
-from jest_loader.checks import whole
+from jest_loader.checks import check_keywords, whole
 from jest_loader.scoring.memory import MemoryBudget
 from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
 from jest_loader.skipped import SkipRowsError, use
@@ -59,7 +59,7 @@ class ModelRunner(Generic[Output]):
         check: Callable[[object, int], Output],
         **options: Unpack[RunOptions],
     ) -> None:
-        _check_names(options)
+        check_keywords(options, RunOptions)
         micro_batch_size, max_bytes = (
             options.get("micro_batch_size"),
             options.get("max_memory_bytes"),
@@ -193,17 +193,6 @@ class Outputs(Generic[Output]):
         num_rows = len(self.rows) + len(self.skipped)
         whole_column = joined.new_full((num_rows, *joined.shape[1:]), torch.nan)
         return whole_column.index_copy(0, index, joined)
-
-
-def _check_names(options: Mapping[str, object]) -> None:
-    """Raise ``TypeError``, as Python does, unless all keywords are those of ``RunOptions``."""
-    known = list(RunOptions.__annotations__)
-    for name in options:
-        if name not in known:
-            raise TypeError(
-                f"got an unexpected keyword argument {name!r}; how a model is run is said by "
-                f"{', '.join(known)}"
-            )
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from jest_loader.adapters.blocks import (
     SourceOptions,
     Table,
 )
-from jest_loader.adapters.blocks.order import Int64Array
+from jest_loader.ragged import Int64Array
 
 SIZES = np.array([5, 3, 8, 2, 9, 1, 4])  # 32 rows
 STARTS = SIZES.cumsum() - SIZES

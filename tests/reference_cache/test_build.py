@@ -149,7 +149,8 @@ def test_samples_that_cannot_be_used_are_missing_and_not_zero(tmp_path, caplog, 
     with caplog.at_level(logging.WARNING):
         manifest = build(tmp_path / "cache", batches(range(18)), Reference(bad=bad), chunk_rows=18)
     assert manifest.num_missing == len(bad)
-    assert f"{len(bad)} samples are missing: {', '.join(map(str, bad))}" in caplog.text
+    reasons = "; ".join(f"sample {row}: bad {row}" for row in bad)
+    assert f"{len(bad)} samples are missing: {reasons}" in caplog.text
     stored = zarr.open_group(tmp_path / "cache", mode="r")
     for side in ("image", "text"):
         absent = np.isnan(stored[side][:]).all(axis=1)
@@ -157,7 +158,7 @@ def test_samples_that_cannot_be_used_are_missing_and_not_zero(tmp_path, caplog, 
         assert np.isfinite(stored[side][:][~absent]).all()
 
 
-def test_rows_that_a_live_model_leaves_out_are_missing(tmp_path):
+def test_rows_that_a_live_model_leaves_out_are_missing(tmp_path, caplog):
     class Half(torch.nn.Linear):
         def embed(self, batch):
             found = Reference(bad=[2]).embed(batch)
@@ -165,6 +166,7 @@ def test_rows_that_a_live_model_leaves_out_are_missing(tmp_path):
 
     manifest = build(tmp_path / "cache", batches(range(8)), FrozenReference(Half(1, 1)))
     assert manifest.num_missing == 1
+    assert "1 samples are missing: sample 2: bad 2" in caplog.text
     assert manifest.identity["model"].startswith("Half ")
 
 
@@ -172,11 +174,15 @@ def test_a_row_that_lacks_one_side_is_missing(tmp_path):
     class NoText(Reference):
         def embed(self, batch):
             found = super().embed(batch)
-            found.text[batch["sample_id"] == 5] = torch.nan
-            return found
+            text = found.text.half()
+            text[batch["sample_id"] == 5] = torch.nan
+            self.image = found.image.half()
+            return Embeddings(self.image, text, found.logit_scale, found.logit_bias)
 
-    assert build(tmp_path / "cache", batches(range(8)), NoText()).num_missing == 1
+    reference = NoText()
+    assert build(tmp_path / "cache", batches(range(8)), reference).num_missing == 1
     assert np.isnan(zarr.open_group(tmp_path / "cache", mode="r")["image"][5]).all()
+    assert reference.image.isfinite().all(), "what the reference returned stays as it was"
 
 
 class Far(Reference):
