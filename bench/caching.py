@@ -26,7 +26,8 @@ from torch.nn.functional import normalize
 
 from bench.harness import environment, spread
 from jest_loader import CachedReference, Embeddings, FrozenReference
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.reference_cache import build
 
 WIDTH = 512

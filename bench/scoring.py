@@ -61,7 +61,8 @@ from jest_loader import (
     Scorer,
 )
 from jest_loader.batch import Batch
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.cost.flops import selection_flops
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Trainable

@@ -1,10 +1,13 @@
-"""A folder that appears whole or not at all."""
+"""Files and folders that appear whole or not at all, and the values that JSON can hold."""
 
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 
@@ -63,3 +66,32 @@ def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
             f"only a folder with {' or '.join(marks)} can be overwritten, but {str(path)!r} has "
             "none; choose another output"
         )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the name ``path`` once it is whole and on disk."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def save_json(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` to ``path``, in place of what was there; what is not finite as null."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(finite(values), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """JSON values, with null in place of numbers that are not finite, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
-from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
+from jest_loader.clip.models.towers import BundledArchitecture
 
 MODEL = ModelConfig(
     image_size=8, channels=1, patch_size=4, vision_width=16, vision_depth=1,
     text_width=16, text_depth=0, heads=2, embed_dim=8, vocab_size=64, context_length=3,
 )  # fmt: skip
+ARCHITECTURE = BundledArchitecture(MODEL)
 COLUMNS = {"image": "ndarray:uint8:8,8", "caption": "str"}
 
 

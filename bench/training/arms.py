@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.training.subsets import best_by_reference, joined, least_alike
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.schedule import ScheduleConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.cache import build_reference_cache
-from jest_loader.clip.models.towers import ModelConfig
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
 

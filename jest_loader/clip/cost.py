@@ -5,6 +5,7 @@ from dataclasses import replace
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.loading.reference import reference_architecture
 from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.step.gradients import num_at_low_resolution
 from jest_loader.cost.flops import ExampleCost, Setup, example_cost
 from jest_loader.reference_cache.format import read_manifest
@@ -23,9 +24,9 @@ def run_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
     )
     if selection.selector == "uniform":
         return example_cost(training)
-    scorer, scorer_width = low, config.architecture.embed_dim
+    scorer, scorer_width = low, model.config.embed_dim
     if selection.scores_with == "proxy":
-        proxy = selection.proxy.model(config.model)
+        proxy = BundledArchitecture(selection.proxy.model(config.model))
         scorer, scorer_width = proxy.forward_flops(), proxy.embed_dim
     if selection.score == "easy_reference":
         scorer = scorer_width = 0

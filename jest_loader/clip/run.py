@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from jest_loader.clip.config.options import plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import headline
 from jest_loader.clip.evaluation.held_out import HeldOut
 from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.models.model import ClipModel
-from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.cost.flops import ExampleCost
@@ -117,7 +117,7 @@ class Run:
             "flops": self.flops,
             "counts": self.counts.to_dict(),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-            "config": checkpoint.plain(self.config),
+            "config": plain(self.config),
         }
 
     def describe(self) -> str:

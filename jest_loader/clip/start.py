@@ -12,6 +12,7 @@ from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.reference import reference_of
 from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.run import Run
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
@@ -65,7 +66,7 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
 
 
 def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
-    architecture = config.architecture
+    architecture = trained_architecture(config)
     model = (
         architecture.empty(config.loss)
         if resuming
@@ -83,4 +84,4 @@ def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
 def _held_out(config: TrainConfig) -> dict[str, HeldOut]:
     data = config.data
     sets = held_out_sets(data.test, data.image_column, data.caption_column, config.evaluation)
-    return {name: read_held_out(one, config.architecture) for name, one in sets.items()}
+    return {name: read_held_out(one, trained_architecture(config)) for name, one in sets.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from jest_loader.batch import Batch, to_device
+from jest_loader.clip.config.options import plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import evaluate_all
 from jest_loader.clip.journal.logs import Logs, open_logs
@@ -16,12 +17,12 @@ from jest_loader.clip.journal.records import Records
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.run import Evaluation, Run
-from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.start import start_run
 from jest_loader.clip.step.gradients import backward
 from jest_loader.clip.step.optimizer import clamp_scale, set_learning_rate
 from jest_loader.clip.step.random_generators import seed_all
 from jest_loader.clip.stop import Stop, Stopped
+from jest_loader.files import save_json
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.telemetry import SelectionStats
 from jest_loader.ops.noise import fold
@@ -55,7 +56,7 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
                 _train(run, logs, bar, stop)
         with agreement.step("ending the run"):
             if ranks.rank == 0:
-                checkpoint.save_json(config.out / "metrics.json", run.summary())
+                save_json(config.out / "metrics.json", run.summary())
         run.in_training = run.model  # DDP keeps the group's threads, which must end before Python.
     return run
 
@@ -150,7 +151,7 @@ def _evaluate(run: Run, stats: SelectionStats, logs: Logs) -> None:
 def _save(run: Run, logs: Logs) -> None:
     logs.flush()
     run.checkpoints.save(run.step, run.config, run.state_dict())
-    checkpoint.save_json(run.config.out / "metrics.json", run.summary())
+    save_json(run.config.out / "metrics.json", run.summary())
 
 
 def _logs(run: Run) -> AbstractContextManager[Logs]:
@@ -158,4 +159,4 @@ def _logs(run: Run) -> AbstractContextManager[Logs]:
     config = run.config
     if run.ranks.rank > 0:
         return nullcontext(Logs())
-    return open_logs(config.log, config.out, run.step, checkpoint.plain(config))
+    return open_logs(config.log, config.out, run.step, plain(config))

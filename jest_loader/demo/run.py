@@ -72,7 +72,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     plots.check_installed()
     _check_same_demo(config)
     data = prepare(config.out / "data", noise_fraction=config.noise_fraction)
-    table.announce(config, data)
+    table.announce(data)
     reference = train(_reference_config(config, data), label="reference")
     cache = _cache(config, data, reference)
     runs = {
@@ -84,7 +84,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     (config.out / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
     plots.draw_curves(results, config.out / "curves.png")
     plots.draw_icons(runs["joint"], QUERIES, config.out / "icons.png")
-    table.report(config, data, results)
+    table.report(config.out, data, results)
     return results
 
 

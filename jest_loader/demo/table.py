@@ -1,14 +1,12 @@
 """What the demo says on screen."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from jest_loader.demo.data import DemoData
 
-if TYPE_CHECKING:
-    from jest_loader.demo.run import DemoConfig
 
-
-def announce(config: "DemoConfig", data: DemoData) -> None:
+def announce(data: DemoData) -> None:
     """Say what is trained on what."""
     sizes = data.num_examples
     print(
@@ -26,7 +24,7 @@ def announce(config: "DemoConfig", data: DemoData) -> None:
     )
 
 
-def report(config: "DemoConfig", data: DemoData, results: dict[str, Any]) -> None:
+def report(out: Path, data: DemoData, results: dict[str, Any]) -> None:
     """Print the arms side by side, and where the files are."""
     runs = {**results["arms"], "curated only": results["reference"]}
     rows = [_HEADER, *(_row(name, run, runs["uniform"]) for name, run in runs.items())]
@@ -42,7 +40,7 @@ def report(config: "DemoConfig", data: DemoData, results: dict[str, Any]) -> Non
         f"{1 / data.num_classes:.2%}. Flops by the cost model.\n"
         f"Curated only is the reference: trained once, its embeddings cached, its cost shared by\n"
         f"independent and joint, which do not count it. One seed: bench/results has three.\n"
-        f"Written: {config.out}/demo.json, curves.png, icons.png"
+        f"Written: {out}/demo.json, curves.png, icons.png"
     )
 
 

@@ -15,9 +15,10 @@ from jest_loader.clip.commands.cache import (
     cache_command,
     verify_command,
 )
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
-from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.reference_cache.format import read_manifest

@@ -10,6 +10,7 @@ from jest_loader.clip import train as training
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.loading import build
 from jest_loader.clip.loading.build import proxy_of
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.train import train
@@ -121,7 +122,7 @@ def test_a_run_does_not_write_among_data_or_over_a_file(shards, tmp_path, of_dat
 
 def test_an_online_proxy_goes_on_where_it_was(shards, tmp_path, monkeypatch):
     def with_a_proxy(config, learner, shards, device):
-        model = config.model.build(config.loss)
+        model = TwoTower(config.model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         return HardLearner(OnlineProxy(model, optimizer), config.loss)
 

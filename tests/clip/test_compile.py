@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.models.open_clip_architecture import resolve
-from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 
@@ -30,7 +31,7 @@ OPEN_CLIP = {
 def built(kind, tmp_path):
     torch.manual_seed(0)
     if kind == "bundled":
-        return BUNDLED.build("sigmoid", logit_scale=10.0, logit_bias=-5.0)
+        return TwoTower(BUNDLED, logit_scale=10.0, logit_bias=-5.0)
     pytest.importorskip("open_clip", reason="open_clip is not installed")
     (tmp_path / "tiny.json").write_text(json.dumps(OPEN_CLIP))
     options = OpenClipConfig(str(tmp_path / "tiny.json"))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.models.conv import ConvTower, conv_flops
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.train import train
 from tests.clip_runs import MODEL, config_for
 

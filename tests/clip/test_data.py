@@ -11,8 +11,10 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from jest_loader.adapters.images import DecodeImages
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.cache import inputs_of
 from jest_loader.clip.loading.columns import (
@@ -22,7 +24,7 @@ from jest_loader.clip.loading.columns import (
     Tokenize,
     open_shards,
 )
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import BundledArchitecture, TwoTower
 from jest_loader.clip.train import train
 from jest_loader.embeddings import Embeddings
 from jest_loader.pack import PackConfig, pack, write_mds
@@ -33,6 +35,7 @@ MODEL = ModelConfig(
     image_size=8, channels=3, patch_size=4, vision_width=16, vision_depth=1,
     text_width=16, text_depth=0, heads=2, embed_dim=8, vocab_size=64, context_length=3,
 )  # fmt: skip
+ARCHITECTURE = BundledArchitecture(MODEL)
 NUM_ROWS, BAD_ROW = 96, 37
 SELECTIONS = {
     "uniform": SelectionConfig(),
@@ -75,7 +78,7 @@ def one_epoch(shards: Path, out: Path, name: str) -> TrainConfig:
     if name == "cached":
         source = open_shards(shards, batch_size=8, shuffle=False, drop_last=False)
         cache = out.with_name("cache")
-        build(cache, source, FavoursBadRow(), identity=inputs_of(data, MODEL, "sigmoid"))
+        build(cache, source, FavoursBadRow(), identity=inputs_of(data, ARCHITECTURE, "sigmoid"))
         selection = replace(selection, reference_cache=cache)
     return TrainConfig(
         data=data,
@@ -166,7 +169,7 @@ def test_a_packed_folder_trains_and_its_pixels_are_those_of_decode_images(tmp_pa
     config = one_epoch(shards, tmp_path / "run", "live")
     assert train(config).counts.trained == 48
     (batch,) = open_shards(shards, batch_size=NUM_ROWS, shuffle=False)
-    found = Prepare(config.data, MODEL)(batch)
+    found = Prepare(config.data, ARCHITECTURE)(batch)
     assert torch.equal(found["image"], DecodeImages("image", 8)(batch)["image"])
     assert found["caption"][9] == "thing 1"
 
@@ -178,17 +181,17 @@ def columns(image):
 def test_reading_and_decoding_are_apart():
     data = DataConfig(train=Path("unused"))
     encoded = [jpeg(0), jpeg(1)]
-    read = Tokenize(data, MODEL)(columns(encoded))
+    read = Tokenize(data, ARCHITECTURE)(columns(encoded))
     assert read["image"] == encoded
     assert read["text"].shape == (2, 3)
-    whole = Prepare(data, MODEL)(columns(encoded))
-    assert torch.equal(Decode(MODEL)(read)["image"], whole["image"])
+    whole = Prepare(data, ARCHITECTURE)(columns(encoded))
+    assert torch.equal(Decode(ARCHITECTURE)(read)["image"], whole["image"])
 
 
 def test_stored_pixels_are_delivered_as_they_are(decoded):
     stored = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     for prepare in (Prepare, PrepareCandidates):
-        found = prepare(DataConfig(train=Path("unused")), MODEL)(columns(stored))["image"]
+        found = prepare(DataConfig(train=Path("unused")), ARCHITECTURE)(columns(stored))["image"]
         assert torch.equal(found, torch.from_numpy(stored).permute(0, 3, 1, 2))
     assert decoded == []
 
@@ -196,7 +199,7 @@ def test_stored_pixels_are_delivered_as_they_are(decoded):
 @pytest.mark.parametrize("bad", [{1}, {0, 1, 2}])
 def test_bad_candidates_are_marked_and_the_others_decoded(bad):
     encoded = [b"nothing" if row in bad else jpeg(row) for row in range(3)]
-    found = PrepareCandidates(DataConfig(train=Path("unused")), MODEL)(columns(encoded))
+    found = PrepareCandidates(DataConfig(train=Path("unused")), ARCHITECTURE)(columns(encoded))
     assert [bool(reason) for reason in found["unreadable"]] == [row in bad for row in range(3)]
     for row in range(3):
         expected = torch.zeros(3, 8, 8, dtype=torch.uint8)
@@ -207,12 +210,14 @@ def test_bad_candidates_are_marked_and_the_others_decoded(bad):
 
 def test_bad_examples_that_cannot_be_left_out_are_named_by_their_ids():
     with pytest.raises(SkipRowsError) as caught:
-        Prepare(DataConfig(train=Path("unused")), MODEL)(columns([jpeg(0), b"nothing"]))
+        Prepare(DataConfig(train=Path("unused")), ARCHITECTURE)(columns([jpeg(0), b"nothing"]))
     assert list(caught.value.reasons) == [6]
 
 
 def test_towers_of_two_channels_cannot_take_encoded_pictures():
-    prepare = Prepare(DataConfig(train=Path("unused")), replace(MODEL, channels=2))
+    prepare = Prepare(
+        DataConfig(train=Path("unused")), BundledArchitecture(replace(MODEL, channels=2))
+    )
     with pytest.raises(ValueError, match="channels must be 1 or 3 for encoded images, got 2"):
         prepare(columns([jpeg(0)]))
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.evaluation.evaluate import embed_classes, evaluate, evaluate_all, headline
 from jest_loader.clip.evaluation.held_out import Captions, Classes, HeldOut
-from jest_loader.clip.models.tokenizer import HashTokenizer
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import TwoTower
 
 CLASSES = ("bell", "cart", "heart")
 
@@ -18,7 +18,7 @@ class Given(TwoTower):
     def __init__(self, images: list[list[float]], texts: dict[str, list[float]]) -> None:
         super().__init__(ModelConfig(image_size=8, channels=1, embed_dim=2))
         self.images = torch.tensor(images)
-        tokenize = HashTokenizer(self.config.vocab_size, self.config.context_length)
+        tokenize = self.config.tokenizer()
         self.texts = {
             tuple(tokenize([caption])[0].tolist()): torch.tensor(vector)
             for caption, vector in texts.items()
@@ -89,7 +89,7 @@ def a_model_and_images(num_images: int) -> tuple[TwoTower, torch.Tensor]:
 
 
 def embedded(model: TwoTower, texts: list[str]) -> torch.Tensor:
-    tokenize = HashTokenizer(model.config.vocab_size, model.config.context_length)
+    tokenize = model.config.tokenizer()
     return torch.cat([model.embed_text(tokenize([text])) for text in texts])
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
+from jest_loader.clip.config.log import LogConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import OptimizerConfig
-from jest_loader.clip.journal.logs import LogConfig
 from jest_loader.clip.step.finite_check import FiniteCheck, StepValues, _Pending
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for

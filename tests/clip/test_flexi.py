@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, interpolate, normalize
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.models import flexi
 from jest_loader.clip.models.flexi import resize_image, resize_kernel, resize_positions
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.models.towers import TwoTower
 
 CONFIG = ModelConfig(
     image_size=32, vision_width=32, vision_depth=1, text_width=32, text_depth=1, embed_dim=16

@@ -10,7 +10,7 @@ import torch
 from jest_loader.clip.config.held_out import EvaluationConfig, HeldOutSet, held_out_sets
 from jest_loader.clip.evaluation.held_out import read_held_out
 from jest_loader.pack import write_mds, write_zarr
-from tests.clip_runs import MODEL
+from tests.clip_runs import ARCHITECTURE
 
 IMAGE = {"image": "ndarray:uint8:8,8"}
 
@@ -47,7 +47,7 @@ def greys(images) -> list[int]:
 
 def test_distinct_captions_are_the_classes(tmp_path):
     data = written(tmp_path / "data", {"caption": ["b", "a", "b", "c"]})
-    found = read_held_out(HeldOutSet(data=data), MODEL)
+    found = read_held_out(HeldOutSet(data=data), ARCHITECTURE)
     assert found.classes.names == ("a", "b", "c")
     assert found.classes.label.tolist() == [1, 0, 1, 2]
     assert (found.classes.templates, found.captions) == ((), None)
@@ -67,7 +67,7 @@ def test_labels_are_rows_or_names_of_the_file(labels, form, tmp_path):
     data = written(tmp_path / "data", {"label": labels})
     templates = text(tmp_path / "templates.txt", "a {}.", "{c}")
     held_out = HeldOutSet(data=data, label_column="label", classes=file, templates=templates)
-    found = read_held_out(held_out, MODEL)
+    found = read_held_out(held_out, ARCHITECTURE)
     assert found.classes.names == tuple(names)
     assert found.classes.label.tolist() == [2, 0, 2]
     assert found.classes.templates == ("a {}.", "{c}")
@@ -76,14 +76,18 @@ def test_labels_are_rows_or_names_of_the_file(labels, form, tmp_path):
 def test_names_that_are_digits_are_names(tmp_path):
     data = written(tmp_path / "data", {"label": ["1", "0"]})
     classes = text(tmp_path / "names.txt", "1", "0")
-    found = read_held_out(HeldOutSet(data=data, label_column="label", classes=classes), MODEL)
+    found = read_held_out(
+        HeldOutSet(data=data, label_column="label", classes=classes), ARCHITECTURE
+    )
     assert found.classes.label.tolist() == [0, 1]
 
 
 def test_class_numbers_may_share_a_name(tmp_path):
     data = written(tmp_path / "data", {"label": [0, 1]})
     classes = text(tmp_path / "names.txt", "crane", "crane")
-    found = read_held_out(HeldOutSet(data=data, label_column="label", classes=classes), MODEL)
+    found = read_held_out(
+        HeldOutSet(data=data, label_column="label", classes=classes), ARCHITECTURE
+    )
     assert found.classes.label.tolist() == [0, 1]
 
 
@@ -92,7 +96,7 @@ def test_captions_in_a_list(as_text, tmp_path):
     lists = [["a", "b"], ["c"], ["d", "e", "f"]]
     column = [json.dumps(one) if as_text else one for one in lists]
     data = written(tmp_path / "data", {"captions": column})
-    found = read_held_out(HeldOutSet(data=data, caption_list_column="captions"), MODEL)
+    found = read_held_out(HeldOutSet(data=data, caption_list_column="captions"), ARCHITECTURE)
     assert found.classes is None
     assert found.captions.texts == tuple("abcdef")
     assert found.captions.image.tolist() == [0, 0, 1, 2, 2, 2]
@@ -113,7 +117,7 @@ def test_captions_in_rows_that_share_a_picture(block_bytes, by_rows, monkeypatch
     import jest_loader.clip.evaluation.held_out as module
 
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
-    found = read_held_out(by_rows, MODEL)
+    found = read_held_out(by_rows, ARCHITECTURE)
     assert found.captions.texts == tuple("abcdef")
     assert found.captions.image.tolist() == [0, 1, 0, 2, 1, 1]
     assert greys(found.images) == [10, 20, 30]
@@ -124,7 +128,7 @@ def test_labels_of_pictures_with_several_rows(by_rows, tmp_path):
     labelled = HeldOutSet(
         data=by_rows.data, image_id_column="key", label_column="label", classes=classes
     )
-    found = read_held_out(labelled, MODEL)
+    found = read_held_out(labelled, ARCHITECTURE)
     assert found.classes.label.tolist() == [0, 1, 0]
     assert found.captions.image.tolist() == [0, 1, 0, 2, 1, 1]
 
@@ -132,7 +136,7 @@ def test_labels_of_pictures_with_several_rows(by_rows, tmp_path):
 def test_pictures_that_are_many_are_decoded_at_each_pass(by_rows, monkeypatch):
     import jest_loader.clip.evaluation.held_out as module
 
-    kept = read_held_out(by_rows, MODEL)
+    kept = read_held_out(by_rows, ARCHITECTURE)
     assert isinstance(kept.images, tuple)
     monkeypatch.setattr(module, "_KEPT_BYTES", 2 * 64)
     monkeypatch.setattr(module, "_BLOCK_BYTES", 2 * 64)
@@ -141,7 +145,7 @@ def test_pictures_that_are_many_are_decoded_at_each_pass(by_rows, monkeypatch):
     monkeypatch.setattr(
         module._Pictures, "_decode", lambda *args: (calls.append(args), decode(*args))[1]
     )
-    found = read_held_out(by_rows, MODEL)
+    found = read_held_out(by_rows, ARCHITECTURE)
     assert not calls
     for passes in (1, 2):
         blocks = list(found.images)
@@ -152,7 +156,7 @@ def test_pictures_that_are_many_are_decoded_at_each_pass(by_rows, monkeypatch):
 
 def refused(message: str, **options) -> None:
     with pytest.raises(ValueError, match=message):
-        read_held_out(HeldOutSet(**options), MODEL)
+        read_held_out(HeldOutSet(**options), ARCHITECTURE)
 
 
 def test_data_that_do_not_fit_are_refused_in_a_sentence(tmp_path):

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.nn.functional import dropout, normalize
 
+from jest_loader.clip.config.log import LogConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.journal.logs import LogConfig
 from jest_loader.clip.models.towers import TwoTower
 from tests.clip_runs import config_for
 from tests.processes import CONTEXT
@@ -92,8 +92,8 @@ PLACES = {
     "before a checkpoint has its number": Place(10, "saving.checkpoint", "Path.replace", 4),
     "before the oldest is deleted": Place(12, "saving.checkpoint", "Path.unlink", 1),
     "before a checkpoint is the newest": Place(10, "saving.checkpoint_folder", "_link", 2),
-    "after a checkpoint": Place(10, "saving.checkpoint", "save_json", 2),
-    "before the last metrics": Place(12, "saving.checkpoint", "save_json", 4),
+    "after a checkpoint": Place(10, "train", "save_json", 2),
+    "before the last metrics": Place(12, "train", "save_json", 4),
 }
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
+from jest_loader.clip.config.log import LogConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.journal.logs import LogConfig, flat, open_logs
+from jest_loader.clip.journal.logs import open_logs
+from jest_loader.clip.journal.numbers import numbers
 from jest_loader.clip.journal.progress import Progress
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
@@ -84,7 +86,7 @@ def test_lines_after_the_checkpoint_do_not_stand_twice(tmp_path):
 
 def test_numbers_within_dicts_get_names_of_their_own():
     record = {"step": 1, "held_out": {"top1": 0.5}, "bias": None, "name": "a"}
-    assert flat(record) == {"step": 1, "held_out/top1": 0.5}
+    assert numbers(record) == {"step": 1, "held_out/top1": 0.5}
 
 
 def test_logging_may_change_when_a_run_goes_on(shards, tmp_path):

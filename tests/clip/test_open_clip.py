@@ -16,8 +16,9 @@ from torch.nn.functional import interpolate, normalize
 from jest_loader.clip.commands.cache import CacheConfig, VerifyConfig, cache_command, verify_command
 from jest_loader.clip.commands.export import ExportConfig, export_command
 from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig, TrainConfig
+from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.columns import Prepare
 from jest_loader.clip.models.open_clip_architecture import resolve
 from jest_loader.clip.saving import checkpoint

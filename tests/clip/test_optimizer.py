@@ -8,8 +8,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from jest_loader.clip import train as training
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.evaluation.evaluate import evaluate
-from jest_loader.clip.step.optimizer import OptimizerConfig, build_optimizer, schedule
+from jest_loader.clip.step.optimizer import build_optimizer, schedule
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
 

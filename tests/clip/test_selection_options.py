@@ -72,7 +72,7 @@ def test_a_proxy_scores_in_the_learners_place_and_learns(shards, tmp_path, monke
     embed_image = TwoTower.embed_image
 
     def recording(self, image, *sizes):
-        seen.append((self.config.vision_width, len(image), torch.is_grad_enabled()))
+        seen.append((self.config.sizes.vision_width, len(image), torch.is_grad_enabled()))
         return embed_image(self, image, *sizes)
 
     monkeypatch.setattr(TwoTower, "embed_image", recording)
@@ -84,7 +84,7 @@ def test_a_proxy_scores_in_the_learners_place_and_learns(shards, tmp_path, monke
     proxy = proxy_of(run.loader)
     fresh = proxy_of(build_loader(config, run.model, run.device))
     assert not states_equal(proxy.model, fresh.model)
-    assert proxy.model.config == replace(
+    assert proxy.model.config.sizes == replace(
         MODEL, vision_width=8, text_width=8, heads=2, embed_dim=4, patch_size=4
     )
     rates = [

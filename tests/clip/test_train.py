@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
-from jest_loader.clip.config.train import DataConfig, OptimizerConfig
+from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.cost import run_cost
 from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.cache import build_reference_cache
@@ -22,7 +23,7 @@ from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
 from jest_loader.loader.telemetry import Counts
 from jest_loader.pack import write_mds
-from tests.clip_runs import MODEL, config_for
+from tests.clip_runs import ARCHITECTURE, MODEL, config_for
 
 
 def weights_equal(first, second) -> bool:
@@ -186,7 +187,7 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
     config = config_for(shards, tmp_path / "run")
     source = PreparedSource(
         open_shards(config.data.train, batch_size=32, shuffle=False, drop_last=False),
-        Prepare(config.data, config.model),
+        Prepare(config.data, ARCHITECTURE),
     )
     cache = tmp_path / "cache"
     build_reference_cache(cache, config.data, reference.model, "sigmoid")
@@ -231,7 +232,7 @@ def png(image: Image.Image, **options) -> bytes:
 
 def test_pictures_of_every_mode_look_as_they_should():
     """What ``convert`` alone does to these: clips, drops transparency, leaves them lying."""
-    prepare = Prepare(DataConfig(train=Path("unused")), MODEL)
+    prepare = Prepare(DataConfig(train=Path("unused")), ARCHITECTURE)
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.paste((0, 0, 0, 255), (0, 0, 8, 4))
@@ -260,7 +261,7 @@ def test_pictures_of_every_mode_look_as_they_should():
     ],
 )
 def test_columns_of_another_kind_are_refused(columns, message):
-    prepare = Prepare(DataConfig(train=Path("unused")), MODEL)
+    prepare = Prepare(DataConfig(train=Path("unused")), ARCHITECTURE)
     with pytest.raises(ValueError, match=message):
         prepare({**columns, "sample_id": np.arange(1)})
 

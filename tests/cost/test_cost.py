@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jest_loader import Counts, FactoredScores, JestDataset, JointSelector
 from jest_loader.cli import main
-from jest_loader.clip.models.towers import ModelConfig, TwoTower
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.models.towers import TwoTower
 from jest_loader.cost.estimate import CostConfig, describe, estimate
 from jest_loader.cost.flops import ExampleCost, selection_flops
 from jest_loader.cost.shapes import KNOWN_MODELS, ModelShape, TextShape, VisionShape, model_shape

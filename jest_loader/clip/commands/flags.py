@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.config.options import default_options
 
 
 def with_flags(message: str) -> str:
@@ -12,7 +12,7 @@ def with_flags(message: str) -> str:
     Of a name without its group, like ``batch_size``, the group is added if there is but one. Names
     that are plain words, like ``steps``, are left as they are.
     """
-    fields = list(checkpoint.default_options())
+    fields = list(default_options())
     groups = Counter(field.rpartition(".")[2] for field in fields)
     flags = {field: f"--{field.replace('_', '-')}" for field in fields}
     for field, flag in list(flags.items()):

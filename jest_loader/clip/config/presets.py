@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.step.optimizer import OptimizerConfig
 
 Preset = Literal["smoke", "demo", "single_gpu", "eight_gpus", "siglip2_finetune"]
 

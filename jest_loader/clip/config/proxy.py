@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from jest_loader.clip.models.towers import ModelConfig
+from jest_loader.clip.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jest_loader.clip.config.model import ModelConfig
     from jest_loader.clip.config.selection import SelectionConfig
-    from jest_loader.clip.models.towers import ModelConfig
 
 _OF_THE_REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
 _OF_SCORING = (

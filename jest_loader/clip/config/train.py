@@ -7,14 +7,12 @@ from typing import Literal
 
 from jest_loader.checks import whole
 from jest_loader.clip.config.held_out import EvaluationConfig
+from jest_loader.clip.config.log import LogConfig
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.selection_checks import check_selection
-from jest_loader.clip.journal.logs import LogConfig
-from jest_loader.clip.models.architecture import Architecture
-from jest_loader.clip.models.open_clip_architecture import resolve
-from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.step.optimizer import OptimizerConfig
 from jest_loader.protocols import Loss
 
 
@@ -147,15 +145,6 @@ class TrainConfig:
 
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down while training."""
-
-    @property
-    def architecture(self) -> Architecture:
-        """The model that is trained.
-
-        Raises:
-            ValueError: if open_clip has no such model or is not installed.
-        """
-        return self.model if self.open_clip.name is None else resolve(self.open_clip)
 
     def __post_init__(self) -> None:
         self._check_watched()

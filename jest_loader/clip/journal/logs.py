@@ -5,27 +5,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from jest_loader.clip.saving.json_values import finite
+from jest_loader.clip.config.log import LogConfig
+from jest_loader.files import finite
 
 _NAME = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """What is written down while training, besides metrics.json."""
-
-    every: int = 10
-    """Steps between lines of log.jsonl, each of which waits for the GPU once."""
-
-    tensorboard: bool = False
-    """Also write event files for TensorBoard to OUT/tensorboard."""
-
-    wandb: str | None = None
-    """Also log to this project of Weights & Biases; a run that goes on is the same run there."""
 
 
 class Log(Protocol):
@@ -137,14 +123,3 @@ def _step_of(line: bytes) -> int | None:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
     except ValueError:
         return None
-
-
-def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The record's numbers by name, as in ``counts/trained``; for logs that know no dicts."""
-    numbers: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            numbers |= flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            numbers[prefix + name] = value
-    return numbers

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from jest_loader.clip.journal.logs import flat
+from jest_loader.clip.journal.numbers import numbers
 
 
 class TensorBoardLog:
@@ -31,7 +31,7 @@ class TensorBoardLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a scalar for each number but the step, and those within dicts as ``outer/inner``."""
-        for name, value in flat(record).items():
+        for name, value in numbers(record).items():
             if name != "step":
                 self._writer.add_scalar(name, value, record["step"])
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from jest_loader.clip.journal.logs import flat
-from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.journal.numbers import numbers
 from jest_loader.clip.stop import Stopped
+from jest_loader.files import replacing
 
 
 class WandbLog:
@@ -30,7 +30,7 @@ class WandbLog:
 
         path = out / "wandb_id.txt"
         if not path.is_file():
-            with checkpoint.replacing(path) as part:
+            with replacing(path) as part:
                 part.write_text(uuid4().hex[:12] + "\n")
         self._run = wandb.init(
             project=project,
@@ -50,8 +50,8 @@ class WandbLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers, those within dicts as ``outer/inner``."""
-        numbers = flat(record)
-        self._run.log(numbers, step=int(numbers.pop("step")))
+        scalars = numbers(record)
+        self._run.log(scalars, step=int(scalars.pop("step")))
 
     def flush(self) -> None:
         """Nothing: W&B has a process of its own, which outlives this one."""

@@ -25,6 +25,7 @@ from jest_loader.clip.loading.columns import (
 from jest_loader.clip.loading.proxy import Proxy
 from jest_loader.clip.loading.reference import reference_model
 from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.processes import per_rank
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
@@ -115,7 +116,7 @@ def _decoding(
     Where all candidates are needed as pixels they are decoded once, while reading ahead.
     Otherwise, only those chosen are decoded.
     """
-    selection, model = config.selection, config.architecture
+    selection, model = config.selection, trained_architecture(config)
     some_uniform = selection.selector == "uniform" or selection.schedule.has_uniform_steps
     readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
     if selection.selector == "uniform" or _scores_pixels(selection):

@@ -10,6 +10,7 @@ from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.columns import Decode, ShardSource, Tokenize, open_shards
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.protocols import Embedder, Loss
 from jest_loader.reference_cache import Manifest, build
 from jest_loader.reference_cache.cached import CachedReference
@@ -62,7 +63,7 @@ def open_reference_cache(
     num_rows = read_manifest(path).num_rows
     expect = {
         "data": shards.fingerprint(num_rows),
-        **inputs_of(config.data, config.architecture, config.loss),
+        **inputs_of(config.data, trained_architecture(config), config.loss),
     }
     cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
     if num_rows < shards.num_examples and live is None:

@@ -9,6 +9,7 @@ from torch import nn
 from jest_loader.batch import Batch, take
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.step.optimizer import build_optimizer, clamp_scale, set_learning_rate
 from jest_loader.ops.noise import fold
 from jest_loader.ranks.ranks import ranks_of
@@ -48,9 +49,13 @@ class Proxy(OnlineProxy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(config.seed, _PURPOSE))
             sizes = options.model(config.model)
-            model = sizes.build(
-                config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
-            ).to(device)
+            model = (
+                BundledArchitecture(sizes)
+                .build(
+                    config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
+                )
+                .to(device)
+            )
         optimizer = build_optimizer(model, replace(config.optimizer, lr=options.lr))
 
         def clip(*_: Any) -> None:

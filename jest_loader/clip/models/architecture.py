@@ -10,7 +10,7 @@ from jest_loader.protocols import Loss
 class Architecture(ModelInputs, Protocol):
     """A two-tower model's sizes and inputs, from which it is built.
 
-    The bundled model's is ``ModelConfig``, that of a model of open_clip ``OpenClipArchitecture``.
+    ``BundledArchitecture`` is the bundled model's, ``OpenClipArchitecture`` one of open_clip.
     """
 
     def build(self, loss: Loss, *, logit_scale: float, logit_bias: float) -> ClipModel:

@@ -5,10 +5,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize
 
+from jest_loader.clip.config.model import CONV_GROUPS
 from jest_loader.clip.models.blocks import through
 from jest_loader.clip.models.flexi import as_pixels
-
-_GROUPS = 8
 
 
 class ConvTower(nn.Module):
@@ -55,11 +54,6 @@ class ConvTower(nn.Module):
         return projected
 
 
-def smallest_width(depth: int) -> int:
-    """Of the last stage, where the first has as many channels as there are groups."""
-    return _GROUPS << (depth - 1)
-
-
 def conv_flops(
     channels: int, width: int, depth: int, image_size: int, patch_size: int | None = None
 ) -> int:
@@ -89,7 +83,7 @@ def _stage(before: int, after: int, *, deepens: bool) -> nn.Sequential:
         *(
             layer
             for convolution in convolutions
-            for layer in (convolution, nn.GroupNorm(_GROUPS, after), nn.GELU())
+            for layer in (convolution, nn.GroupNorm(CONV_GROUPS, after), nn.GELU())
         )
     )
 

@@ -1,15 +1,15 @@
 """The bundled two-tower model: a ViT or convolutions for images, a transformer for text."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 
+from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.models.blocks import through
-from jest_loader.clip.models.conv import ConvTower, conv_flops, smallest_width
+from jest_loader.clip.models.conv import ConvTower, conv_flops
 from jest_loader.clip.models.flexi import as_pixels, resize_kernel, resize_positions
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
@@ -18,80 +18,46 @@ from jest_loader.protocols import Loss
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the two towers.
+class BundledArchitecture:
+    """The bundled model as data, caches and checkpoints see it.
 
     Args:
-        image_size: Height and width of an image, pixels.
-        channels: 1 for grey, 3 for colour.
-        image_tower: vit, a FlexiViT; or conv, convolutions, which need less data and no GPU.
-        patch_size: Height and width of a patch, pixels; divides image_size. For vit only.
-        vision_width: Width of the image tower; of its last stage for conv.
-        vision_depth: Blocks of the image tower; for conv, stages that each halve the image.
-        text_width: Width of the text tower.
-        text_depth: Blocks of the text tower; 0 averages word embeddings.
-        heads: Attention heads of both towers.
-        embed_dim: Width of the joint embedding.
-        vocab_size: Token ids.
-        context_length: Tokens per caption.
+        sizes: Of the two towers.
     """
 
-    image_size: int = 64
-    channels: int = 3
-    image_tower: Literal["vit", "conv"] = "vit"
-    patch_size: int = 8
-    vision_width: int = 128
-    vision_depth: int = 4
-    text_width: int = 128
-    text_depth: int = 1
-    heads: int = 4
-    embed_dim: int = 128
-    vocab_size: int = 8192
-    context_length: int = 8
+    sizes: ModelConfig
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            smallest = 0 if field.name.endswith("_depth") else 1
-            value = getattr(self, field.name)
-            if field.name != "image_tower" and value < smallest:
-                raise ValueError(f"{field.name} must be at least {smallest}, got {value}")
-        if self.image_tower == "conv":
-            self._check_stages()
-        else:
-            self._check_patches()
-        self._check_heads("text_width", self.text_width)
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, pixels."""
+        return self.sizes.image_size
 
-    def _check_patches(self) -> None:
-        if self.image_size % self.patch_size != 0:
-            raise ValueError(
-                f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}"
-            )
-        self._check_heads("vision_width", self.vision_width)
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.sizes.channels
 
-    def _check_heads(self, name: str, width: int) -> None:
-        if width % self.heads != 0:
-            raise ValueError(f"heads must divide {name}, got {self.heads} and {width}")
+    @property
+    def context_length(self) -> int:
+        """Tokens per caption."""
+        return self.sizes.context_length
 
-    def _check_stages(self) -> None:
-        if self.vision_depth < 1:
-            raise ValueError("vision_depth must be at least 1 for image_tower conv, got 0")
-        if self.vision_width % smallest_width(self.vision_depth) != 0:
-            raise ValueError(
-                f"vision_width must be a multiple of {smallest_width(self.vision_depth)} for "
-                f"{self.vision_depth} stages of image_tower conv, got {self.vision_width}"
-            )
+    @property
+    def embed_dim(self) -> int:
+        """Width of the joint embedding."""
+        return self.sizes.embed_dim
 
     @property
     def shape(self) -> ModelShape:
         """The sizes that the cost model takes."""
         vision = VisionShape(
-            self.vision_depth,
-            self.vision_width,
-            self.patch_size,
+            self.sizes.vision_depth,
+            self.sizes.vision_width,
+            self.sizes.patch_size,
             self.image_size,
             channels=self.channels,
         )
-        text = TextShape(self.text_depth, self.text_width, self.context_length)
+        text = TextShape(self.sizes.text_depth, self.sizes.text_width, self.context_length)
         return ModelShape(vision, text, self.embed_dim)
 
     @property
@@ -102,20 +68,20 @@ class ModelConfig:
     @property
     def tokenization(self) -> str:
         """The tokenizer and its ids."""
-        return f"HashTokenizer of {self.vocab_size} ids"
+        return f"HashTokenizer of {self.sizes.vocab_size} ids"
 
     def tokenizer(self) -> HashTokenizer:
         """Makes the token ids that the text tower takes."""
-        return HashTokenizer(self.vocab_size, self.context_length)
+        return HashTokenizer(self.sizes.vocab_size, self.context_length)
 
     def transform(self) -> None:
         """Images are cut and resized as ``DecodeImages`` does."""
 
     def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
         """Flops of embedding one image-text pair, by the cost model; None takes its own sizes."""
-        if self.image_tower == "conv":
+        if self.sizes.image_tower == "conv":
             size = image_size or self.image_size
-            sizes = (self.channels, self.vision_width, self.vision_depth, size)
+            sizes = (self.channels, self.sizes.vision_width, self.sizes.vision_depth, size)
             return conv_flops(*sizes, patch_size) + self.shape.text.forward_flops
         return self.shape.at(patch_size=patch_size, image_size=image_size).forward_flops
 
@@ -124,7 +90,9 @@ class ModelConfig:
     ) -> "TwoTower":
         """A model for ``loss``, drawn by torch's generator: a softmax model has no bias."""
         return TwoTower(
-            self, logit_scale=logit_scale, logit_bias=logit_bias if loss == "sigmoid" else None
+            self.sizes,
+            logit_scale=logit_scale,
+            logit_bias=logit_bias if loss == "sigmoid" else None,
         )
 
     def empty(self, loss: Loss) -> "TwoTower":
@@ -144,14 +112,14 @@ class TwoTower(ClipModel):
         logit_bias: Initial logit bias; None makes a softmax model, which has none.
     """
 
-    config: ModelConfig
+    config: BundledArchitecture
     image_tower: "_ImageTower | ConvTower"
     text_tower: "_TextTower"
 
     def __init__(
         self, config: ModelConfig, *, logit_scale: float = 10.0, logit_bias: float | None = -10.0
     ) -> None:
-        super().__init__(config)
+        super().__init__(BundledArchitecture(config))
         if config.image_tower == "conv":
             self.image_tower = ConvTower(
                 config.channels, config.vision_width, config.vision_depth, config.embed_dim

@@ -1,23 +1,21 @@
 """Checkpoints: written whole or not at all, read without unpickling objects."""
 
-import json
-import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from jest_loader.clip.config.train import DataConfig, TrainConfig
+from jest_loader.clip.config.model import ModelConfig
+from jest_loader.clip.config.options import flat, plain
+from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
-from jest_loader.clip.models.towers import ModelConfig
-from jest_loader.clip.saving.json_values import finite
+from jest_loader.clip.models.towers import BundledArchitecture
+from jest_loader.clip.models.trained import trained_architecture
+from jest_loader.files import replacing
 
 _VERSION = 4
 # May differ when a run goes on.
@@ -38,9 +36,10 @@ def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
     """
     with replacing(path) as part:
         head = {"version": _VERSION, "config": plain(config)}
-        if isinstance(config.architecture, OpenClipArchitecture):
+        architecture = trained_architecture(config)
+        if isinstance(architecture, OpenClipArchitecture):
             # The file or folder that named it may be gone when the checkpoint is read.
-            head["open_clip"] = config.architecture.saved()
+            head["open_clip"] = architecture.saved()
         try:
             torch.save({**head, **contents}, part)
         except RuntimeError as error:
@@ -50,26 +49,6 @@ def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
                 f"{path} cannot be written, as where a disk is full; make room for it, and the "
                 f"same command goes on ({str(error).splitlines()[0]})"
             ) from error
-
-
-def save_json(path: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` to ``path``, in place of what was there; what is not finite as null."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(finite(values), indent=1, allow_nan=False) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name ``path`` once it is whole and on disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -147,12 +126,12 @@ def architecture_of(contents: dict[str, Any]) -> Architecture:
     """What the model of a checkpoint is built from."""
     if "open_clip" in contents:
         return OpenClipArchitecture(**contents["open_clip"])
-    return ModelConfig(**contents["config"]["model"])
+    return BundledArchitecture(ModelConfig(**contents["config"]["model"]))
 
 
 def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the model of ``path`` takes a run's inputs and has its loss."""
-    now = config.architecture
+    now = trained_architecture(config)
     pairs = {name: (getattr(model, name), getattr(now, name)) for name in _INPUTS}
     for name, (there, here) in {**pairs, "loss": (loss, config.loss)}.items():
         if there != here:
@@ -164,31 +143,10 @@ def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfi
 
 def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the checkpoint at ``path`` is of this configuration."""
-    was, now = _flat(saved), _flat(plain(config))
+    was, now = flat(saved), flat(plain(config))
     for name in sorted(was.keys() | now.keys()):
         if name not in _FREE and was.get(name) != now.get(name):
             raise ValueError(
                 f"{path.parent} holds a run with {name} = {was.get(name)}, which cannot go on with "
                 f"{now.get(name)}; choose another folder, or delete this one"
             )
-
-
-def plain(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
-    return values
-
-
-def default_options() -> dict[str, Any]:
-    """Every option by its dotted name, as JSON values."""
-    return _flat(plain(TrainConfig(DataConfig(Path()), Path())))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -8,6 +8,7 @@ from typing import Any
 
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.saving import checkpoint
+from jest_loader.files import replacing
 
 _NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")
 _OF_DATA = ("index.json", "zarr.json", ".zgroup")
@@ -59,7 +60,7 @@ class CheckpointFolder:
         checkpoint.save(numbered, config, contents)
         for old in self._numbered(step)[: -self._keep]:
             old.unlink()
-        with checkpoint.replacing(self.newest) as part:
+        with replacing(self.newest) as part:
             _link(numbered, part)
 
     def _numbered(self, step: int) -> list[Path]:

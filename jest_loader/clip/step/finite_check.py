@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jest_loader.clip.saving import checkpoint
+from jest_loader.files import save_json
 
 _NUM_NAMED = 5
 
@@ -81,7 +81,7 @@ class FiniteCheck:
             self._last = values
             return
         ids = torch.as_tensor(pending.sample_ids).tolist()
-        checkpoint.save_json(
+        save_json(
             self._path,
             {
                 "step": values.step,

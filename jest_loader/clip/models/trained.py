@@ -1,0 +1,17 @@
+"""Which architecture a run trains."""
+
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.models.architecture import Architecture
+from jest_loader.clip.models.open_clip_architecture import resolve
+from jest_loader.clip.models.towers import BundledArchitecture
+
+
+def trained_architecture(config: TrainConfig) -> Architecture:
+    """What the model of a run is built from.
+
+    Raises:
+        ValueError: if open_clip has no such model or is not installed.
+    """
+    if config.open_clip.name is None:
+        return BundledArchitecture(config.model)
+    return resolve(config.open_clip)
