@@ -124,7 +124,7 @@ def test_a_live_learner_follows_its_model_to_the_gpu():
     torch.testing.assert_close(found.image.cpu(), expected.image)
 
 
-def test_a_sub_batch_chosen_during_training_is_that_of_weights_one_step_old():
+def test_a_choice_made_during_training_is_by_weights_one_step_old():
     def run(overlap):
         torch.manual_seed(0)
         model = torch.nn.Linear(16, 16).cuda()
@@ -166,7 +166,7 @@ def test_a_sub_batch_chosen_during_training_is_that_of_weights_one_step_old():
     assert run(overlap=True) == run(overlap=False)
 
 
-def test_sub_batches_are_pinned_by_a_dataloader_but_not_once_they_are_on_the_gpu():
+def test_a_dataloader_pins_sub_batches_that_are_not_on_the_gpu():
     def loader(device):
         source = [{"image": torch.zeros(8, 3, device=device), "caption": ["a"] * 8}]
         data = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=4)

@@ -144,7 +144,7 @@ def test_when_nothing_is_left_to_replace_with():
         next(iter(dataset))
 
 
-def test_a_candidate_without_a_score_does_not_keep_others_from_being_replaced():
+def test_a_candidate_without_a_score_leaves_others_to_be_replaced():
     class Scorer:
         def score(self, super_batch):
             side = random_embeddings(200, 8, seed=0)
@@ -264,7 +264,7 @@ def test_rows_that_a_model_cannot_embed_get_no_score(micro_batch_size, caplog):
     assert torch.isnan(scores.logits).nonzero().flatten().tolist() == [3, 13]
 
 
-def test_a_super_batch_with_rows_that_a_model_cannot_embed_is_used_without_them():
+def test_rows_that_a_model_cannot_embed_are_skipped_and_others_used():
     learner = HardLearner(LiveLearner(Towers()))
     dataset = make(learner, num_batches=10, max_skipped_fraction=0.1)
     assert not [number for number in numbers(dataset)[0] if number % 10 == 3]

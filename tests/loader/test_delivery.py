@@ -17,7 +17,7 @@ from tests.helpers import Counting, numbered_batches
 from tests.loader.builders import ByNumber, Rows, dataset, numbers
 
 
-def test_the_best_rows_of_each_super_batch_are_delivered_in_the_order_drawn():
+def test_the_best_rows_of_a_super_batch_come_in_the_order_drawn():
     delivered = list(dataset(numbered_batches(6, 4)))
     assert numbers(delivered) == [[7, 6, 5, 4], [15, 14, 13, 12], [23, 22, 21, 20]]
     assert delivered[0]["caption"] == ["row 7", "row 6", "row 5", "row 4"]

@@ -57,7 +57,7 @@ def start(kind, data, out, seconds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mds", "zarr"])
-def test_a_run_that_is_killed_again_and_again_delivers_what_one_that_is_not_does(kind, tmp_path):
+def test_a_run_killed_again_and_again_delivers_what_a_whole_run_does(kind, tmp_path):
     columns = {"value": "float32", "jpg": "bytes"}
     rows = ({"value": n % 17 / 10, "jpg": bytes(n % 50)} for n in range(310))
     data = tmp_path / "data"

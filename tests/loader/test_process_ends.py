@@ -40,18 +40,23 @@ TRAIN = """
 """
 
 
-@pytest.mark.parametrize("how_long", ["0.01", "10_000"], ids=["while reading", "while hanging"])
-@pytest.mark.parametrize(
-    ("end", "code"), [("raise KeyError('a bug')", 1), ("sys.exit(3)", 3)], ids=["raises", "exits"]
+@pytest.mark.parametrize(  # Each pair of two conditions once.
+    ("how_long", "end", "threads"),
+    [
+        ("0.01", "raise KeyError('a bug')", "1"),
+        ("0.01", "sys.exit(3)", "2"),
+        ("10_000", "raise KeyError('a bug')", "2"),
+        ("10_000", "sys.exit(3)", "1"),
+    ],
+    ids=["reading-raises", "reading-exits", "hanging-raises", "hanging-exits"],
 )
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_process_ends_when_the_training_loop_does(how_long, end, code, threads):
+def test_the_process_ends_when_the_training_loop_does(how_long, end, threads):
     script = textwrap.dedent(TRAIN).replace("HOW_LONG", how_long).replace("END", end)
     script = script.replace("THREADS", threads)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
-    assert result.returncode == code, result.stderr
+    assert result.returncode == (3 if "exit" in end else 1), result.stderr
     assert result.stdout.split() == ["0", "1", "2"]
 
 
@@ -84,7 +89,7 @@ def test_a_process_that_ends_lets_the_thread_leave_what_it_is_in():
     assert (result.returncode, result.stdout.split()) == (0, ["left"]), result.stderr
 
 
-def test_a_process_that_waits_for_its_last_read_says_so_and_can_be_interrupted():
+def test_waiting_for_the_last_read_is_said_and_can_be_interrupted():
     script = """
         import signal, time
         from jest_loader.loader.read_ahead import ReadAhead

@@ -196,7 +196,7 @@ def test_a_schedule_must_suit_the_dataset():
         make(Schedule(10, gain={0.0: 2.0}), selector=Plain())
 
 
-def test_data_that_cannot_hold_the_largest_super_batch_are_refused_at_the_start():
+def test_data_smaller_than_the_largest_super_batch_are_refused():
     with pytest.raises(
         ValueError, match=r"0\.96 makes super-batches of 100 .* source has 96; lower"
     ):

@@ -61,7 +61,7 @@ def learnability(sides, loss):
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
-def test_the_score_is_the_learners_loss_on_the_sub_batch_less_the_references(loss):
+def test_the_score_is_the_learners_loss_less_the_references(loss):
     scorer = Fixed(loss)
     dataset = JestDataset(numbered_batches(12, 10), scorer, JointSelector(3), **SIZES)
     for batch in dataset:

@@ -20,6 +20,7 @@ from jest_loader.ops import noise, plain
 from tests.helpers import random_embeddings
 
 fused = pytest.importorskip("jest_loader.ops.fused", reason="needs Triton")
+ReduceOps = pytest.importorskip("triton.runtime.interpreter").ReduceOps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float16, torch.float32, torch.bfloat16]
@@ -33,6 +34,19 @@ CASES = {
     "two tiles of the chunk": (70, 129, 16),
     "all": (64, 64, 32),
 }
+
+
+@pytest.fixture(autouse=True)
+def products_of_numpy(monkeypatch):
+    """Tiles are multiplied by NumPy: the interpreter calls ``_multiply`` for each element."""
+
+    def product(reduce, tiles):
+        assert reduce.combine_fn.fn(2.0, 3.0) == 6.0
+        (tile,) = tiles
+        found = tile.handle.data.prod(axis=reduce.axis, keepdims=reduce.keep_dims)
+        return [reduce.to_tensor(found, tile.dtype)]
+
+    monkeypatch.setattr(ReduceOps, "generic_reduce", product)
 
 
 def embeddings(size, width, dtype, **options):

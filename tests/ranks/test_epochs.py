@@ -30,7 +30,7 @@ def test_ranks_stop_together_where_the_first_runs_short():
 
 
 @pytest.mark.parametrize("with_epochs", [True, False])
-def test_the_state_after_an_epoch_that_some_ranks_had_more_of_is_that_of_all(with_epochs):
+def test_ranks_share_one_state_after_an_epoch_that_some_had_more_of(with_epochs):
     """Without epochs a source cannot leave one: then the state has nothing of it."""
 
     class WithoutEpochs:

@@ -85,7 +85,7 @@ def test_equal_quotas_are_worth_nearly_what_the_exact_rule_is(exact, num_ranks):
     assert 0.85 < mean_learnability("equal", num_ranks) / exact < 1.1
 
 
-def test_equal_quotas_are_worth_less_where_candidates_are_dealt_by_cluster(exact):
+def test_equal_quotas_are_worth_less_where_ranks_have_few_clusters(exact):
     """Quotas then keep a rank from what it has."""
     assert 0.8 < mean_learnability("equal", 8, skew=0.25) / exact < 1.05
 

@@ -46,7 +46,7 @@ def test_another_global_super_batch_is_refused_by_name(folder):
         over_ranks(folder, 2, state=state, super_batch_size=48)
 
 
-def test_sources_that_do_not_divide_their_rows_refuse_another_number_of_ranks():
+def test_sources_without_shard_refuse_another_number_of_ranks():
     def run(group, state=None):
         loader = JestDataset(
             Counting(6, 4 if group.size > 1 else 8),

@@ -70,9 +70,9 @@ def test_joint_selector_draws_as_the_published_algorithm():
     assert abs(totals[0].mean() - totals[1].mean()) < 5 * error
 
 
-def test_joint_selector_has_the_exact_probabilities_of_ordered_draws():
+@pytest.mark.parametrize("num_draws", [4000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_joint_selector_has_the_exact_probabilities_of_ordered_draws(num_draws):
     pairwise = learnability_matrix(4, seed=11)
-    num_draws = 20_000
     exact = {}
     for first, second in permutations(range(4), 2):
         own = np.diag(pairwise)
@@ -101,7 +101,7 @@ def test_joint_differs_from_independent_where_negatives_matter():
     assert total_score(pairwise, joint.numpy()) > 1.2 * total_score(pairwise, independent.numpy())
 
 
-def test_at_siglips_initial_scale_and_bias_conditioning_adds_next_to_nothing():
+def test_at_siglips_initial_scale_conditioning_adds_next_to_nothing():
     scores = FactoredScores(random_embeddings(200, 64, seed=0, logit_scale=10.0, logit_bias=-10.0))
     added = scores.given(torch.arange(10)).logits[10:] - scores.logits[10:]
     assert added.abs().max() < 0.2 * scores.logits.std()
@@ -116,7 +116,7 @@ def test_the_first_chunk_is_drawn_as_independent_selection_draws():
     assert torch.equal(first_chunk, independent[:10])
 
 
-def test_example_scores_make_joint_selection_draw_each_chunk_independently():
+def test_example_scores_draw_each_chunk_independently():
     values = torch.linspace(-3, 3, 50, dtype=torch.float64)
     counts = torch.zeros(2, 50)
     for step in range(3000):
@@ -224,12 +224,13 @@ def test_a_small_gain_draws_more_evenly():
     assert torch.all((share - expected).abs() < 5 * math.sqrt(expected * (1 - expected) / 4000))
 
 
-def test_gibbs_draws_sub_batches_by_the_exponential_of_their_score():
+@pytest.mark.parametrize("num_draws", [1000, pytest.param(4000, marks=pytest.mark.slow)])
+def test_gibbs_draws_sub_batches_by_the_exponential_of_their_score(num_draws):
     pairwise = learnability_matrix(5, seed=11) / 2
     weights = {
         pair: math.exp(total_score(pairwise, np.array(pair))) for pair in combinations(range(5), 2)
     }
-    found, num_draws = dict.fromkeys(weights, 0), 4000
+    found = dict.fromkeys(weights, 0)
     scores, selector = DenseScores(torch.from_numpy(pairwise)), GibbsSelector(num_sweeps=6)
     for step in range(num_draws):
         found[tuple(sorted(selector.select(scores, 2, key=step).tolist()))] += 1
