@@ -3,10 +3,9 @@
 Blocks follow the chunks (or shards) of the widest column, so that each read is a plain contiguous
 slice of whole chunks: ten to a hundred times as fast as reading shuffled rows one by one.
 
-Zarr itself takes a chunk that is not there for one that was never written and returns its fill
-value. Data sets written by ``jest_loader.pack`` leave no chunk out and say so in the group's
-attributes, so here a lost chunk is an error. In other data sets it cannot be told from an intended
-one.
+To Zarr a missing chunk is one that was never written, and reads as fill values. Data sets of
+``jest_loader.pack`` have every chunk and say so in the group's attributes, so in them a missing
+chunk is an error. In other data sets it may be intended, and reads as fill values.
 """
 
 import hashlib
@@ -29,14 +28,14 @@ from jest_loader.ragged import Int64Array
 if TYPE_CHECKING:
     import zarr
 
-WRITER_ATTRIBUTE = "jest_loader"  # what jest_loader.pack says of the data sets it writes
+WRITER_ATTRIBUTE = "jest_loader"  # the group attribute that jest_loader.pack writes
 
-# Threads that read the blocks of a window. From a disk more only get in each other's way; from
-# elsewhere they wait most of the time.
+# Threads that read the blocks of a window. More than two slow each other down on a disk; reading
+# over a network they wait most of the time.
 _LOCAL_THREADS, _REMOTE_THREADS = 2, 8
 _TEXT_KINDS = "OSTU"  # NumPy's kinds of strings and objects, which are delivered as lists
-_LEAST_BLOCK_ROWS = 64  # several smaller chunks are read at once
-_VARIABLE_ROW_BYTES = 1 << 16  # a guess at text or encoded images, to find the widest column
+_LEAST_BLOCK_ROWS = 64  # a block is several chunks if they are smaller
+_VARIABLE_ROW_BYTES = 1 << 16  # an assumed size of text and encoded images, for the widest column
 
 
 class ZarrSource(BlockSource):
@@ -92,11 +91,11 @@ class ZarrBlocks:
         self.fingerprint = self._describe(marks)
 
     def first_rows(self, num_rows: int) -> str:
-        """See ``BlockReader``: a digest of all rows, since only that of all is known."""
+        """The digest of all rows: Zarr has none of some rows."""
         return self.fingerprint
 
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
-        """All rows of some blocks, end to end, by one contiguous slice of each block and array."""
+        """All rows of the given blocks (int64 [n]), each a contiguous slice of each array."""
         starts, sizes = blocks * self._rows_per_block, self.block_rows[blocks]
         stored = list(map(slice, starts.tolist(), (starts + sizes).tolist()))
         ends = sizes.cumsum().tolist()
@@ -121,7 +120,7 @@ class ZarrBlocks:
         )
 
     def _read_block(self, name: str, rows: slice, out: NDArray[Any] | None) -> Column:
-        """Some rows of an array: in ``out`` where it is given, otherwise as a new column."""
+        """Some rows of an array, read into ``out`` if it is given, else as a new column."""
         from zarr.buffer.cpu import NDBuffer
 
         array = self._arrays[name]
@@ -155,7 +154,7 @@ class ZarrBlocks:
 
     def _refuse_missing_chunks(self) -> None:
         if self._path.startswith(("http://", "https://")):
-            return  # It cannot list, so that each chunk would be asked for.
+            return  # HTTP cannot list, so each chunk would have to be asked for.
         for name, array in self._arrays.items():
             found = array.nchunks_initialized
             # A store that cannot list seems to hold no chunk at all.
@@ -166,7 +165,7 @@ class ZarrBlocks:
                 )
 
     def _describe(self, marks: Any) -> str:
-        """A digest of what is known without reading the rows."""
+        """A digest of what is known without reading rows."""
         arrays = {name: [array.shape, str(array.dtype)] for name, array in self._arrays.items()}
         known = [marks, self._rows_per_block, arrays]
         text = json.dumps(known, sort_keys=True)

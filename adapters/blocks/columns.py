@@ -1,4 +1,4 @@
-"""Columns, as a source delivers them: NumPy arrays, ``RaggedBytes``, or lists of str or bytes."""
+"""The columns of a batch: NumPy arrays, ``RaggedBytes``, and lists of str or bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,11 @@ class Table:
 def choose_columns(
     available: Sequence[str], columns: Sequence[str] | None, path: object
 ) -> list[str]:
-    """``columns``, checked, in the data set's order; all that are available if None."""
+    """The columns to read, in the data set's order: ``columns``, or all if that is None.
+
+    Raises:
+        ValueError: if ``columns`` is empty, no list, or has a name that the data set has not.
+    """
     if columns is None:
         return list(available)
     if isinstance(columns, str):
@@ -45,14 +49,14 @@ def choose_columns(
 
 
 def join(parts: Sequence[Columns]) -> Columns:
-    """The rows of all parts, in that order; the parts themselves if there is but one."""
+    """The rows of all parts, one part after the other; a single part is returned itself."""
     if len(parts) == 1:
         return parts[0]
     return {name: join_column([part[name] for part in parts]) for name in parts[0]}
 
 
 def join_column(columns: Sequence[Any]) -> Any:
-    """One column with the rows of all, in that order."""
+    """One column with the rows of all, one column after the other."""
     if isinstance(columns[0], np.ndarray):
         return np.concatenate(columns)
     if isinstance(columns[0], RaggedBytes):

@@ -17,8 +17,8 @@ class EpochPass(Iterator[Columns]):
     Args:
         plan: Whose batches they are.
         start: The epoch and the batch to start at.
-        spare: Memory of a pass that ended, if any: this one takes it, and puts its own there at
-            its end.
+        spare: Holds the memory of a pass that ended, or nothing. The pass takes it, and puts its
+            own there when it ends.
     """
 
     def __init__(self, plan: BatchPlan, start: Position, spare: list[Scratch]) -> None:
@@ -62,7 +62,7 @@ class EpochPass(Iterator[Columns]):
         return self._loaded
 
     def _end(self) -> None:
-        """Move on to the next epoch; it may be asked for more, but reads no more."""
+        """Stand at the next epoch, and let others use the memory."""
         if self._ended:
             return
         self._ended = True

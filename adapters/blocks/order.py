@@ -3,11 +3,11 @@
 Data sets are stored in *blocks* (an MDS shard, a Zarr chunk): reading a whole block is fast,
 reading single rows of it is not. So the blocks are shuffled first, consecutive blocks are gathered
 into *windows* of at least ``window_rows`` rows, and the rows of a window are shuffled among each
-other. Every batch then mixes rows of several random blocks, a super-batch mixes more of them, and
-no block is read twice in an epoch (but where streams are mixed and one is repeated).
+other. Every batch then mixes rows of several random blocks, and a super-batch of more. A block is
+read once an epoch, unless streams are mixed and its stream is repeated.
 
-The random keys are Philox words addressed by (seed, epoch, window): NumPy promises that they never
-change, while it does not promise so for ``Generator.permutation``. Nothing is carried from one
+The random keys are Philox words addressed by (seed, epoch, window). NumPy promises that these never
+change; for ``Generator.permutation`` it makes no such promise. No random state is carried from one
 window to the next, so any position can be reached without replaying what came before it.
 """
 
@@ -18,19 +18,19 @@ import numpy as np
 
 from jest_loader.ragged import Int64Array
 
-# Words of the counter that keep uses apart: the blocks' order is the use 0 with number 0, the rows
-# of window w that with number w + 1, and part p chooses what it repeats in use 1 with number p.
+# Each draw has its own counter, (use, number). (_ORDER, 0) shuffles the blocks, (_ORDER, w + 1)
+# the rows of window w; (_REPEATED, p) chooses the blocks of part p that are repeated once more.
 _ORDER, _REPEATED = 0, 1
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive blocks of which an epoch has as many rows as it should: a stream among several.
+    """A stream among several: consecutive blocks, and how many rows of them an epoch has.
 
     Args:
         num_blocks: How many blocks.
-        epoch_rows: Rows in an epoch. Where that is no multiple of the rows there are, all are
-            repeated as often as they can, and different blocks once more in each epoch.
+        epoch_rows: Rows in an epoch. All rows come ``epoch_rows // rows`` times; the remainder is
+            taken from other blocks in each epoch, if rows are shuffled.
     """
 
     num_blocks: int
@@ -43,10 +43,12 @@ class Window:
 
     Args:
         number: Place of the window in the epoch, from 0.
-        blocks: Int64 [blocks], the blocks it holds, in the order drawn; one may come twice where
-            parts are repeated.
-        rows: Int64 [blocks], how many rows of each it holds: all but of a block cut short.
-        firsts: Int64 [blocks], the first row of each that it holds; after the last comes row 0.
+        blocks: Int64 [blocks], the blocks it holds, in the order drawn. A block may come twice
+            where parts are repeated.
+        rows: Int64 [blocks], how many rows of each block it holds: all, or a part of the last block
+            of a repetition.
+        firsts: Int64 [blocks], the first row that it holds of each block. Rows go on at row 0 after
+            the block's last.
         start: Place of its first row in the epoch.
         stop: One past the place of its last row.
     """
@@ -82,10 +84,11 @@ class BlockOrder:
     Args:
         block_rows: Int64 [blocks], the number of rows in each block, all positive.
         shuffle: Whether to shuffle; without it rows come as stored.
-        window_rows: The least number of rows a window holds, if there are so many; it holds fewer
-            than twice that, rounded up to whole blocks.
+        window_rows: The least number of rows in a window, unless the data set has fewer. A window
+            ends with the block that reaches it; the last window also takes the remainder. Where
+            nothing is shuffled, each block is a window.
         seed: Any number from 0 to 2**64 - 1.
-        parts: What an epoch has of which blocks, all of them in order; None for every row once.
+        parts: All blocks, divided into streams; None for every row once.
     """
 
     block_rows: Int64Array
@@ -130,7 +133,7 @@ class BlockOrder:
         return self._permutation(epoch, (_ORDER, window.number + 1), num_rows)
 
     def _pieces(self, epoch: int) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """What an epoch holds: blocks, how many rows of each, and the first of them."""
+        """An epoch's blocks, how many rows of each, and the first row of each, unshuffled."""
         if self.parts is None:
             blocks = np.arange(len(self.block_rows))
             return blocks, self.block_rows, np.zeros_like(blocks)
@@ -146,7 +149,7 @@ class BlockOrder:
     def _repeated(
         self, epoch: int, number: int, blocks: Int64Array, num_rows: int
     ) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Some of ``blocks``, each as often as ``num_rows`` ask for; the last is cut short."""
+        """``num_rows`` rows of ``blocks``: all as often as they fit, then some once more."""
         if num_rows == 0:
             return blocks[:0], self.block_rows[:0], self.block_rows[:0]
         times, left = divmod(num_rows, int(self.block_rows[blocks].sum()))
@@ -161,7 +164,7 @@ class BlockOrder:
         if left:
             whole = rows[-1]
             rows[-1] -= int(self.block_rows[once_more].sum()) - left
-            if self.shuffle:  # Else the last rows of a block would seldom be among those left.
+            if self.shuffle:  # Otherwise the last rows of a block would come less often.
                 firsts[-1] = epoch * rows[-1] % whole
         return chosen, rows, firsts
 
@@ -174,14 +177,13 @@ class BlockOrder:
             if end - start >= self.window_rows:
                 lasts.append(block + 1)
                 start = end
-        # The remainder joins the last window: alone it could be a single block, which mixes
-        # nothing.
+        # The remainder joins the last window: alone it could be one block, mixed with no other.
         return [*lasts[:-1], len(ends)]
 
     def _permutation(self, epoch: int, use: tuple[int, int], size: int) -> Int64Array:
-        # Lists with large seeds would go by way of float64.
+        # Philox would make float64 of a list with a large seed.
         key = np.array([self.seed, epoch], dtype=np.uint64)
-        # The use stands in words of the counter that drawing never reaches.
+        # In the upper words of the counter, which drawing never reaches.
         kind, number = use
         counter = np.array([0, number, kind, 0], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=counter)

@@ -21,7 +21,7 @@ class BatchPlan:
     Args:
         reader: What is read.
         options: How its rows are put into batches.
-        parts: What an epoch has of which blocks; None for every row once.
+        parts: All blocks, divided into streams; None for every row once.
         rank: Whose batches they are, from 0.
         num_ranks: How many ranks there are.
 
@@ -87,12 +87,12 @@ class BatchPlan:
         return min(self.num_batches * self.batch_rows, self.order.num_rows)
 
     def places(self, start: int, stop: int) -> range:
-        """This rank's places in the epoch from ``start`` to ``stop``, those at its end left out."""
+        """This rank's places in the epoch, from ``start`` to before ``stop`` and ``end``."""
         first = start + (self.rank - start) % self.num_ranks
         return range(first, min(stop, self.end), self.num_ranks)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the meaning of a position depends on, by names for messages."""
+        """Everything that a position's meaning depends on, by the names that messages use."""
         mixed = {} if self.parts is None else {"mixture": [part.epoch_rows for part in self.parts]}
         return {
             "dataset": self.reader.fingerprint,

@@ -9,15 +9,18 @@ from jest_loader.ragged import Int64Array
 
 
 class Rows(Protocol):
-    """Rows that a source has read and not yet delivered, in whatever form costs least."""
+    """Rows that were read and not yet delivered, in the form that is cheapest for the format."""
 
     def take(self, rows: Int64Array) -> Columns:
-        """The given rows (int64 [n]), in that order, as columns that share no array with others."""
+        """The given rows (int64 [n]), in that order, as columns in memory of their own.
+
+        Encoded images may stay where they are, as ``RaggedBytes``.
+        """
         ...
 
 
 class BlockReader(Protocol):
-    """Reads whole blocks of a data set; what it gives does not depend on what it gave before."""
+    """Reads whole blocks of a data set; what ``read`` returns depends on its arguments alone."""
 
     @property
     def block_rows(self) -> Int64Array:
@@ -31,19 +34,19 @@ class BlockReader(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data set does."""
+        """A digest that changes when the data set does."""
         ...
 
     def first_rows(self, num_rows: int) -> str:
-        """A digest of the first rows, which is the same where others were put after them.
+        """A digest of the first rows, which stays the same when rows are appended.
 
-        Where a format does not tell, it changes when anything does.
+        Of a format that cannot tell it is a digest of all rows.
         """
         ...
 
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
         """All rows of the given blocks (int64 [n], distinct), end to end, each in stored order.
 
-        They may lie in ``scratch``, and are gone once it is used again.
+        They may lie in ``scratch``, which the next call overwrites.
         """
         ...

@@ -18,7 +18,7 @@ class Scratch:
         self._memory: dict[str, NDArray[np.uint8]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array of any content; it takes the place of the last one of that name."""
+        """An uninitialized array; it overwrites the last one of that name."""
         num_bytes = dtype.itemsize * prod(shape)
         if name not in self._memory or self._memory[name].nbytes < num_bytes:
             self._memory.pop(name, None)  # before its successor is allocated

@@ -30,7 +30,7 @@ class BlockSource:
 
     Args:
         reader: What is read.
-        parts: How much of which blocks an epoch has; None for every row once.
+        parts: All blocks, divided into streams; None for every row once.
         **options: ``batch_size`` and the others of ``SourceOptions``.
 
     Raises:
@@ -92,12 +92,12 @@ class BlockSource:
         return {**self.__dict__, "_start": self._position, "_newest": None, "_spare": []}
 
     def fingerprint(self, num_examples: int | None = None) -> str:
-        """Names the data, or the first of their rows: what is made for each row belongs to it.
+        """A digest that identifies the data set, or its first ``num_examples`` rows.
 
-        Of MDS it is a digest of what the index says of the shards, their hashes among it. Rows that
-        are added later leave the fingerprint of the first ones as it is. Of Zarr it is a digest of
-        shapes and dtypes and, where ``jest_loader.pack`` wrote the data, of their content; that of
-        some rows is that of all.
+        A reference cache keeps it, to be used with the data that it was made from. For MDS it is a
+        digest of what the index says of the shards, with their hashes; appending rows leaves the
+        fingerprint of the first rows as it is. For Zarr it is a digest of shapes and dtypes and, if
+        ``jest_loader.pack`` wrote the data, of their content, and the same for any number of rows.
         """
         reader = self._plan.reader
         num_rows = int(reader.block_rows.sum())

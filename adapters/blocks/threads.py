@@ -1,6 +1,6 @@
 """Calls in a few threads that never keep a process alive.
 
-Python waits for the threads of a ``ThreadPoolExecutor`` when it exits: for ever, where one of them
+When Python exits it waits for the threads of a ``ThreadPoolExecutor``, without end if one of them
 reads from storage that hangs.
 """
 
@@ -16,11 +16,11 @@ Out = TypeVar("Out")
 def map_in_threads(
     function: Callable[[In], Out], values: Sequence[In], num_threads: int
 ) -> list[Out]:
-    """``function`` of each value, in order.
+    """``[function(value) for value in values]``, in up to ``num_threads`` threads.
 
     Raises:
-        BaseException: what the first call to fail raised, once all calls that were begun have
-            ended; the others are left out.
+        BaseException: what the first call to fail raised, after all calls that had begun are over.
+            No other calls are made.
     """
     if num_threads == 1 or len(values) <= 1:
         return [function(value) for value in values]

@@ -1,7 +1,7 @@
-"""Decodes a column of images into one tensor, in threads: what ``materialize`` is for.
+"""Decodes a column of images into one tensor, in threads, as the ``materialize`` of a loader.
 
-Neither the rows' order nor a pixel depends on the threads or, but for damaged JPEGs, on which
-decoder is installed: decoders give the same pixels, and PyTorch resizes those of all.
+Threads change neither the order of rows nor a pixel. All decoders give the same pixels, which
+PyTorch resizes; they differ only in which damaged JPEGs they notice.
 """
 
 import os
@@ -14,45 +14,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.adapters.images.decoders import BadImageError, Mode, Pixels, choose_decoder, decode
+from jest_loader.adapters.images.decoders import DecodeError, Mode, Pixels, choose_decoder, decode
 from jest_loader.adapters.images.squares import Squares
 from jest_loader.checks import whole
 from jest_loader.ragged import RaggedBytes
 from jest_loader.skipped import SkipRowsError
 
-_MAX_ROWS_A_TASK = (
-    8  # Enough that handing them out costs 1 %, few enough that threads end together.
-)
+# So many that handing tasks out costs 1 %, so few that threads end at nearly the same time.
+_MAX_ROWS_A_TASK = 8
 
 
 class DecodeImages:
     """Turns a batch's column of encoded images into a tensor.
 
     For ``JestDataset(..., materialize=DecodeImages("jpg"))``, and for scorers that look at images
-    at a small size. Of each image, upright and flattened on white, the centre square is cut at the
-    image's own resolution, with s the shorter side from pixel (width - s) // 2 and
-    (height - s) // 2, and resized to ``size`` by antialiased bicubic interpolation.
+    at a small size. Each image is turned upright and laid on white, and its centre square is
+    resized to ``size`` by antialiased bicubic interpolation. With s the shorter side, the square
+    starts at pixel ((width - s) // 2, (height - s) // 2) of the image's own resolution.
 
-    Threads are started by the first call, and anew in a process that was forked or got a pickled
-    copy. They end with ``close``, the object or the process.
+    The first call starts threads, also in a forked process or after unpickling. They end with
+    ``close``, the object or the process.
 
     Args:
-        column: The column of encoded images: ``RaggedBytes``, or a list of JPEGs, PNGs or WebPs as
-            bytes, bytearray or memoryview. Of an animation the first frame counts.
+        column: The column of encoded images: JPEGs, PNGs or WebPs as ``RaggedBytes``, or as a list
+            of bytes, bytearray or memoryview. Of an animation the first frame is decoded.
         size: Height and width of the result in pixels.
         mode: ``"RGB"`` or ``"L"`` (grey; of a JPEG the luma that it stores).
-        out_column: The name of the column of tensors; None to replace the encoded one.
+        out_column: The name of the column for the tensor; None to replace the encoded column.
         transform: Makes a tensor of an RGB (or L) ``PIL.Image``, in place of cutting and resizing;
             the tensors are stacked. It runs in several threads at once.
-        fast_scaling: Whether to decode JPEGs at 1/2, 1/4 or 1/8 where their shorter side stays at
-            least ``size``. Faster; changes pixels a little.
+        fast_scaling: Whether to decode JPEGs at 1/2, 1/4 or 1/8 of their size if the shorter side
+            stays at least ``size``. This is faster and changes pixels a little.
         decoder: ``"simplejpeg"``, ``"pillow"``, or ``"auto"`` for the first that is installed.
         num_threads: Threads that decode; None for one per core, 1 for the caller's own.
 
     Raises:
         ValueError: if an argument is out of range or the decoder is not installed. When called: if
             the batch is no dict with such a column, or the transform's tensors differ in shape.
-        SkipRowsError: when called, if images cannot be decoded; it names them all.
+        SkipRowsError: when called, if images cannot be decoded; it names all such rows.
     """
 
     def __init__(
@@ -143,15 +142,15 @@ class DecodeImages:
         return decode(encoded, self.mode, self.decoder, scale_to=scale_to)
 
     def _squares(self, encoded: Sequence[Any]) -> Tensor:
-        # New memory for each batch, since the last one may still be in use; from NumPy, which asks
-        # for huge pages: the faults of small ones took a tenth of the time.
+        # New memory for each batch, since the last batch may be in use. NumPy asks for huge pages;
+        # page faults of small ones took a tenth of the time.
         rows = np.empty((len(encoded), len(self.mode), self.size, self.size), np.uint8)
 
         def fill(some: range) -> dict[int, str]:
             squares = Squares(rows)
-            bad = _bad(some, lambda row: squares.add(row, self._decode(encoded[row])))
+            reasons = _fill(some, lambda row: squares.add(row, self._decode(encoded[row])))
             squares.flush()
-            return bad
+            return reasons
 
         self._for_all_rows(fill, len(encoded))
         return torch.from_numpy(rows)
@@ -168,36 +167,40 @@ class DecodeImages:
             # A copy, since the transform may keep the image and the pixels lie in scratch memory.
             tensors[row] = transform(Image.fromarray((pixels[..., 0] if grey else pixels).copy()))
 
-        self._for_all_rows(lambda some: _bad(some, fill), len(encoded))
+        self._for_all_rows(lambda some: _fill(some, fill), len(encoded))
         _check_alike(tensors)
         return torch.stack(tensors) if tensors else torch.empty(0)
 
     def _for_all_rows(self, fill: Callable[[range], dict[int, str]], num_rows: int) -> None:
-        """Calls ``fill`` for some rows after others and raises what it found bad, together."""
+        """Call ``fill`` for ranges of rows, in threads.
+
+        Raises:
+            SkipRowsError: if it returned reasons to skip rows; with all of them.
+        """
         step = max(1, min(_MAX_ROWS_A_TASK, num_rows // (4 * self.num_threads)))
         some = [range(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
         each = map if self.num_threads == 1 else self._threads().map
-        bad = {row: reason for found in each(fill, some) for row, reason in found.items()}
-        if bad:
-            raise SkipRowsError(bad)
+        reasons = {row: reason for found in each(fill, some) for row, reason in found.items()}
+        if reasons:
+            raise SkipRowsError(reasons)
 
     def _threads(self) -> ThreadPoolExecutor:
-        # A fork copies the pool but not its threads, and would wait for them for ever.
+        # A fork copies the pool without its threads, for which it would wait without end.
         if self._pool is None or self._pool_process != os.getpid():
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode-images")
             self._pool_process = os.getpid()
         return self._pool
 
 
-def _bad(rows: range, fill: Callable[[int], None]) -> dict[int, str]:
-    """Calls ``fill`` for each row; why it could not be decoded, by row."""
-    bad = {}
+def _fill(rows: range, fill: Callable[[int], None]) -> dict[int, str]:
+    """Call ``fill`` for each row, and return the reasons to skip rows that cannot be decoded."""
+    reasons = {}
     for row in rows:
         try:
             fill(row)
-        except BadImageError as error:
-            bad[row] = str(error)
-    return bad
+        except DecodeError as error:
+            reasons[row] = str(error)
+    return reasons
 
 
 def _check_alike(tensors: Sequence[object]) -> None:

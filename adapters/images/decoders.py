@@ -1,8 +1,8 @@
 """One encoded image to pixels: by Pillow, and by simplejpeg where that gives the same pixels.
 
-Pillow is the specification. simplejpeg decodes plain JPEGs in little more than half of the time, to
-the bit the same; PNG, WebP, CMYK and whatever it does not know go to Pillow. Both are imported
-when they are used.
+Pillow is the specification. simplejpeg decodes plain JPEGs to the same bits in little more than
+half the time; PNG, WebP, CMYK and whatever it does not know go to Pillow. Both are imported when
+they are used.
 """
 
 import io
@@ -22,20 +22,20 @@ Pixels = NDArray[np.uint8]
 """[height, width, channels]."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""All that is read: others (EPS, say) would let a data set start programs."""
+"""The formats that are read. With others, such as EPS, a data set could start programs."""
 
 _ORIENTATION = 0x0112
-# Where the orientation may stand, in EXIF or in XMP. Few images of a data set have either.
+# EXIF and XMP, where an orientation may be said. Few images of a data set have either.
 _TURNED = (b"Exif\0\0", b"tiff:Orientation")
-# What libjpeg says when it invents pixels. Its other complaints lose nothing.
+# What libjpeg says when it makes up pixels. Its other warnings lose nothing.
 _LOST = ("premature end of data segment", "bad Huffman code", "bad arithmetic code", "of RST")
-# Larger images are rare, and their memory is not kept.
+# Memory of larger images, which are rare, is not kept.
 _MAX_SCRATCH_BYTES = 1 << 24
 
 _local = threading.local()
 
 
-class BadImageError(ValueError):
+class DecodeError(ValueError):
     """An image that cannot be decoded; says why."""
 
 
@@ -69,27 +69,27 @@ def choose_decoder(decoder: str) -> Decoder:
 
 
 def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | None = None) -> Pixels:
-    """The image upright, 8 bits a channel, what is transparent on white.
+    """The image upright, with 8 bits a channel, and white where it is transparent.
 
     Args:
         encoded: A JPEG, PNG or WebP (of an animation the first frame), as bytes, bytearray or
             memoryview.
         mode: ``"RGB"``, or ``"L"`` for grey: of a JPEG the luma that it stores.
         decoder: One that is installed.
-        scale_to: Decode a JPEG at 1/2, 1/4 or 1/8, the smallest that leaves its shorter side at
-            least this long in pixels; None for its own size.
+        scale_to: Decode a JPEG at 1/2, 1/4 or 1/8 of its size, the smallest whose shorter side has
+            at least so many pixels; None for its own size.
 
     Returns:
-        uint8 [height, width, channels]. With simplejpeg it may lie in a buffer that this thread's
-        next call writes to.
+        uint8 [height, width, channels]. With simplejpeg it may lie in memory that this thread's
+        next call overwrites.
 
     Raises:
-        BadImageError: if it cannot be decoded, in whole.
+        DecodeError: if it cannot be decoded, or only in part.
     """
     if not isinstance(encoded, bytes | bytearray | memoryview):
-        raise BadImageError(f"an encoded image must be bytes, got {type(encoded).__name__}")
+        raise DecodeError(f"an encoded image must be bytes, got {type(encoded).__name__}")
     if len(encoded) == 0:
-        raise BadImageError("an encoded image must have at least one byte, got none")
+        raise DecodeError("an encoded image must have at least one byte, got none")
     from PIL import Image, UnidentifiedImageError
 
     content = bytes(encoded)  # No copy where it is bytes already.
@@ -98,11 +98,11 @@ def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | Non
         if decoder == "simplejpeg" and content.startswith(b"\xff\xd8"):
             pixels = _simplejpeg(content, mode, scale_to)
         return _pillow(content, mode, scale_to) if pixels is None else pixels
-    except BadImageError:
+    except DecodeError:
         raise
-    except UnidentifiedImageError as error:  # Its own words are the address of a buffer.
-        raise BadImageError(f"the image cannot be read as {', '.join(FORMATS)}") from error
-    # What Pillow's readers raise for broken bytes, and its warnings where they are errors.
+    except UnidentifiedImageError as error:  # its message is the address of a buffer
+        raise DecodeError(f"the image cannot be read as {', '.join(FORMATS)}") from error
+    # What Pillow's readers raise for damaged bytes, and its warnings where they are errors.
     except (
         Image.DecompressionBombError,
         EOFError,
@@ -114,11 +114,14 @@ def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | Non
         Warning,
         struct.error,
     ) as error:
-        raise BadImageError(f"the image cannot be decoded: {error}") from error
+        raise DecodeError(f"the image cannot be decoded: {error}") from error
 
 
 def flat(image: "Image.Image") -> "Image.Image":
-    """Eight bits a channel, and what is transparent on white: ``convert`` alone clips and drops."""
+    """Eight bits a channel, and white where it is transparent.
+
+    ``convert`` alone would clip 16 bits and ignore transparency.
+    """
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits: "I;16", or "I" in older Pillow.
@@ -133,7 +136,7 @@ def _pillow(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels:
     with _open(encoded) as image:
         if image.format in ("JPEG", "MPO"):
             factor = _factor(image.size, scale_to)
-            # A size a factor's worth smaller makes Pillow choose this factor; None makes it 1.
+            # Pillow chooses the factor from the size that it is asked for; with None it takes 1.
             size = (image.width // factor, image.height // factor) if factor > 1 else None
             image.draft(mode, size)
         # A copy, since Pillow's own memory is read-only, which torch warns of.
@@ -142,7 +145,7 @@ def _pillow(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels:
 
 
 def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels | None:
-    """The pixels, or None where Pillow must decode or find out what is wrong."""
+    """The pixels; None if Pillow is to decode, or to say what is wrong."""
     import simplejpeg
 
     try:
@@ -163,7 +166,7 @@ def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels | No
         )
     except ValueError as error:
         if any(words in str(error) for words in _LOST):
-            raise BadImageError(f"the image cannot be decoded: {error}") from error
+            raise DecodeError(f"the image cannot be decoded: {error}") from error
         return None
     if any(mark in encoded for mark in _TURNED):
         with _open(encoded) as image:
@@ -179,14 +182,14 @@ def _open(encoded: bytes) -> "ImageFile.ImageFile":
 
 
 def _is_huge(num_pixels: int) -> bool:
-    """Whether Pillow has something to say to it: a warning, or an error if it is twice as large."""
+    """Whether Pillow warns of the size, or raises an error, as it does at twice its limit."""
     from PIL import Image
 
     return Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS
 
 
 def _factor(size: tuple[int, int], scale_to: int | None) -> int:
-    # The sizes between, 7/8 to 3/8, take longer to decode than the next larger one here.
+    # Decoding at the sizes between, 7/8 to 3/8, takes longer than at the next larger of these.
     if scale_to is None:
         return 1
     return next((factor for factor in (8, 4, 2) if min(size) // factor >= scale_to), 1)
@@ -196,11 +199,11 @@ def _orientation(image: "Image.Image") -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except (OSError, SyntaxError, TypeError, ValueError, struct.error, Warning):
-        return 1  # Broken EXIF says nothing; the pixels are whole.
+        return 1  # damaged EXIF tells no orientation; the pixels are whole
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """A view turned and mirrored by EXIF's orientation."""
+    """A view of the pixels, turned and mirrored by EXIF's orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -211,7 +214,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _scratch(num_bytes: int) -> Pixels:
-    """Memory that is this thread's until its next call: new pages cost a quarter of a decode."""
+    """This thread's memory, overwritten by its next call: new pages cost a quarter of a decode."""
     buffer: Pixels | None = getattr(_local, "buffer", None)
     if buffer is None or buffer.size < num_bytes:
         buffer = np.empty(num_bytes, np.uint8)

@@ -8,19 +8,19 @@ from torch.nn.functional import interpolate
 
 from jest_loader.adapters.images.decoders import Pixels
 
-# PyTorch's kernel is a quarter faster, copies included, on two images of a size or more than on one
-# alone, whose channels it separates itself. Larger squares go one by one, uncopied.
+# PyTorch's kernel is a quarter faster on two or more images of one size, copies included, than on
+# single ones, whose channels it separates first. Squares too large for two go singly, uncopied.
 _MOST_BYTES = 1 << 22
 
 _local = threading.local()
 
 
 class Squares:
-    """Fills rows of a batch: cuts the centre square of an image and resizes it.
+    """Fills rows of a batch with the centre squares of images, resized.
 
-    By antialiased bicubic interpolation, five times as fast as Pillow's and within 1 of it (2 where
-    it enlarges). Squares of one size that come one after the other are resized together, which
-    changes no pixel. Those that wait lie in memory of the calling thread: one object at a time.
+    Antialiased bicubic interpolation by PyTorch is five times as fast as Pillow's and within 1 of
+    it (2 where it enlarges). Consecutive squares of one size are resized together, which changes no
+    pixel. Waiting squares lie in the calling thread's memory, so a thread has one object at a time.
 
     Args:
         rows: Uint8 [B, C, size, size], to be filled.
@@ -34,7 +34,7 @@ class Squares:
         self._stack = rows[:0]
 
     def add(self, row: int, pixels: Pixels) -> None:
-        """Let ``pixels`` (uint8 [height, width, C]) become a row, at the latest by ``flush``."""
+        """Fill a row from ``pixels`` (uint8 [height, width, C]), at the latest in ``flush``."""
         height, width, channels = pixels.shape
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
@@ -54,7 +54,7 @@ class Squares:
         self._waiting.append(row)
 
     def flush(self) -> None:
-        """Resize what waits."""
+        """Resize the squares that wait."""
         self._resize(self._stack[: len(self._waiting)], self._waiting)
         self._waiting = []
 
@@ -65,12 +65,12 @@ class Squares:
         size = (self._size, self._size)
         resized = interpolate(images, size, mode="bicubic", antialias=True).numpy()
         for row, image in zip(rows, resized, strict=True):
-            # NumPy copies in this thread; torch would start threads for it.
+            # NumPy copies in this thread; PyTorch would start threads.
             np.copyto(self._rows[row], image)
 
 
 def _memory(side: int, channels: int) -> Pixels:
-    """Room for as many squares as may wait: new pages would cost more than is won."""
+    """The thread's memory for waiting squares: new memory would cost more than is gained."""
     square_bytes = side * side * channels
     number = _MOST_BYTES // square_bytes
     if number < 2:

@@ -1,11 +1,11 @@
 """A shard's file: mapped into memory or decompressed, and checked against the index.
 
-Mapped, a shard costs address space and no copy, and rows that are not looked at are not read. Two
-things have to be seen to:
+A mapped shard costs address space and no copy, and rows that are not looked at are not read. There
+are two dangers:
 
-- A file that shrinks while it is mapped kills the process (SIGBUS) when what was cut off is read.
-  So its size is checked when it is opened and again before each batch is taken from it. Deleting a
-  file, or renaming another over it, is safe: the mapping keeps the old one.
+- If a file shrinks while it is mapped, reading past its new end kills the process (SIGBUS). So its
+  size is checked when it is opened and again before each batch is taken from it. Deleting a file,
+  or renaming another over it, is safe: the mapping keeps the old one.
 - A file may change after its hash was checked. The hash is checked when a shard is first opened,
   and again whenever its size, time stamps or inode have changed since.
 """
@@ -27,7 +27,7 @@ _HASHES_BY_SPEED = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "
 
 
 class Stamp(NamedTuple):
-    """What tells a file from another, and from itself before it was changed."""
+    """Identifies a file and its content: a change of the file changes the stamp."""
 
     inode: int
     size: int
@@ -40,9 +40,9 @@ class ShardBytes:
     """The bytes of a shard, decompressed.
 
     Args:
-        path: The file that they come from, to name it in messages.
+        path: The file that they come from, for messages.
         data: The bytes, read-only.
-        stamp: What tells the mapped file from another; None if the bytes are a copy in memory.
+        stamp: The stamp of the mapped file; None if the bytes are a copy in memory.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ShardBytes:
         return self.stamp is not None
 
     def check_not_cut(self) -> None:
-        """Refuse to go on with a mapped file that has shrunk: to touch it could kill the process.
+        """Check that the mapped file has not shrunk, since reading past its end kills the process.
 
         Raises:
             ValueError: if it has.
@@ -78,7 +78,7 @@ class ShardBytes:
 
 
 class ShardFiles:
-    """Opens the shards of a data set; remembers which of its files were found to be as they should.
+    """Opens the shards of a data set, and hashes a file only if it is new or has changed.
 
     Args:
         path: The folder that holds them.
@@ -91,7 +91,7 @@ class ShardFiles:
         self._verified: dict[str, Stamp] = {}
 
     def open(self, shard: "MDSReader") -> ShardBytes:
-        """A shard, checked; one that was fetched and is damaged is fetched once more.
+        """The bytes of a shard, checked; a damaged shard that was fetched is fetched once more.
 
         Raises:
             FileNotFoundError: if it is missing.
@@ -103,7 +103,7 @@ class ShardFiles:
         except (ValueError, FileNotFoundError):
             if self._remote is None:
                 raise
-            # Damaged when it was fetched or since, or dropped by another process to make room.
+            # It was damaged, in transit or since, or another process deleted it to make room.
             self._remote.drop((shard.zip_data or shard.raw_data).basename)
             return self._open(shard)
 
@@ -147,14 +147,13 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _map(path: Path, num_bytes: int) -> tuple[memoryview, bool]:
-    """The file's bytes, and whether they are mapped rather than read."""
+    """The file's bytes, and whether they are mapped; otherwise they are a copy."""
     if hasattr(os, "posix_fadvise"):  # not on macOS
         with path.open("rb") as file:
-            # Rows will be looked at in any order, which would read a cold file page by page.
+            # Rows are looked at in any order, which would read a file page by page.
             os.posix_fadvise(file.fileno(), 0, num_bytes, os.POSIX_FADV_WILLNEED)
     try:
-        # Unlike Python's mmap, this keeps no file descriptor, of which a window could need
-        # thousands. The mapping is private; it is handed out read-only all the same.
+        # Unlike Python's mmap this keeps no file descriptor; a window could need thousands.
         mapped = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
     except RuntimeError:  # a file system that cannot map, too many mappings, or a file just cut
         return memoryview(path.read_bytes()), False
@@ -171,7 +170,7 @@ def _decompress(stored: bytes, compression: str | None, path: Path) -> memoryvie
 
 
 def _check(data: "bytes | memoryview", info: "FileInfo", name: str, *, hashed: bool) -> None:
-    """Compare with the size and, if ``hashed`` and there is any, one of the hashes in the index."""
+    """Compare with the index: the size and, if ``hashed``, the hash that is fastest to compute."""
     from streaming.base.hashing import get_hash
 
     _check_size(len(data), info, name)

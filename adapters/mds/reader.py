@@ -5,8 +5,8 @@ apart here, a column at a time. A shard is mapped, or decompressed in memory, an
 its size and hash in the index: a local data set's folder is never written to.
 (``Stream.prepare_shard`` would decompress into the folder, and checks only what it downloads.)
 
-What a row costs is a place in a table until it is delivered, and then what its column's type asks
-for: numbers are gathered into one array, text is decoded, and encoded images stay where they are.
+Until it is delivered, a row costs an entry in a table for each column. Then numbers are gathered
+into one array, text is decoded, and encoded images stay where they are.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class MdsShards:
         self._num_threads = min(fetched, default=1)
 
     def first_rows(self, num_rows: int) -> str:
-        """See ``BlockReader``: a digest of what the indices say of the shards that hold them."""
+        """A digest of what the index says of the shards that hold the first rows."""
         listed = [shard for folder in self._folders for shard in folder.index["shards"]]
         described = [shard for shard in listed if shard["samples"]]
         num_shards = int(np.searchsorted(self.block_rows.cumsum(), num_rows)) + 1
@@ -88,7 +88,7 @@ class MdsShards:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read(self, blocks: Int64Array, scratch: Scratch) -> Rows:
-        """All rows of some shards, end to end."""
+        """All rows of the given shards (int64 [n]), end to end."""
         chosen = [self._shards[block] for block in blocks.tolist()]
         opened = self._opened(chosen)
         columns = [
@@ -150,24 +150,24 @@ def _columns_of(shard: _Shard) -> list[tuple[str, str]]:
 
 
 def _parts(folders: Sequence[ShardFolder]) -> tuple[Part, ...] | None:
-    """What an epoch has of each stream, where they have proportions."""
+    """How many rows an epoch has of each stream, by their proportions; None if they have none."""
     proportions = [folder.stream.proportion for folder in folders]
-    shares = [share for share in proportions if share is not None]
-    if not shares:
+    given = [proportion for proportion in proportions if proportion is not None]
+    if not given:
         return None
-    if len(shares) < len(folders):
+    if len(given) < len(folders):
         raise ValueError(
             f"either all streams have a proportion or none has, got {proportions}; give the others "
             "one too"
         )
     rows = [sum(shard.samples for shard in folder.shards) for folder in folders]
-    ends = [round(sum(rows) * share / sum(shares)) for share in np.cumsum(shares).tolist()]
+    ends = [round(sum(rows) * upto / sum(given)) for upto in np.cumsum(given).tolist()]
     epoch_rows = np.diff([0, *ends]).tolist()
     for folder, have, want in zip(folders, rows, epoch_rows, strict=True):
         if want and not have:
             raise ValueError(
                 f"a stream with a proportion must hold at least one row, but {folder.path} holds "
-                "none; leave it out"
+                "none; remove it from the list"
             )
     return tuple(
         Part(len(folder.shards), want) for folder, want in zip(folders, epoch_rows, strict=True)

@@ -1,8 +1,8 @@
-"""A remote folder of files, fetched one by one into a local one that may have a limit.
+"""Fetches files of a remote folder into a local one, which may have a limit.
 
-Files are fetched by ``streaming``'s downloaders, which know S3, GCS, Azure, OCI, SFTP, Hugging
-Face, Databricks and local paths, and over HTTP by fsspec. A file appears under its name once it is
-whole, so processes may share the local folder, and one that is killed leaves nothing to be trusted.
+``streaming``'s downloaders fetch from S3, GCS, Azure, OCI, SFTP, Hugging Face, Databricks and local
+paths, fsspec over HTTP. A file appears under its name once it is whole. So processes may share the
+local folder, and a process that is killed leaves no file that looks whole and is not.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 _ATTEMPTS = 3
 _MOST_THREADS = 8
 _TIMEOUT_S = 60.0
-_OLD_S = 3600.0  # Longer than a download lasts.
+_OLD_S = 3600.0  # longer than a download lasts
 _MAKING_ROOM = threading.Lock()
 
 
@@ -26,9 +26,9 @@ class RemoteFolder:
 
     Args:
         remote: A URL, or the path of a folder.
-        local: The folder that files are fetched into; it is made if need be.
-        limit_bytes: How much room fetched files may take in ``local``; those used longest ago go
-            first. None for no limit.
+        local: The folder that files are fetched into; it is made if there is none.
+        limit_bytes: The most bytes that fetched files may take in ``local``; to make room, the
+            least recently used are deleted. None for no limit.
 
     Raises:
         ValueError: if ``limit_bytes`` is not positive.
@@ -41,12 +41,12 @@ class RemoteFolder:
         self.local = local
         self._limit_bytes = limit_bytes
         self._sizes: Mapping[str, int] = {}
-        self._coming: set[str] = set()  # being fetched
-        self._used: dict[str, int] = {}  # by name, when in this process: not in the files' times,
-        # which tell whether a file has changed
+        self._fetching: set[str] = set()
+        # When this process last used each file. Not the files' own times: they show changes.
+        self._used_ns: dict[str, int] = {}
 
     def set_sizes(self, sizes: Mapping[str, int]) -> None:
-        """The bytes of each file that may be fetched and dropped again, by name.
+        """Tell the size in bytes of each file that may be fetched, and deleted to make room.
 
         Raises:
             ValueError: if the largest does not fit the limit.
@@ -61,24 +61,24 @@ class RemoteFolder:
 
     @property
     def num_threads(self) -> int:
-        """How many files may be fetched at once: so many that they take half the limit at most."""
+        """How many files may be fetched at once; together they take at most half the limit."""
         largest = max(self._sizes.values(), default=0)
         if self._limit_bytes is None or largest == 0:
             return _MOST_THREADS
         return min(_MOST_THREADS, max(1, self._limit_bytes // (2 * largest)))
 
     def fetch(self, name: str, *, again: bool = False) -> Path:
-        """The file's local path, once it is there; ``again`` replaces the one that is.
+        """Fetch a file if it is not there yet, or ``again`` is set, and return its local path.
 
         Raises:
             OSError: if it cannot be fetched.
         """
         path = self.local / name
-        self._used[name] = time.time_ns()
+        self._used_ns[name] = time.time_ns()
         if path.is_file() and not again:
             return path
         with _MAKING_ROOM:
-            self._coming.add(name)
+            self._fetching.add(name)
             self._make_room()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -88,38 +88,38 @@ class RemoteFolder:
         finally:
             part.unlink(missing_ok=True)
             with _MAKING_ROOM:
-                self._coming.discard(name)
+                self._fetching.discard(name)
         return path
 
     def remove_old_parts(self) -> None:
-        """Remove what processes that were killed left of their downloads."""
+        """Delete the unfinished downloads of processes that were killed."""
         for part in self.local.glob(".*.part"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - part.stat().st_mtime > _OLD_S:
                     part.unlink()
 
     def drop(self, name: str) -> None:
-        """Let go of the local copy, say because it is damaged."""
+        """Delete the local copy, if there is one."""
         (self.local / name).unlink(missing_ok=True)
 
     def _make_room(self) -> None:
-        """Drop files until those that are coming fit."""
+        """Delete the least recently used files until those being fetched fit."""
         if self._limit_bytes is None:
             return
-        coming = sum(self._sizes.get(name, 0) for name in self._coming)
+        needed = sum(self._sizes.get(name, 0) for name in self._fetching)
         kept = []
-        for name in self._sizes.keys() - self._coming:
+        for name in self._sizes.keys() - self._fetching:
             try:
                 found = (self.local / name).stat()
             except FileNotFoundError:
                 continue
-            last_used = max(found.st_mtime_ns, self._used.get(name, 0))
+            last_used = max(found.st_mtime_ns, self._used_ns.get(name, 0))
             kept.append((last_used, name, found.st_size))
         in_use = sum(size for *_, size in kept)
         for _, name, size in sorted(kept):
-            if in_use + coming <= self._limit_bytes:
+            if in_use + needed <= self._limit_bytes:
                 return
-            self.drop(name)  # Whoever has it open or mapped keeps it (POSIX).
+            self.drop(name)  # A process that has it open or mapped keeps it (POSIX).
             in_use -= size
 
     def _download(self, name: str, to: Path) -> None:

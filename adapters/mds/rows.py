@@ -1,4 +1,4 @@
-"""Rows of MDS shards, as they lie there."""
+"""Rows of MDS shards, not yet decoded."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from jest_loader.ragged import Int64Array, RaggedBytes
 
 @dataclass(frozen=True)
 class MdsRows:
-    """Rows of shards, decoded when they are taken.
+    """The rows of some shards, end to end, which ``take`` decodes.
 
     Args:
-        encodings: Name to MDS encoding.
-        values: Name to the column's values as they are stored.
+        encodings: Column name to MDS encoding.
+        values: Column name to stored values.
         shards: Where they lie.
-        ends: Int64 [shards], how many of the rows lie in that shard or one before it.
+        ends: Int64 [shards], one past the last row of each shard.
     """
 
     encodings: dict[str, str]
@@ -42,7 +42,7 @@ class MdsRows:
             if len(rows) == 1:
                 shard = self.shards[np.searchsorted(self.ends, rows[0], side="right")]
                 raise shard.not_decoded(error) from error
-            for row in range(len(rows)):  # to find the shard to name
+            for row in range(len(rows)):  # one by one, to find the shard that the message names
                 self._column(encoding, values[row : row + 1], rows[row : row + 1])
             raise
         if isinstance(column, RaggedBytes) and not all(shard.is_mapped for shard in self.shards):

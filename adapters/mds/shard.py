@@ -1,4 +1,4 @@
-"""What is in the bytes of an MDS shard.
+"""Takes the bytes of an MDS shard apart.
 
 A shard is ``num_rows``, ``num_rows + 1`` offsets of rows (all uint32), a JSON header, then the
 rows. A row is the uint32 sizes of its columns of variable size, then the values of all columns in
@@ -23,7 +23,7 @@ _UNDECODED = {"bytes", "jpeg", "png"}
 
 
 def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> list[RaggedBytes]:
-    """Each column's values as they are stored, where they lie in ``data``.
+    """Each column's stored values, where they lie in ``data``.
 
     Args:
         data: A whole shard.
@@ -31,7 +31,7 @@ def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> li
         column_sizes: Bytes of each column's values; None where they vary.
 
     Raises:
-        ValueError: if ``data`` is no shard of such rows.
+        ValueError: if ``data`` is no shard with that many rows of such columns.
     """
     table = np.frombuffer(data, np.uint32, num_rows + 2)
     offsets = table[1:].astype(np.int64)
@@ -56,11 +56,11 @@ def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> li
 
 
 def decode(encoding: str, values: RaggedBytes) -> Column:
-    """A column's values from how they are stored; encoded images stay as they are.
+    """A column of decoded values; encoded images stay encoded.
 
     Raises:
-        ValueError: if a value is not of that encoding. Other errors are possible too, since
-            ``streaming`` decodes what is not decoded here.
+        ValueError: if a value is not of that encoding. ``streaming``, which decodes the less common
+            encodings, raises other errors too.
     """
     if encoding in _UNDECODED:
         return values

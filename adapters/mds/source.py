@@ -10,7 +10,7 @@ from jest_loader.adapters.mds.stream import MdsStream
 
 
 class MdsSource(BlockSource):
-    """Batches from MDS shards: a local folder, one elsewhere, or several mixed.
+    """Batches from MDS shards: a local folder, a remote one, or several mixed.
 
     Scalars and ``ndarray`` columns of fixed dtype and shape come as NumPy arrays [batch, ...],
     ``str`` as a list of str, ``bytes``, ``jpeg`` and ``png`` undecoded as ``RaggedBytes``, every
@@ -21,8 +21,8 @@ class MdsSource(BlockSource):
     shard's file by renaming another over it or by deleting it, never by writing into it.
 
     Args:
-        path: The folder that holds index.json, an ``MdsStream`` (which may be elsewhere), or a list
-            of them.
+        path: A local folder with an index.json, an ``MdsStream`` (which may be remote), or a list
+            of either.
         columns: The columns to read; None for all.
         allow_pickle: Whether ``pkl`` columns may be read. **Reading them runs whatever code their
             author put there.**

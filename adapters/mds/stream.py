@@ -1,4 +1,4 @@
-"""One folder of MDS shards, here or elsewhere: its index, and the files that the index lists."""
+"""A folder of MDS shards, local or remote: its index, and the files that the index lists."""
 
 import json
 import os
@@ -18,20 +18,20 @@ _INDEX = "index.json"
 
 @dataclass(frozen=True)
 class MdsStream:
-    """A folder of MDS shards that is elsewhere, or one of several that are mixed.
+    """A folder of MDS shards: a remote one, or one of several that are mixed.
 
     Args:
         path: The folder that holds index.json: a local path or a URL.
-        local: The folder that shards are fetched into when they are read, and read from after that;
-            None reads them where they are, which must be a local path. Processes may share it.
-        limit_bytes: How much room shards may take in ``local``; those used longest ago go first.
-            None for no limit.
-        proportion: Its share of an epoch, relative to that of the other streams. An epoch has as
-            many rows as all streams together, those of a stream repeated or left out as need be.
-            None, for all streams, takes each row once.
+        local: The folder that shards are fetched into when they are first read; processes may share
+            it. None reads them at ``path``, which must be local then.
+        limit_bytes: The most bytes that shards may take in ``local``; to make room, the least
+            recently used are deleted. None for no limit.
+        proportion: The stream's part of an epoch, relative to the other streams' proportions. An
+            epoch has as many rows as all streams together: a small stream's rows are repeated, of a
+            large stream each epoch has other rows. None for all streams: each row once.
 
     Raises:
-        ValueError: if a URL is to be read where it is, or an argument is out of range.
+        ValueError: if a URL has no ``local`` folder, or an argument is out of range.
     """
 
     path: str | PathLike[str]
@@ -57,14 +57,16 @@ class MdsStream:
 
 
 class ShardFolder:
-    """A stream's shards, ``num_threads`` of which should be opened at once.
+    """The shards of a stream.
+
+    ``num_threads`` says how many of them should be opened at once.
 
     Args:
-        stream: Where they are; its index is fetched anew.
+        stream: Where they are; its index is fetched again.
 
     Raises:
         ValueError: if there is no index that can be read.
-        OSError: if it cannot be fetched.
+        OSError: if the index cannot be fetched.
     """
 
     def __init__(self, stream: MdsStream) -> None:
@@ -86,7 +88,7 @@ class ShardFolder:
 
 
 def _fetch_index(remote: RemoteFolder) -> None:
-    """Fetch the index anew, and drop the shards that it may not describe."""
+    """Fetch the index again, and delete local files that it describes otherwise than before."""
     path = remote.local / _INDEX
     before = _files_in(path)
     remote.fetch(_INDEX, again=True)
@@ -94,13 +96,16 @@ def _fetch_index(remote: RemoteFolder) -> None:
     if before == after:
         return
     for name, info in before.items():
-        # Of a file without a hash one cannot tell whether it is still the same.
+        # Without a hash nothing tells whether the file is still the same.
         if info != after.get(name) or not info.get("hashes"):
             remote.drop(name)
 
 
 def _files_in(path: Path) -> dict[str, dict[str, Any]]:
-    """What an index says of each file, by name; nothing if it is none, which others report."""
+    """The index's entry for each file, by name; none if the index cannot be read.
+
+    ``_load_index`` reports an index that cannot be read.
+    """
     try:
         shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
         files = [file for info in shards for file in (info["raw_data"], info["zip_data"]) if file]
@@ -110,7 +115,7 @@ def _files_in(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _load_index(path: Path) -> dict[str, Any]:
-    """The parsed index.json, once it is known to be one that ``streaming`` can make readers of."""
+    """The parsed index.json, checked for what ``streaming`` needs to make readers of it."""
     index_path = path / _INDEX
     if not index_path.is_file():
         raise ValueError(

@@ -75,7 +75,7 @@ def test_batches_hold_every_row_once_an_epoch() -> None:
     assert whole.num_examples == 32
 
 
-def test_drop_last_leaves_out_the_rest_and_reads_no_block_for_it() -> None:
+def test_drop_last_drops_the_rest_and_reads_no_block_for_it() -> None:
     reader = Memory()
     dropping = source(reader=reader, drop_last=True, shuffle=False, batch_size=14)
     assert len(dropping) == 2

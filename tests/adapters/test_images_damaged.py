@@ -23,7 +23,7 @@ def with_shorter_chunk(png):
 
 
 JPEG = FILES["jpeg"]
-BAD = {
+DAMAGED = {
     "half": (JPEG[: len(JPEG) // 2], "truncated"),
     "half progressive": (FILES["progressive"][:2000], "truncated"),
     "without the last bytes": (JPEG[:-20], "truncated"),
@@ -42,9 +42,9 @@ BAD = {
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("fast_scaling", [False, True])
-def test_bad_rows_are_named_together(decoder, num_threads, fast_scaling):
+def test_rows_to_skip_are_named_together(decoder, num_threads, fast_scaling):
     column = []
-    for encoded, _ in BAD.values():
+    for encoded, _ in DAMAGED.values():
         column += [FILES["jpeg"], encoded]
     decode_images = DecodeImages(
         "jpg", 40, decoder=decoder, num_threads=num_threads, fast_scaling=fast_scaling
@@ -53,14 +53,14 @@ def test_bad_rows_are_named_together(decoder, num_threads, fast_scaling):
         decode_images({"jpg": column})
     reasons = raised.value.reasons
     assert list(reasons) == list(range(1, len(column), 2))
-    for (name, (_, words)), reason in zip(BAD.items(), reasons.values(), strict=True):
+    for (name, (_, words)), reason in zip(DAMAGED.items(), reasons.values(), strict=True):
         assert words in reason, name
-    assert decode_images({"jpg": column[::2]})["jpg"].shape[0] == len(BAD)
+    assert decode_images({"jpg": column[::2]})["jpg"].shape[0] == len(DAMAGED)
 
 
 @needs_simplejpeg
 @pytest.mark.parametrize("name", ["jpeg", "progressive"])
-def test_lost_data_before_an_end_marker_is_bad(name):
+def test_lost_data_before_an_end_marker_is_refused(name):
     """Pillow, OpenCV, torchvision and torchcodec all fill these with grey and return them."""
     cut = FILES[name][: len(FILES[name]) // 2] + b"\xff\xd9"
     with pytest.raises(SkipRowsError, match="premature end of data segment"):
@@ -129,7 +129,7 @@ def test_whatever_a_reader_says_of_broken_bytes(kind, monkeypatch):
         DecodeImages("jpg", num_threads=1)({"jpg": [FILES["png"]]})
 
 
-def test_running_out_of_memory_is_no_bad_image(monkeypatch):
+def test_running_out_of_memory_skips_no_row(monkeypatch):
     monkeypatch.setattr(Image, "open", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         DecodeImages("jpg", num_threads=2)({"jpg": [FILES["png"]]})
