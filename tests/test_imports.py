@@ -5,27 +5,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 MAX_ADDED_MS = 150
 
+TOOLS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]
 # Top-level packages that only adapters, pack, clip, demo and cli may import, and only when used.
-HEAVY = {
-    "PIL",
-    "accelerate",
-    "lightning",
-    "matplotlib",
-    "open_clip",
-    "simplejpeg",
-    "streaming",
-    "tensorboard",
-    "torchdata",
-    "torchvision",
-    "tqdm",
-    "transformers",
-    "tyro",
-    "wandb",
-    "zarr",
-}
+HEAVY = set(TOOLS["ruff"]["lint"]["flake8-tidy-imports"]["banned-module-level-imports"])
 
 PROBE = """
 import importlib, json, sys, time
@@ -54,6 +41,15 @@ def probe(*modules: str) -> list[tuple[float, set[str]]]:
         command, env=environment, check=True, capture_output=True, text=True, timeout=120
     )
     return [(added_ms, set(added)) for added_ms, added in json.loads(result.stdout)]
+
+
+def test_heavy_packages_are_forbidden_to_the_core() -> None:
+    (contract,) = (
+        contract
+        for contract in TOOLS["importlinter"]["contracts"]
+        if contract["type"] == "forbidden"
+    )
+    assert set(contract["forbidden_modules"]) == HEAVY
 
 
 def test_import_adds_little_to_torch() -> None:
