@@ -11,9 +11,10 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CREATED := $(VENV)/created-by-python$(VERSION)
 FOR_DEMO := $(VENV)/installed-for-demo
 FOR_TEST := $(VENV)/installed-for-test
+OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check oldest clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,8 +36,11 @@ check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports
 	$(BIN)/python tests/gates/circles.py
 	$(BIN)/python tests/gates/sizes.py
 
-clean: ## remove .venv, runs/ and all that the tools leave behind
-	rm -rf $(VENV) runs build dist *.egg-info .coverage .coverage.* htmlcov
+oldest: $(OLDEST)/installed ## run the quick tests with the oldest dependencies that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -m "not slow"
+
+clean: ## remove .venv, .venv-oldest, runs/ and all that the tools leave behind
+	rm -rf $(VENV) $(OLDEST) runs build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -61,4 +65,14 @@ $(CREATED):
 	  echo "$(PYTHON) has no venv module: on Debian and Ubuntu, apt install python$(VERSION)-venv" >&2; exit 1; }
 	@echo "Making $(VENV) with Python $(VERSION)."
 	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The oldest versions have wheels for the oldest Python alone.
+$(OLDEST)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "The oldest dependencies need Python 3.11 and $(PYTHON) is $(VERSION): name it, as in: make oldest PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing jest-loader with its oldest dependencies into $(OLDEST): minutes, torch alone is gigabytes."
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(PYTHON) tests/gates/floors.py > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[all,dev]' --constraint $(OLDEST)/constraints.txt
 	@touch $@

@@ -5,7 +5,7 @@ from textwrap import indent
 
 import pytest
 
-from tests.gates import circles, sizes
+from tests.gates import circles, floors, sizes
 
 FORTY_LINES = "    a = 1\n" * 40
 
@@ -84,3 +84,13 @@ def test_each_of_two_circles_is_told(tmp_path: Path) -> None:
     files = {"a": "b", "b": "a", "c": "d", "d": "c"}
     write(tmp_path, {f"jest_loader/{a}.py": f"import jest_loader.{b}" for a, b in files.items()})
     assert len(circles.faults(tmp_path, set())) == 2
+
+
+def test_the_oldest_versions_are_the_floors() -> None:
+    oldest = floors.floors(["fsspec[http]>=2024.6", "qtawesome>=1.4,<2", "jest-loader[clip]"])
+    assert list(oldest) == ["fsspec==2024.6", "qtawesome==1.4"]
+
+
+def test_a_requirement_without_a_floor_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have a floor, got 'numpy<3'"):
+        list(floors.floors(["numpy<3"]))
