@@ -1,10 +1,12 @@
 """An embedder that runs a small model in the learner's place and trains it alongside."""
 
+from functools import partial
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from jest_loader.batch import Batch
 from jest_loader.ops.losses import contrastive_loss
@@ -14,6 +16,7 @@ from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.models import EmbedFunction, ModelEmbedder
 from jest_loader.scoring.runner import RunOptions
 from jest_loader.scoring.wrappers import device_of, unwrapped, without_compiler
+from jest_loader.skipped import listed, named, use
 
 
 class OnlineProxy(ModelEmbedder):
@@ -31,12 +34,16 @@ class OnlineProxy(ModelEmbedder):
         loss: The contrastive loss that it is trained with.
         equal_by: A column of the sub-batch whose equal values are not each other's negatives in
             that loss; None for none.
+        clip_norm: Largest norm of the gradient; None does not clip it.
+        scheduler: A learning-rate scheduler of the optimizer, stepped after each update by
+            ``scheduler.step()``; None leaves the learning rate as it is.
         options: How the model is run, as ``RunOptions`` describes; ``prepare`` is called in
             training too.
 
     Raises:
-        ValueError: as ``ModelEmbedder``, or if ``loss`` is not known, ``equal_by`` names no column
-            or ``optimizer`` trains none of the model's weights.
+        ValueError: as ``ModelEmbedder``, or if ``loss`` is not known, ``equal_by`` names no column,
+            ``optimizer`` trains none of the model's weights, ``clip_norm`` is not positive, or
+            ``scheduler`` is of another optimizer.
     """
 
     def __init__(
@@ -47,26 +54,42 @@ class OnlineProxy(ModelEmbedder):
         *,
         loss: Loss = "sigmoid",
         equal_by: str | None = None,
+        clip_norm: float | None = None,
+        scheduler: LRScheduler | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__(model, embed, **options)
         check_loss(loss)
         check_column(equal_by)
         _check_optimizer(optimizer, model)
+        _check_training(optimizer, clip_norm, scheduler)
         self.optimizer = optimizer
         self.loss = loss
         self.equal_by = equal_by
+        self.clip_norm = clip_norm
+        self.scheduler = scheduler
 
     def update(self, sub_batch: Batch) -> None:
         """One optimizer step on the sub-batch's contrastive loss, outside autocast.
 
+        Rows for which ``embed`` or ``prepare`` raises ``SkipRowsError`` are skipped: in uniform
+        steps nothing has scored them before.
+
         Raises:
-            ValueError: if the loss is not finite, or the sub-batch has no column ``equal_by``; the
-                weights are left as they were.
+            ValueError: if the loss is not finite, all rows are skipped, or the sub-batch has no
+                column ``equal_by``; the weights are left as they were.
         """
         groups = group_ids(sub_batch, self.equal_by)
         with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
-            loss = contrastive_loss(self._runner.call(self.model, sub_batch), self.loss, groups)
+            embeddings, rows, reasons = use(partial(self._runner.call, self.model), sub_batch)
+            if embeddings is None:
+                raise ValueError(
+                    "the online proxy must have rows to train on, but all of the sub-batch are "
+                    f"skipped: {listed(named(reasons, sub_batch))}"
+                )
+            if groups is not None and reasons:
+                groups = groups[rows]
+            loss = contrastive_loss(embeddings, self.loss, groups)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the online proxy's loss must be finite, got {loss.item()}; "
@@ -74,23 +97,35 @@ class OnlineProxy(ModelEmbedder):
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
 
     def snapshot(self) -> "OnlineProxy":
         """Itself: its weights change in ``update`` only, never while it scores."""
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the model, without DDP's and the compiler's prefixes, and the optimizer."""
-        return {
+        """The states of model, optimizer and scheduler, if there is one.
+
+        The names of weights are without the prefixes of DDP and the compiler.
+        """
+        state = {
             "model": without_compiler(unwrapped(self.model)).state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        return (
+            state if self.scheduler is None else state | {"scheduler": self.scheduler.state_dict()}
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         without_compiler(unwrapped(self.model)).load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state_dict["scheduler"])
 
 
 def _check_optimizer(optimizer: object, model: nn.Module) -> None:
@@ -103,4 +138,16 @@ def _check_optimizer(optimizer: object, model: nn.Module) -> None:
         raise ValueError(
             "a proxy's optimizer must hold weights of its model that require gradients, but holds "
             "none; make it of model.parameters()"
+        )
+
+
+def _check_training(optimizer: Optimizer, clip_norm: float | None, scheduler: object) -> None:
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"a proxy's clip_norm must be positive or None, got {clip_norm}")
+    if scheduler is None:
+        return
+    if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+        raise ValueError(
+            "a proxy's scheduler must be a torch.optim.lr_scheduler of its optimizer, got "
+            f"{type(scheduler).__name__}; make it of the optimizer that the proxy is given"
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torch.optim.lr_scheduler import StepLR
 
 from jest_loader import (
     CachedReference,
@@ -20,7 +21,9 @@ from jest_loader import (
     Learnability,
     LiveLearner,
     OnlineProxy,
+    SkipRowsError,
 )
+from jest_loader.batch import take
 from tests.helpers import random_embeddings
 
 
@@ -165,6 +168,11 @@ def test_a_frozen_reference_is_frozen():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def proxy_with(**options):
+    model = Towers()
+    return OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=1.0), **options)
+
+
 def test_an_online_proxy_learns_from_what_is_emitted():
     torch.manual_seed(0)
     proxy_model = Towers()
@@ -193,11 +201,14 @@ def test_an_online_proxy_stops_on_a_loss_that_is_not_finite():
     assert torch.equal(model.image.weight, weights)
 
 
-def test_a_proxy_goes_on_from_its_state():
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_proxy_goes_on_from_its_state(scheduled):
     def new():
         torch.manual_seed(0)
         model = Towers().eval()
-        return OnlineProxy(model, torch.optim.Adam(model.parameters(), lr=1e-2))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        scheduler = StepLR(optimizer, step_size=2, gamma=0.5) if scheduled else None
+        return OnlineProxy(model, optimizer, scheduler=scheduler)
 
     def train(proxy, seeds):
         for seed in seeds:
@@ -214,17 +225,40 @@ def test_a_proxy_goes_on_from_its_state():
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
     train(resumed, range(3, 6))
     assert torch.equal(resumed.embed(batch_of(5)).image, whole.embed(batch_of(5)).image)
+    rates = [group["lr"] for group in resumed.optimizer.param_groups]
+    assert rates == [1e-2 / 8 if scheduled else 1e-2]
 
 
-def test_a_proxys_gradients_are_clipped_by_a_hook_of_its_optimizer():
+def test_a_proxys_gradients_are_clipped():
     model = Towers().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    clip = torch.nn.utils.clip_grad_norm_
-    optimizer.register_step_pre_hook(lambda *_: clip(model.parameters(), 1e-3) and None)
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    OnlineProxy(model, optimizer).update(batch_of(8))
+    OnlineProxy(model, optimizer, clip_norm=1e-3).update(batch_of(8))
     moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
     assert 0.9e-3 < moved.norm() < 1.1e-3
+
+
+def test_a_proxy_learns_from_the_rows_that_can_be_used():
+    def prepare(batch):
+        bad = {row: "broken" for row, image in enumerate(batch["image"]) if image.isnan().any()}
+        if bad:
+            raise SkipRowsError(bad)
+        return batch
+
+    def trained_on(batch):
+        torch.manual_seed(0)
+        model = Towers().eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        OnlineProxy(model, optimizer, equal_by="caption", prepare=prepare).update(batch)
+        return torch.nn.utils.parameters_to_vector(model.parameters())
+
+    batch = {**batch_of(6), "caption": ["a", "b", "a", "c", "d", "d"]}
+    broken = {**batch, "image": batch["image"].clone()}
+    broken["image"][[1, 4]] = torch.nan
+    rows = torch.tensor([0, 2, 3, 5])
+    assert torch.equal(trained_on(broken), trained_on(take(batch, rows)))
+    with pytest.raises(ValueError, match=r"all of the sub-batch are skipped: sample 0: broken; "):
+        trained_on({**batch, "image": torch.full_like(batch["image"], torch.nan)})
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -341,6 +375,12 @@ def test_bad_input_is_refused_in_a_sentence(make, message):
         (lambda: LiveLearner(Towers), "model must be a torch.nn.Module, got <class"),
         (lambda: LiveLearner(Towers(), "embed"), r"embed must be a function\(model, batch\)"),
         (lambda: OnlineProxy(Towers(), "adam"), r"must be a torch\.optim\.Optimizer, got str"),
+        (lambda: proxy_with(clip_norm=0.0), "clip_norm must be positive or None, got 0.0"),
+        (lambda: proxy_with(scheduler="cosine"), "of its optimizer, got str; make it of the"),
+        (
+            lambda: proxy_with(scheduler=StepLR(torch.optim.SGD(Towers().parameters()), 1)),
+            "scheduler must be a torch.optim.lr_scheduler of its optimizer, got StepLR",
+        ),
         (
             lambda: OnlineProxy(Towers(), torch.optim.SGD(Towers().parameters(), lr=1.0)),
             r"holds none; make it of model\.parameters\(\)",

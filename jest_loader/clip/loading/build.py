@@ -22,7 +22,7 @@ from jest_loader.clip.loading.columns import (
     open_shards,
     refuse_unreadable,
 )
-from jest_loader.clip.loading.proxy import Proxy
+from jest_loader.clip.loading.proxy import build_proxy
 from jest_loader.clip.loading.reference import reference_model
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
@@ -203,7 +203,7 @@ def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> E
     """What scores as the learner."""
     num_at_once = _num_at_once(config)
     if config.selection.scores_with == "proxy":
-        return Proxy(config, _embed_readable, device, micro_batch_size=num_at_once)
+        return build_proxy(config, _embed_readable, device, micro_batch_size=num_at_once)
     return LiveLearner(learner, _embed(config.selection), micro_batch_size=num_at_once)
 
 

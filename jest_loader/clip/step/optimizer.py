@@ -15,16 +15,21 @@ def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Op
     groups = [
         {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},
-        {"params": logit, "weight_decay": 0.0, "peak_lr": config.lr * config.scale_lr_factor},
+        {"params": logit, "weight_decay": 0.0, "lr": config.lr * config.scale_lr_factor},
     ]
-    groups = [{"peak_lr": config.lr, **group} for group in groups]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
 
 
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimizerConfig
 ) -> None:
-    """Give every group its learning rate at ``step`` of a run of ``steps``."""
+    """Give every group its learning rate at ``step`` of a run of ``steps``.
+
+    It is a function of the step and not an ``LRScheduler``, whose state could differ from the step.
+    """
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * schedule(step, steps, config)
 
