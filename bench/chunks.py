@@ -13,15 +13,13 @@ the sigmoid loss; the softmax scores are of the same embeddings.
 The last line of the output is one JSON document.
 """
 
-import argparse
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.harness import environment, learnability
+from bench.harness import learnability, parser_of, print_document, pyplot
 from jest_loader import (
     Embeddings,
     FactoredScores,
@@ -55,7 +53,7 @@ Learnability = dict[str, list[float]]
 
 def main() -> None:
     """Select from super-batches of each size, by each loss, in every way."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--candidates", type=int, nargs="+", default=[640, 5120])
@@ -73,7 +71,7 @@ def main() -> None:
                 print(f"  {name:16s} {mean(values):8.3f}  {spread(values):6.3f}", flush=True)
     if arguments.plot is not None:
         draw(found, arguments.plot)
-    print(json.dumps({"environment": environment(), "found": found}))
+    print_document({"found": found})
 
 
 def select_in_every_way(drawn: list[Sides], loss: Loss) -> Learnability:
@@ -110,12 +108,7 @@ def spread(values: list[float]) -> float:
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """A panel each: chunks along x, the Gibbs sampler and uniform draws as levels."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(found), figsize=(4 * len(found), 3.4), squeeze=False)
+    figure, panels = pyplot().subplots(1, len(found), figsize=(4 * len(found), 3.4), squeeze=False)
     for panel, setting in zip(panels[0], found, strict=True):
         by_selector = setting["learnability"]
         chunked = {

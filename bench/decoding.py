@@ -19,14 +19,11 @@ Differences are those of uint8 pixels to the usual form's: the largest, and the 
 of the output is one JSON document.
 """
 
-import argparse
 import importlib.util
 import io
-import json
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -34,7 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.harness import environment, spread
+from bench.harness import in_rounds, once_s, parser_of, print_document, ratios, spread
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.images.decoders import Pixels
 
@@ -63,9 +60,7 @@ SMOKE = [Photos(128, 96, 4, (32,))]
 
 def main() -> None:
     """Time every form at every size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--smoke", action="store_true", help="one small size, once")
+    parser = parser_of(__doc__, smoke=True, repeats=7)
     arguments = parser.parse_args()
     # PyTorch's own threads would compete with those that are measured.
     torch.set_num_threads(1)
@@ -80,13 +75,8 @@ def main() -> None:
             for name, form in forms.items():
                 print(f"  {name:20s} {describe(form)}", flush=True)
             results.append({**photos._asdict(), "bytes": mean_bytes, "size": size, "forms": forms})
-    found = {name: version(name) for name, module in PACKAGES.items() if installed(module)}
-    document = {
-        "environment": environment() | found,
-        "repeats": repeats,
-        "results": results,
-    }
-    print(json.dumps(document))
+    found = [name for name, module in PACKAGES.items() if installed(module)]
+    print_document({"repeats": repeats, "results": results}, packages=found)
 
 
 def measure(encoded: list[bytes], size: int, repeats: int) -> dict[str, Any]:
@@ -95,26 +85,18 @@ def measure(encoded: list[bytes], size: int, repeats: int) -> dict[str, Any]:
     makers = dict(forms_of(size))
     decoders = {(name, n): make(num_threads=n) for name, make in makers.items() for n in THREADS}
     images = {key: decode(batch)["jpg"].int() for key, decode in decoders.items()}
-    times: dict[Any, list[float]] = {key: [] for key in decoders}
-    # In rounds, since the machine's other work comes and goes.
-    for _ in range(repeats):
-        for key, decode in decoders.items():
-            started = time.perf_counter()
-            decode(batch)
-            times[key].append(1000 * (time.perf_counter() - started))
+    runs = {key: partial(decode, batch) for key, decode in decoders.items()}
+    taken = in_rounds(runs, repeats, once_s)
+    times = {key: [1000 * seconds.wall for seconds in found] for key, found in taken.items()}
     for decode in decoders.values():
         decode.close()
     forms = {}
     for name in makers:
         difference = (images[name, 1] - images["usual", 1]).abs()
-        ratios = {
-            n: [u / t for u, t in zip(times["usual", n], times[name, n], strict=True)]
-            for n in THREADS
-        }
         forms[name] = {
             "ms": {n: spread(times[name, n]) for n in THREADS},
             "images_per_s": {n: 1000 * len(encoded) / median(times[name, n]) for n in THREADS},
-            "times_usual": {n: spread(ratios[n]) for n in THREADS},
+            "times_usual": {n: spread(ratios(times["usual", n], times[name, n])) for n in THREADS},
             "largest_difference": int(difference.max()),
             "mean_difference": float(difference.float().mean()),
         }
@@ -162,7 +144,8 @@ def by_opencv(encoded: bytes) -> Pixels:
     import cv2
 
     cv2.setNumThreads(1)
-    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    pixels: Pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return pixels
 
 
 def by_torchvision(encoded: bytes) -> Pixels:
@@ -170,14 +153,16 @@ def by_torchvision(encoded: bytes) -> Pixels:
     from torchvision.io import decode_jpeg
 
     with_copy = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-    return decode_jpeg(with_copy, mode="RGB").permute(1, 2, 0).numpy()
+    pixels: Pixels = decode_jpeg(with_copy, mode="RGB").permute(1, 2, 0).numpy()
+    return pixels
 
 
 def by_torchcodec(encoded: bytes) -> Pixels:
     """RGB pixels, a view of [3, height, width]."""
     from torchcodec.decoders import decode_jpeg
 
-    return decode_jpeg(encoded).permute(1, 2, 0).numpy()
+    pixels: Pixels = decode_jpeg(encoded).permute(1, 2, 0).numpy()
+    return pixels
 
 
 def installed(module: str) -> bool:

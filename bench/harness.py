@@ -1,19 +1,23 @@
-"""What several benchmarks need: where they ran, times, and what a sub-batch is worth."""
+"""What several benchmarks need: arguments, the JSON document, times in rounds, memory, worth."""
 
+import argparse
+import json
 import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from jest_loader import Embeddings
 from jest_loader.ops.losses import contrastive_loss
@@ -21,6 +25,55 @@ from jest_loader.protocols import Loss
 
 # Threads of NumPy's and PyTorch's libraries spin for a while after their work is done.
 _PAUSE_S = 0.2
+Key = TypeVar("Key")
+Time = TypeVar("Time")
+
+
+class Seconds(NamedTuple):
+    """What a call took: CPU time of all threads of this process, and time by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def parser_of(
+    docstring: str, *, smoke: bool = False, repeats: int | None = None
+) -> argparse.ArgumentParser:
+    """A parser whose help begins with a benchmark's question, its docstring's first line.
+
+    Args:
+        docstring: The benchmark's.
+        smoke: Whether it has ``--smoke``.
+        repeats: The default of ``--repeats``; None leaves the option out.
+    """
+    parser = argparse.ArgumentParser(description=docstring.splitlines()[0])
+    if smoke:
+        parser.add_argument("--smoke", action="store_true", help="seconds, by small sizes")
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="rounds; smoke takes one")
+    return parser
+
+
+def print_document(
+    figures: Mapping[str, Any], *, device: str = "cpu", packages: Iterable[str] = ()
+) -> None:
+    """The last line of a benchmark's output: the figures and what they belong to, as JSON.
+
+    Args:
+        figures: JSON values by name.
+        device: The device that was measured.
+        packages: Distributions whose versions matter beside those of NumPy and PyTorch.
+    """
+    versions = {package: version_of(package) for package in packages}
+    print(json.dumps({"environment": environment(device) | versions, **figures}))
+
+
+def version_of(package: str) -> str:
+    """The version of a distribution, or "not installed"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -58,6 +111,27 @@ def once_ms(run: Callable[[], object], device: str | torch.device = "cpu") -> fl
     return 1000 * (time.perf_counter() - started)
 
 
+def once_s(run: Callable[[], object]) -> Seconds:
+    """Seconds of one call that leaves nothing to a device."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    run()
+    return Seconds(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def in_rounds(
+    forms: Mapping[Key, Callable[[], object]],
+    rounds: int,
+    time_of: Callable[[Callable[[], object]], Time],
+) -> dict[Key, list[Time]]:
+    """What ``time_of`` returns for each form in each round.
+
+    Forms take turns because the machine's other work comes and goes: it slows neighbours in time
+    alike, so ratios are taken within a round.
+    """
+    taken = [{name: time_of(run) for name, run in forms.items()} for _ in range(rounds)]
+    return {name: [times[name] for times in taken] for name in forms}
+
+
 class PeakMemory:
     """Peak of the memory in use above what was in use at the start."""
 
@@ -82,7 +156,9 @@ class PeakMemory:
             allocated = torch.cuda.memory_allocated if line == "VmRSS" else _peak_allocated
             return allocated()
         status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(rf"{line}:\s+(\d+) kB", status)[1])
+        found = re.search(rf"{line}:\s+(\d+) kB", status)
+        assert found is not None, "Linux says what a process has in memory"
+        return 1024 * int(found[1])
 
 
 def _peak_allocated() -> int:
@@ -93,6 +169,27 @@ def _peak_allocated() -> int:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Minimum, median and maximum."""
     return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def ratios(values: Iterable[float], others: Iterable[float]) -> list[float]:
+    """Each value over the other of its round."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def unit_rows(num_rows: int, width: int, generator: Generator) -> Tensor:
+    """Random directions, fp32 [num_rows, width] on the generator's device."""
+    rows = torch.randn(num_rows, width, generator=generator, device=generator.device)
+    return normalize(rows, dim=1)
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot, which draws into files here."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def learnability(sides: tuple[Embeddings, Embeddings], index: Tensor, loss: Loss) -> float:

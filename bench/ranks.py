@@ -17,7 +17,6 @@ Three regimes, each said in the output:
 The last line of the output is one JSON document.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -32,11 +31,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
-from bench.harness import environment, learnability, spread
+from bench.harness import learnability, parser_of, print_document, pyplot, spread, unit_rows
 from jest_loader import Embeddings, FactoredScores, JointSelector, Selector, UniformSelector
 from jest_loader.cost.flops import selection_flops
 from jest_loader.ranks.rank_scores import RankScores
@@ -50,8 +49,7 @@ NUM_MODELS, HALF_BYTES = 2, 2
 
 def main() -> None:
     """Measure, compute and simulate; print tables and one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
+    parser = parser_of(__doc__, smoke=True)
     parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--gpu-tflops", type=float, default=300.0, help="of one GPU, stated")
     parser.add_argument("--link-gb-s", type=float, nargs="+", default=[25.0, 100.0], help="stated")
@@ -71,15 +69,14 @@ def main() -> None:
         print(row)
     if options.plot is not None:
         plot(worth, options.plot)
-    found = {"weak_scaling": scaling, "cost": costs, "worth": worth}
-    print(json.dumps({"environment": environment(), "paper": PAPER, **found}))
+    print_document({"paper": PAPER, "weak_scaling": scaling, "cost": costs, "worth": worth})
 
 
 def weak_scaling(num_ranks: int, smoke: bool) -> dict[str, Any]:
     """Times of one selection, the slowest rank's, with the same work for each rank."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (num_ranks, Path(folder), 256 if smoke else 2560, 2 if smoke else 7)
-        multiprocessing.spawn(_select, arguments, nprocs=num_ranks)
+        spawn(_select, arguments, nprocs=num_ranks)  # type: ignore[no-untyped-call]
         ranks = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
     times = [max(step) for step in zip(*(rank["times_ms"] for rank in ranks), strict=True)]
     return {
@@ -102,11 +99,11 @@ def _select(rank: int, num_ranks: int, folder: Path, size: int, num_steps: int) 
         timeout=timedelta(seconds=120),
     )
     width, chosen = 512, size // 5
-    pair = [random_embeddings(size, width, seed=2 * rank + model) for model in range(NUM_MODELS)]
+    learner, reference = (random_embeddings(size, width, seed=2 * rank + side) for side in (0, 1))
     times = []
     for step in range(num_steps + 1):
         ranks = ranks_of(None)
-        scores = RankScores(FactoredScores(*pair), ranks)
+        scores = RankScores(FactoredScores(learner, reference), ranks)
         dist.barrier()
         started = time.perf_counter()
         JointSelector().select(scores, chosen, key=step)
@@ -189,9 +186,12 @@ def chosen_learnability(
 
 def _choose(group: Collective, *, selector: Any, pair: list[Embeddings], seed: int) -> Tensor:
     rows = slice(group.rank, None, group.size)
-    shares = [replace(side, image=side.image[rows], text=side.text[rows]) for side in pair]
+    learner, reference = (
+        replace(side, image=side.image[rows], text=side.text[rows]) for side in pair
+    )
     size = len(pair[0].image) // 5 // group.size
-    index = replace(selector, group=group).select(FactoredScores(*shares), size, key=seed)
+    scores = FactoredScores(learner, reference)
+    index: Tensor = replace(selector, group=group).select(scores, size, key=seed)
     return index * group.size + group.rank
 
 
@@ -199,10 +199,7 @@ def clustered(size: int, *, seed: int) -> tuple[list[Embeddings], Tensor]:
     """A learner that tells clusters apart, and a reference that also tells their members apart."""
     generator = torch.Generator().manual_seed(seed)
     num_clusters = size // 40
-
-    def unit(rows: int) -> Tensor:
-        return normalize(torch.randn(rows, 32, generator=generator), dim=1)
-
+    unit = partial(unit_rows, width=32, generator=generator)
     cluster = torch.randint(num_clusters, (size,), generator=generator)
     centre, own = unit(num_clusters)[cluster], unit(size)
     tight = (0.3 + 1.2 * torch.rand(num_clusters, 1, generator=generator))[cluster]
@@ -221,12 +218,7 @@ def clustered(size: int, *, seed: int) -> tuple[list[Embeddings], Tensor]:
 
 def plot(worth: list[dict[str, Any]], path: Path) -> None:
     """Learnability over the number of ranks."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4))
+    figure, axes = pyplot().subplots(figsize=(8, 4))
     for row in worth:
         if row["ranks"] == 1:
             style = {"global": "-", "independent": "--", "uniform": ":"}[row["selector"]]

@@ -24,10 +24,9 @@ are the share of the sub-batch that the same form picks in fp64 under the same n
 of the output is one JSON document.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +34,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from bench.harness import PeakMemory, environment, learnability, once_ms, spread
+from bench.harness import (
+    PeakMemory,
+    in_rounds,
+    learnability,
+    once_ms,
+    parser_of,
+    print_document,
+    ratios,
+    spread,
+    unit_rows,
+)
 from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.protocols import Loss
 from jest_loader.selecting.selectors import chunk_sizes
@@ -74,11 +83,9 @@ LARGEST_PUBLISHED = {"cpu": 5120, "cuda": 40960}
 
 def main() -> None:
     """Time every form at every size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, smoke=True, repeats=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--loss", default="sigmoid", choices=["sigmoid", "softmax"])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="one small size, once")
     arguments = parser.parse_args()
     repeats = 1 if arguments.smoke else arguments.repeats
     results = []
@@ -88,15 +95,14 @@ def main() -> None:
         print(f"{size.num_candidates} -> {size.sub_batch}, width {size.width}")
         for name, form in found["forms"].items():
             print(f"  {name:14s} {describe(form)}", flush=True)
-    document = {
-        "environment": environment(arguments.device),
+    figures = {
         "loss": arguments.loss,
         "num_chunks": SELECTOR.num_chunks,
         "filter_ratio": FILTER_RATIO,
         "repeats": repeats,
         "results": results,
     }
-    print(json.dumps(document))
+    print_document(figures, device=arguments.device)
 
 
 def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]:
@@ -105,9 +111,8 @@ def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]
     learner = clustered(size, seed=0, noise=1.2, logit_bias=-10.0, device=device, dtype=dtype)
     reference = clustered(size, seed=1, noise=0.6, logit_bias=-14.0, device=device, dtype=dtype)
     sides = (learner, reference)
-    exact = [replace(s, image=s.image.double(), text=s.text.double()) for s in sides]
-    expected = select(FactoredScores(*exact, loss, fused=False), size)
-    del exact
+    exact = (replace(s, image=s.image.double(), text=s.text.double()) for s in sides)
+    expected = select(FactoredScores(next(exact), next(exact), loss, fused=False), size)
     forms: dict[str, Any] = {}
     runs = dict(forms_of(size, sides, device, loss))
     for name, run in runs.items():
@@ -118,12 +123,11 @@ def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]
         if isinstance(index, Tensor):
             forms[name]["picks_of_fp64"] = shared(index, expected)
             forms[name]["learnability"] = learnability(sides, index, loss)
-    # In rounds, since the machine's other work comes and goes: ratios are taken within a round.
-    rounds = [{name: once_ms(run, device) for name, run in runs.items()} for _ in range(repeats)]
+    ms = in_rounds(runs, repeats, partial(once_ms, device=device))
     for name, form in forms.items():
-        form["ms"] = spread([found[name] for found in rounds])
+        form["ms"] = spread(ms[name])
         form["times"] = {
-            other: spread([found[other] / found[name] for found in rounds])
+            other: spread(ratios(ms[other], ms[name]))
             for other in runs
             if other.startswith(("published", "products"))
         }
@@ -162,7 +166,7 @@ def select(scores: FactoredScores, size: Size) -> Tensor:
 
 def captured(scores: FactoredScores, size: Size) -> Callable[[], Tensor]:
     """The selection as one CUDA graph, which the host launches at once."""
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         select(scores, size)  # Compiles the kernels; a capture must not.
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -182,8 +186,7 @@ def published_numpy(size: Size, sides: tuple[Embeddings, Embeddings], dtype: Any
         sigmoid_pairwise(
             side.image.numpy().astype(dtype),
             side.text.numpy().astype(dtype),
-            side.logit_scale,
-            side.logit_bias,
+            *logit_parameters(side),
         )
         for side in sides
     ]
@@ -195,8 +198,8 @@ def published_torch(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
     """The same in PyTorch, drawn by Gumbel-top-k: multinomial stops at 2^24 categories."""
     eye = torch.eye(size.num_candidates, dtype=torch.bool, device=sides[0].image.device)
     learner, reference = (
-        side.image.float() @ side.text.float().T * side.logit_scale + side.logit_bias
-        for side in sides
+        side.image.float() @ side.text.float().T * scale + bias
+        for side, (scale, bias) in zip(sides, map(logit_parameters, sides), strict=True)
     )
     pairwise = softplus(learner.where(~eye, -learner)) - softplus(reference.where(~eye, -reference))
     own, chosen = pairwise.diagonal(), torch.zeros_like(pairwise[0])
@@ -205,6 +208,12 @@ def published_torch(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
         logits = logits.masked_fill(chosen > 0, -torch.inf)
         noise = -torch.empty_like(logits).exponential_().log()
         chosen[(logits + noise).topk(chunk).indices] = 1
+
+
+def logit_parameters(side: Embeddings) -> tuple[float, float]:
+    """Scale and bias as numbers."""
+    assert side.logit_bias is not None, "the published form is timed with the sigmoid loss"
+    return float(side.logit_scale), float(side.logit_bias)
 
 
 def products(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
@@ -230,10 +239,7 @@ def clustered(
 ) -> Embeddings:
     """Pairs around 64 centres, image and text the further apart the more ``noise``."""
     random = torch.Generator(device).manual_seed(seed)
-
-    def unit(rows: int) -> Tensor:
-        return normalize(torch.randn(rows, size.width, generator=random, device=device), dim=1)
-
+    unit = partial(unit_rows, width=size.width, generator=random)
     of_cluster = torch.randint(64, (size.num_candidates,), generator=random, device=device)
     pair = normalize(unit(64)[of_cluster] + unit(size.num_candidates), dim=1)
     image, text = (

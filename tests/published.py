@@ -5,11 +5,12 @@ its arithmetic is ours.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.floating]
+Float = NDArray[np.floating[Any]]
 Score = Callable[[NDArray[np.int64]], Float]
 Draw = Callable[[Float, int], NDArray[np.int64]]
 
@@ -40,7 +41,8 @@ def sum_of_pairs(pairwise: Float) -> Score:
     def score(chosen: NDArray[np.int64]) -> Float:
         indicator = np.zeros(len(pairwise), pairwise.dtype)
         indicator[chosen] = 1.0
-        return np.diag(pairwise) + indicator @ pairwise + pairwise @ indicator
+        scores: Float = np.diag(pairwise) + indicator @ pairwise + pairwise @ indicator
+        return scores
 
     return score
 

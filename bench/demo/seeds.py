@@ -10,15 +10,13 @@ Takes as long as a demo for each seed that runs/demo_seeds does not have yet. Th
 output is one JSON document.
 """
 
-import argparse
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from jest_loader.demo.run import DemoConfig, run_demo
 from jest_loader.demo.table import accuracy, first_step
 
@@ -27,7 +25,7 @@ MEASURES = ("zero_shot_top1", "zero_shot_top5", "retrieval_r10")
 
 def main() -> None:
     """Run the demos and put them together."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo_seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=DemoConfig.steps)
@@ -56,8 +54,7 @@ def main() -> None:
             f"flops {found['flops']:.1e}  seconds {mean(found['seconds']):.0f}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    document = {"seeds": arguments.seeds, "environment": environment(device), "arms": summary}
-    print(json.dumps(document))
+    print_document({"seeds": arguments.seeds, "arms": summary}, device=device)
 
 
 def _summary(runs: list[dict[str, Any]], uniform: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,13 +10,11 @@ other arms take its settings over and have none chosen for them.
 The last line of the output is one JSON document.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from jest_loader.clip.train import train
 from jest_loader.demo.data import prepare
 from jest_loader.demo.run import DemoConfig, arm_config
@@ -24,7 +22,7 @@ from jest_loader.demo.run import DemoConfig, arm_config
 
 def main() -> None:
     """Run the sweep."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo_sweep"))
     parser.add_argument("--steps", type=int, default=DemoConfig.steps)
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
@@ -52,8 +50,7 @@ def main() -> None:
             flush=True,
         )
     best = max(rows, key=lambda row: row["zero_shot_top1"])
-    document = {"steps": demo.steps, "environment": environment(), "best": best, "rows": rows}
-    print(json.dumps(document))
+    print_document({"steps": demo.steps, "best": best, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,9 +22,7 @@ to; and ``ZarrSource``. Random bytes do not compress, so these are the least fav
 The last line of the output is one JSON document.
 """
 
-import argparse
 import importlib.util
-import json
 import tempfile
 import time
 import tracemalloc
@@ -36,8 +34,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.harness import environment
+from bench.harness import in_rounds, once_s, parser_of, print_document, ratios, spread
 from bench.reading.data import make_litdata, make_mds, make_tars, make_zarr
 from jest_loader.adapters.blocks import BlockSource
 from jest_loader.adapters.blocks.order import BlockOrder
@@ -46,16 +45,15 @@ from jest_loader.adapters.zarr import ZarrSource
 
 BATCH_SIZES = (512, 2560)
 WINDOW_ROWS = 4 * 512
+PACKAGES = ("mosaicml-streaming", "zarr", "webdataset", "litdata")
 HASHES = ("xxh3_64", "xxh64", "sha1", "md5")
 Form = Callable[[], object]
 
 
 def main() -> None:
     """Time every form of every format."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, smoke=True, repeats=5)
     parser.add_argument("--rows", type=int, default=30_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="few rows, once")
     arguments = parser.parse_args()
     num_rows, repeats = (2560, 1) if arguments.smoke else (arguments.rows, arguments.repeats)
     # For a type that zarr's specification does not have yet, and from what StreamingDataset uses.
@@ -78,16 +76,8 @@ def main() -> None:
     for blocks, found in order.items():
         shown = (f"{name} {value:.3g}" for name, value in found.items())
         print(f"  {blocks:16s} {', '.join(shown)}")
-    document = {
-        "environment": environment() | versions(),
-        "rows": num_rows,
-        "repeats": repeats,
-        "mds": mds,
-        "hash_gb_per_cpu_s": hashes,
-        "zarr": zarr,
-        "order": order,
-    }
-    print(json.dumps(document))
+    figures = {"mds": mds, "hash_gb_per_cpu_s": hashes, "zarr": zarr, "order": order}
+    print_document({"rows": num_rows, "repeats": repeats, **figures}, packages=PACKAGES)
 
 
 def mds_forms(folder: Path, num_rows: int) -> dict[str, Form]:
@@ -109,8 +99,14 @@ def mds_forms(folder: Path, num_rows: int) -> dict[str, Form]:
         forms[f"MdsSource, {batch_size}, images as bytes"] = partial(drain_images, source)
     shards = [np.memmap(shard, np.uint8, "r") for shard in sorted(path.glob("shard.*"))]
     room = np.zeros(max(map(len, shards)), np.uint8)
-    forms["memcpy"] = lambda: [np.copyto(room[: len(shard)], shard) for shard in shards]
+    forms["memcpy"] = partial(copy_shards, shards, room)
     return forms
+
+
+def copy_shards(shards: Iterable[NDArray[np.uint8]], room: NDArray[np.uint8]) -> None:
+    """Copy one shard after another to the same place."""
+    for shard in shards:
+        np.copyto(room[: len(shard)], shard)
 
 
 def other_forms(folder: Path, num_rows: int) -> dict[str, Form]:
@@ -183,27 +179,22 @@ def measure(forms: dict[str, Form], num_rows: int, repeats: int) -> dict[str, An
     ``ratio`` is to the first form, the median of those within a round: what else the machine does
     slows neighbours in time alike.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
-    for _ in range(repeats):
-        for name, run in forms.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            run()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            found[name].append((num_rows / cpu, num_rows / wall))
-    base = next(iter(found.values()))
+    taken = in_rounds(forms, repeats, once_s)
+    rates = {
+        name: {
+            "per_cpu_s": [num_rows / seconds.cpu for seconds in found],
+            "per_s": [num_rows / seconds.wall for seconds in found],
+        }
+        for name, found in taken.items()
+    }
+    base = next(iter(rates.values()))
     return {
         name: {
-            kind: summary([pair[at] for pair in pairs], [pair[at] for pair in base])
-            for at, kind in enumerate(("per_cpu_s", "per_s"))
+            kind: {**spread(values), "ratio": median(ratios(values, base[kind]))}
+            for kind, values in found.items()
         }
-        for name, pairs in found.items()
+        for name, found in rates.items()
     }
-
-
-def summary(rates: list[float], base: list[float]) -> dict[str, float]:
-    """Of the rates of all rounds."""
-    ratio = median(rate / other for rate, other in zip(rates, base, strict=True))
-    return {"min": min(rates), "median": median(rates), "max": max(rates), "ratio": ratio}
 
 
 def show(title: str, forms: dict[str, Any]) -> None:
@@ -212,8 +203,8 @@ def show(title: str, forms: dict[str, Any]) -> None:
     for name, form in forms.items():
         cells = []
         for kind, rates in form.items():
-            spread = f" ({rates['min']:,.0f}, {rates['max']:,.0f})" if kind == "per_cpu_s" else ""
-            cells.append(f"{rates['median']:10,.0f}{spread:22s} {rates['ratio']:7.2f} x")
+            range_of = f" ({rates['min']:,.0f}, {rates['max']:,.0f})" if kind == "per_cpu_s" else ""
+            cells.append(f"{rates['median']:10,.0f}{range_of:22s} {rates['ratio']:7.2f} x")
         print(f"  {name:36s} {'  '.join(cells)}", flush=True)
 
 
@@ -249,19 +240,6 @@ def order_of(num_blocks: int, block_rows: int) -> dict[str, float]:
     tracemalloc.stop()
     del kept
     return {"windows_cpu_s": windows_s, "rows_cpu_s": rows_s, "peak_mb": peak_bytes / 1e6}
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries compared."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("mosaicml-streaming", "zarr", "webdataset", "litdata"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 if __name__ == "__main__":

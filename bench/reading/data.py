@@ -98,7 +98,7 @@ def make_zarr(folder: Path, num_rows: int) -> dict[str, int]:
             "pixels",
             data=pixels,
             chunks=(chunk_rows, *PIXELS),
-            shards=shard_rows and (shard_rows, *PIXELS),
+            shards=None if shard_rows is None else (shard_rows, *PIXELS),
         )
     name = "encoded images, chunks of 256"
     images = root.create_group(name).create_array(

@@ -17,22 +17,21 @@ last line of the output is one JSON document.
 """
 
 import argparse
-import json
 import math
 import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from bench.training.arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
 
 
-def main() -> None:
-    """Train what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parsed() -> argparse.Namespace:
+    """The command's arguments."""
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument(
@@ -48,6 +47,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if "softmax" in arguments.loss and any("independent" in arm for arm in arguments.arms):
         parser.error("independent selection is for the sigmoid loss; name other --arms for softmax")
+    return arguments
+
+
+def main() -> None:
+    """Train what is missing."""
+    arguments = parsed()
     stops_at = time.monotonic() + (arguments.max_seconds or math.inf)
     bench = Bench(arguments.data, arguments.out, arguments.steps, stops_at)
     ended: list[dict[str, Any]] = []
@@ -70,7 +75,7 @@ def main() -> None:
         top1 = run.evaluations[-1].metrics["zero_shot_top1"]
         ended.append({"setting": setting.name, "arm": name, "seed": seed, "zero_shot_top1": top1})
         print(f"{label:48s} top-1 {top1:.2%}", flush=True)
-    print(json.dumps({"steps": arguments.steps, "environment": environment(), "runs": ended}))
+    print_document({"steps": arguments.steps, "runs": ended})
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.cache import build_reference_cache
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
+from jest_loader.protocols import Loss
 
 STEPS, BATCH_SIZE = 1600, 128
 _LR = 1e-3  # With batches of 128.
 _HALF_SIZE = 16
-_FLEXI = {"score_image_size": _HALF_SIZE, "low_resolution_fraction": 0.5}
+_FLEXI: dict[str, Any] = {"score_image_size": _HALF_SIZE, "low_resolution_fraction": 0.5}
 _JOINT = SelectionConfig(selector="joint", filter_ratio=0.8)
 
 
@@ -39,7 +40,7 @@ class Setting:
     noise: int = 20
     batch_size: int = BATCH_SIZE
     num_examples: int = STEPS * BATCH_SIZE
-    loss: str = "sigmoid"
+    loss: Loss = "sigmoid"
     longer: int = 1
 
     @property
@@ -245,7 +246,7 @@ ARMS = {
 
 
 def base_config(
-    train_on: Path, test: Path, out: Path, steps: int = STEPS, loss: str = "sigmoid"
+    train_on: Path, test: Path, out: Path, steps: int = STEPS, loss: Loss = "sigmoid"
 ) -> TrainConfig:
     """What all arms have in common."""
     return TrainConfig(

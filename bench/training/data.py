@@ -22,7 +22,6 @@ Uncurated and curated icons that look like one of the test's (cosine of their in
 grid above 0.995) are left out. ``icons.json`` has the counts, sets, and licences.
 """
 
-import argparse
 import io
 import json
 import re
@@ -38,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from jest_loader.pack import write_mds
 
 SIZE = 32
@@ -74,7 +73,7 @@ class Icon:
 
 def main() -> None:
     """Render and write all sets."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--package", type=Path, required=True, help="the tarball of @iconify/json")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--uncurated-size", type=int, help="rows of it, at random; all by default")
@@ -94,8 +93,7 @@ def main() -> None:
         "sets": {prefix: collections[prefix]["license"]["title"] for prefix in used},
     }
     (arguments.out / "icons.json").write_text(json.dumps(document, indent=1) + "\n")
-    said = {name: document[name] for name in ("rows", "classes", "rendered")}
-    print(json.dumps({**said, "environment": environment()}))
+    print_document({name: document[name] for name in ("rows", "classes", "rendered")})
 
 
 def read_package(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -106,7 +104,8 @@ def read_package(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         def load(name: str) -> dict[str, Any]:
             file = package.extractfile(members[name])
             assert file is not None, name
-            return json.load(file)
+            found: dict[str, Any] = json.load(file)
+            return found
 
         collections = load("package/collections.json")
         usable = [prefix for prefix, found in collections.items() if is_usable(found)]
@@ -148,7 +147,8 @@ def render(icon: dict[str, Any]) -> NDArray[np.uint8] | None:
         png = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True)
     except ValueError:  # A handful of sets hold what no renderer reads.
         return None
-    ink = 255 - np.asarray(Image.open(io.BytesIO(bytes(png))).convert("L"))
+    paper = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("L"), dtype=np.uint8)
+    ink = np.uint8(255) - paper
     return ink if ink.shape == (SIZE, SIZE) and ink.sum() > 255 else None
 
 
@@ -204,7 +204,8 @@ def ink_of(icons: list[Icon]) -> NDArray[np.float32]:
     """Unit rows [icons, 256]: the ink on a 16 x 16 grid."""
     pixels = np.stack([icon.pixels for icon in icons]).astype(np.float32)
     grid = pixels.reshape(len(icons), 16, 2, 16, 2).mean(axis=(2, 4)).reshape(len(icons), -1)
-    return grid / np.linalg.norm(grid, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = grid / np.linalg.norm(grid, axis=1, keepdims=True)
+    return unit
 
 
 def captioned(splits: dict[str, list[Icon]]) -> dict[str, list[tuple[Icon, bool]]]:

@@ -9,8 +9,6 @@ Trains and caches the reference if ``--out`` does not have it yet. The last line
 one JSON document.
 """
 
-import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from bench.training.arms import STEPS, Bench, Setting
 from bench.training.subsets import best_rows
 from jest_loader.adapters.mds import MdsSource
@@ -26,7 +24,7 @@ from jest_loader.adapters.mds import MdsSource
 
 def main() -> None:
     """Count."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument("--noise", type=int, default=20, help="percent shuffled")
@@ -55,7 +53,7 @@ def main() -> None:
     }
     for name, share in found.items():
         print(f"{name:44s} {share['all']:6.1%} of all, {share['kept']:6.1%} of what is kept")
-    print(json.dumps({"environment": environment(), "shares": found}))
+    print_document({"shares": found})
 
 
 def columns(data: Path, *names: str) -> list[NDArray[Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.harness import ratios
 from bench.training.arms import ARMS, Bench
 from jest_loader.demo.table import accuracy
 from jest_loader.reference_cache.format import read_manifest
@@ -68,10 +69,7 @@ def slower_than_uniform(times: dict[str, Any]) -> dict[str, float]:
     """
     taken = times["step_ms"]
     known = {
-        ARMS[arm].selection: median(
-            one / uniform for one, uniform in zip(found, taken["uniform"], strict=True)
-        )
-        for arm, found in taken.items()
+        ARMS[arm].selection: median(ratios(found, taken["uniform"])) for arm, found in taken.items()
     }
     return {name: known[arm.selection] for name, arm in ARMS.items() if arm.selection in known}
 
@@ -79,7 +77,7 @@ def slower_than_uniform(times: dict[str, Any]) -> dict[str, float]:
 def measured(
     runs: Runs, slower: dict[str, float], reference_flops: float
 ) -> dict[str, dict[str, Any]]:
-    """Of each arm, what its seeds reached and when they passed the uniform arm.
+    """What each arm's seeds reached, and when they passed the uniform arm.
 
     Args:
         runs: Of one setting.
@@ -89,34 +87,59 @@ def measured(
     uniform = runs["uniform"]
     goal = mean(accuracy(run) for run in uniform)
     budget, steps = mean(run["flops"] for run in uniform), uniform[0]["steps"]
-    rows = {}
-    for arm, seeds in runs.items():
-        reached = [None if arm == "uniform" else first_step(run, goal) for run in seeds]
-        fewer = [steps / step if step else None for step in reached]
-        spent = [
-            flops_until(run, step) if step else None
-            for run, step in zip(seeds, reached, strict=True)
-        ]
-        once = reference_flops if uses_reference(arm) else 0.0
-        rows[arm] = {
-            "top1": [accuracy(run) for run in seeds],
-            "top1_at_equal_flops": [at_flops(run, budget) for run in seeds],
-            "retrieval_r10": [run["evaluations"][-1]["metrics"]["retrieval_r10"] for run in seeds],
-            "steps_to_goal": reached,
-            "fewer_steps": fewer,
-            "fewer_flops": [budget / flops if flops else None for flops in spent],
-            "fewer_flops_with_reference": [
-                budget / (flops + once) if flops else None for flops in spent
-            ],
-            "less_time": [
-                ratio / slower[arm] if ratio and arm in slower else None for ratio in fewer
-            ],
-            "overhead": seeds[0]["flops"] / seeds[0]["steps"] / (budget / steps),
-            "shuffled": [over_the_run(run, shuffled_of) for run in seeds],
-            "as_independent": [over_the_run(run, overlap_of) for run in seeds],
-            "counts": seeds[0]["counts"],
-        }
-    return rows
+    return {
+        arm: measured_arm(
+            seeds,
+            goal=None if arm == "uniform" else goal,
+            budget=budget,
+            num_steps=steps,
+            slower=slower.get(arm),
+            once=reference_flops if uses_reference(arm) else 0.0,
+        )
+        for arm, seeds in runs.items()
+    }
+
+
+def measured_arm(
+    seeds: list[dict[str, Any]],
+    *,
+    goal: float | None,
+    budget: float,
+    num_steps: int,
+    slower: float | None,
+    once: float,
+) -> dict[str, Any]:
+    """The measures of one arm, a value for each seed.
+
+    Args:
+        seeds: The arm's runs.
+        goal: The accuracy to reach; None for the uniform arm, which sets it.
+        budget: Flops of a uniform run.
+        num_steps: Steps of a uniform run.
+        slower: The time of a step over the uniform arm's; None if unknown.
+        once: Flops spent once, ahead of all runs.
+    """
+    reached = [None if goal is None else first_step(run, goal) for run in seeds]
+    fewer = [num_steps / step if step else None for step in reached]
+    spent = [
+        flops_until(run, step) if step else None for run, step in zip(seeds, reached, strict=True)
+    ]
+    return {
+        "top1": [accuracy(run) for run in seeds],
+        "top1_at_equal_flops": [at_flops(run, budget) for run in seeds],
+        "retrieval_r10": [run["evaluations"][-1]["metrics"]["retrieval_r10"] for run in seeds],
+        "steps_to_goal": reached,
+        "fewer_steps": fewer,
+        "fewer_flops": [budget / flops if flops else None for flops in spent],
+        "fewer_flops_with_reference": [
+            budget / (flops + once) if flops else None for flops in spent
+        ],
+        "less_time": [ratio / slower if ratio and slower else None for ratio in fewer],
+        "overhead": seeds[0]["flops"] / seeds[0]["steps"] / (budget / num_steps),
+        "shuffled": [over_the_run(run, shuffled_of) for run in seeds],
+        "as_independent": [over_the_run(run, overlap_of) for run in seeds],
+        "counts": seeds[0]["counts"],
+    }
 
 
 def uses_reference(arm: str) -> bool:
@@ -151,7 +174,7 @@ def over_the_run(
     run: dict[str, Any], value_of: Callable[[dict[str, Any]], float | None]
 ) -> float | None:
     """The mean over a run's evaluations by the steps since the one before; None if unknown."""
-    steps = [0, *(evaluation["step"] for evaluation in run["evaluations"])]
+    steps: list[int] = [0, *(evaluation["step"] for evaluation in run["evaluations"])]
     values = [value_of(evaluation) for evaluation in run["evaluations"]]
     known = [
         (value, after - before)
@@ -165,9 +188,11 @@ def over_the_run(
 
 def shuffled_of(evaluation: dict[str, Any]) -> float | None:
     """The share of wrong captions among what was trained on since the evaluation before."""
-    return evaluation["watched"].get("shuffled")
+    share: float | None = evaluation["watched"].get("shuffled")
+    return share
 
 
 def overlap_of(evaluation: dict[str, Any]) -> float | None:
     """The share of the last sub-batch that independent selection would have chosen too."""
-    return (evaluation["selection"] or {}).get("independent_overlap")
+    share: float | None = (evaluation["selection"] or {}).get("independent_overlap")
+    return share

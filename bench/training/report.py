@@ -16,13 +16,12 @@ reference" adds its training and the forward passes of its cache in full, as if 
 last line of the output is one JSON document.
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document, pyplot
 from bench.training.arms import ARMS
 from bench.training.measures import (
     Runs,
@@ -47,7 +46,7 @@ _DRAWN = (
 
 def main() -> None:
     """Print the tables and draw the curves."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--times", type=Path, help="what bench.training.times wrote")
     parser.add_argument("--plot", type=Path)
@@ -74,8 +73,7 @@ def main() -> None:
         print("\n".join(["", setting, *table(rows)]))
     if arguments.plot:
         draw(found, arguments.plot)
-    document = {
-        "environment": environment(),
+    figures = {
         "references": references,
         "measures": measures,
         "curves": {
@@ -83,7 +81,8 @@ def main() -> None:
             for setting, arms in found.items()
         },
     }
-    print(f"\n{json.dumps(document)}")
+    print()
+    print_document(figures)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -165,13 +164,9 @@ def rounded(value: float | None) -> float | None:
 
 def draw(found: dict[str, Runs], path: Path) -> None:
     """Accuracy over steps and flops, the learnability of what was chosen, and wrong captions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
-    figure, grid = pyplot.subplots(len(found), 4, figsize=(20, 4 * len(found)), squeeze=False)
+    figure, grid = pyplot().subplots(len(found), 4, figsize=(20, 4 * len(found)), squeeze=False)
     for row, (setting, arms) in zip(grid, found.items(), strict=True):
         for colour, arm in enumerate(_DRAWN):
             for run in arms.get(arm, []):

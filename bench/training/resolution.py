@@ -9,13 +9,11 @@ A learner that knows nothing at half size adds nothing to scores made there.
 The last line of the output is one JSON document.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from bench.training.arms import ARMS, Setting
 from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.evaluation.evaluate import evaluate
@@ -44,7 +42,7 @@ class Shrinking(nn.Module):
 
 def main() -> None:
     """Evaluate each arm's run twice."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--runs", type=Path, required=True, help="what bench.training wrote")
     parser.add_argument("--setting", default=Setting().name)
@@ -61,7 +59,7 @@ def main() -> None:
         half = evaluate(model, held_out)["zero_shot_top1"]
         found[arm] = {"full": full, "half": half}
         print(f"{ARMS[arm].about:56s} top-1 in full {full:6.2%}, at half size {half:6.2%}")
-    print(json.dumps({"setting": arguments.setting, "environment": environment(), "top1": found}))
+    print_document({"setting": arguments.setting, "top1": found})
 
 
 if __name__ == "__main__":

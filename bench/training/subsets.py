@@ -75,7 +75,9 @@ def _k_means(points: Tensor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     centres = points[torch.randperm(len(points), generator=generator)[:_CLUSTERS]]
     for _ in range(_ROUNDS):
-        cluster = torch.cat([(part @ centres.T).argmax(dim=1) for part in points.split(1 << 14)])
+        cluster = torch.cat(
+            [(part @ centres.T).argmax(dim=1) for part in torch.split(points, 1 << 14)]
+        )
         sums = torch.zeros_like(centres).index_add_(0, cluster, points)
         centres = torch.nn.functional.normalize(sums, dim=1)
     return cluster, centres

@@ -9,14 +9,14 @@ Takes minutes for each run that ``--out`` does not have yet. The last line of th
 document.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document
 from bench.training.arms import STEPS, base_config
+from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.train import train
 
 # Initial logit scale and bias: SigLIP's; between; where negatives count from the start.
@@ -25,7 +25,7 @@ STARTS = {"siglip": (10.0, -10.0), "middle": (10.0, -5.0), "clip": (14.3, -7.0)}
 
 def main() -> None:
     """Run the sweep."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/training_sweep"))
     parser.add_argument("--train-on", default="uncurated_20")
@@ -48,26 +48,25 @@ def main() -> None:
             arguments.out / f"{name}-{arguments.steps}",
             arguments.steps,
         )
-        scale, bias = STARTS[row["start"]]
-        config = replace(
-            base,
-            loss=row["loss"],
-            initial_scale=scale,
-            initial_bias=bias,
-            data=replace(
-                base.data,
-                batch_size=row["batch_size"],
-                augment=bool(row["augment"]),
-            ),
-            optimizer=replace(base.optimizer, lr=row["lr"], scale_lr_factor=row["scale_lr_factor"]),
-        )
-        run = train(config, label=name)
+        run = train(changed(base, row), label=name)
         metrics = run.evaluations[-1].metrics
         rows.append({"train_on": arguments.train_on, **row, **metrics, "seconds": run.seconds})
         print(f"{name:48s} top-1 {metrics['zero_shot_top1']:.2%}  {run.seconds:.0f} s", flush=True)
     best = max(rows, key=lambda row: row["zero_shot_top1"])
-    document = {"steps": arguments.steps, "environment": environment(), "best": best, "rows": rows}
-    print(json.dumps(document))
+    print_document({"steps": arguments.steps, "best": best, "rows": rows})
+
+
+def changed(base: TrainConfig, row: dict[str, Any]) -> TrainConfig:
+    """The uniform arm's run with the row's settings."""
+    scale, bias = STARTS[row["start"]]
+    return replace(
+        base,
+        loss=row["loss"],
+        initial_scale=scale,
+        initial_bias=bias,
+        data=replace(base.data, batch_size=row["batch_size"], augment=bool(row["augment"])),
+        optimizer=replace(base.optimizer, lr=row["lr"], scale_lr_factor=row["scale_lr_factor"]),
+    )
 
 
 if __name__ == "__main__":

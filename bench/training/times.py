@@ -9,7 +9,6 @@ reading, scoring, selecting and training, not evaluation. The reference is cache
 The last line of the output is one JSON document, which ``bench.training.report`` reads.
 """
 
-import argparse
 import json
 import shutil
 from dataclasses import replace
@@ -18,7 +17,7 @@ from statistics import median
 
 import torch
 
-from bench.harness import environment
+from bench.harness import parser_of, print_document, ratios
 from bench.training.arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 from jest_loader.clip.train import train
 
@@ -27,7 +26,7 @@ _STEPS, _EVERY = 40, 10
 
 def main() -> None:
     """Take the times."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what bench.training.data wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/training"))
     parser.add_argument(
@@ -53,12 +52,12 @@ def main() -> None:
         for arm in taken:
             taken[arm].append(step_ms(bench, arm, setting))
     for arm, found in taken.items():
-        ratios = sorted(one / uniform for one, uniform in zip(found, taken["uniform"], strict=True))
+        slower = sorted(ratios(found, taken["uniform"]))
         print(
-            f"{ARMS[arm].about:52s} {median(found):6.0f} ms, {median(ratios):.2f} times uniform's "
-            f"({ratios[0]:.2f}-{ratios[-1]:.2f})"
+            f"{ARMS[arm].about:52s} {median(found):6.0f} ms, {median(slower):.2f} times uniform's "
+            f"({slower[0]:.2f}-{slower[-1]:.2f})"
         )
-    print(json.dumps({"environment": environment(), "setting": setting.name, "step_ms": taken}))
+    print_document({"setting": setting.name, "step_ms": taken})
 
 
 def step_ms(bench: Bench, arm: str, setting: Setting) -> float:
@@ -75,7 +74,7 @@ def step_ms(bench: Bench, arm: str, setting: Setting) -> float:
     )
     train(config)
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    rates = [record["examples_per_s"] for record in records if record["step"] > _EVERY]
+    rates: list[float] = [record["examples_per_s"] for record in records if record["step"] > _EVERY]
     return 1000 * setting.batch_size / median(rates)
 
 

@@ -1,0 +1,1 @@
+"""What scoring costs, as a share of the training step."""
