@@ -14,7 +14,7 @@ from jest_loader.protocols import (
     Stateful,
 )
 from jest_loader.ragged import RaggedBytes
-from jest_loader.reference_cache.cached import CachedLosses, CachedReference
+from jest_loader.reference_cache import CachedLosses, CachedReference
 from jest_loader.scoring.column_reference import ColumnReference
 from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability

@@ -69,9 +69,15 @@ def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name ``path`` once it is whole and on disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
+    """A file to write, which takes the name ``path`` once it is whole and on disk.
+
+    Args:
+        path: The file to make, or to replace. An error leaves it as it was.
+        scratch: A folder of the same file system to write in until then; None for that of ``path``.
+    """
+    # Not by process id: processes on several machines may have the same.
+    part = (scratch or path.parent) / f".{path.name}.{uuid4().hex}.part"
     try:
         yield part
         with part.open("rb") as written:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.training.data import COLUMNS
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.pack import write_mds
-from jest_loader.reference_cache.cached import CachedReference
+from jest_loader.reference_cache import CachedReference
 
 _CLUSTERS = 256
 _ROUNDS = 10

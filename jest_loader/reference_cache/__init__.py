@@ -1,8 +1,33 @@
-"""Run a reference once and keep what it says; ``CachedReference`` and ``CachedLosses`` read it."""
+"""Run a reference once over a data set and keep what it says; then look it up by sample id.
+
+    build           runs the reference and writes a cache, chunk by chunk
+      measure         what the reference says of a batch, checked, as arrays
+      folder          the folder while it is built: chunks that appear whole, then the manifest
+      chunk_records   what is kept about a building so that it can go on
+      processes       several processes that build one cache
+      identity        what a cache is made from
+    verify          compares a cache with its checksums
+    cached          CachedReference and CachedLosses, which look up what was kept
+      stored_rows     arrays whose rows belong to samples, in memory or mapped
+      sample_index    where the row of each sample is
+      mapped_rows     an array in many files, gathered by one index
+    format          what is in the folder; all of the above agree on it
+
+Users touch what is named here, and nothing else: ``build``, ``verify``, ``Manifest``,
+``model_fingerprint``, ``CachedReference``, ``CachedLosses``.
+"""
 
 from jest_loader.reference_cache.build import build
+from jest_loader.reference_cache.cached import CachedLosses, CachedReference
 from jest_loader.reference_cache.format import Manifest
 from jest_loader.reference_cache.identity import model_fingerprint
 from jest_loader.reference_cache.verify import verify
 
-__all__ = ["Manifest", "build", "model_fingerprint", "verify"]
+__all__ = [
+    "CachedLosses",
+    "CachedReference",
+    "Manifest",
+    "build",
+    "model_fingerprint",
+    "verify",
+]

@@ -6,7 +6,6 @@ may be killed at any moment, and several may build different chunks.
 """
 
 import json
-import os
 import shutil
 import uuid
 from dataclasses import asdict, fields
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jest_loader.files import replacing
 from jest_loader.reference_cache.chunk_records import (
     Record,
     Settings,
@@ -177,13 +177,8 @@ class CacheFolder:
     def _write(self, path: Path, content: bytes) -> None:
         """The file, whole and on disk under its name, or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not by process id: processes on several machines may have the same.
-        part = self._building / f"{'.'.join(path.parts[-4:])}.{uuid.uuid4().hex}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with replacing(path, scratch=self._building) as part:
+            part.write_bytes(content)
 
 
 def finished(path: Path, settings: Settings) -> Manifest | None:

@@ -12,8 +12,7 @@ from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.protocols import Embedder, Loss
-from jest_loader.reference_cache import Manifest, build
-from jest_loader.reference_cache.cached import CachedReference
+from jest_loader.reference_cache import CachedReference, Manifest, build
 from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.models import FrozenReference
 
