@@ -63,7 +63,7 @@ def test_a_circle_is_a_fault_however_it_is_imported(tmp_path: Path, back: str) -
             "jest_loader/b.py": back,
         },
     )
-    [fault] = circles.faults(tmp_path, set())
+    [fault] = circles.faults(tmp_path)
     for step in (
         "jest_loader/a.py:2 imports jest_loader.adapters.x",
         "adapters/x.py:1 imports jest_loader.b",
@@ -75,15 +75,15 @@ def test_a_circle_is_a_fault_however_it_is_imported(tmp_path: Path, back: str) -
 def test_a_name_taken_from_ones_own_folder_closes_a_circle(tmp_path: Path) -> None:
     door = {"jest_loader/c/__init__.py": "from jest_loader.c.d import f"}
     write(tmp_path, {**door, "jest_loader/c/d.py": "from jest_loader.c.e import g"})
-    assert circles.faults(tmp_path, set()) == []
+    assert circles.faults(tmp_path) == []
     write(tmp_path, {**door, "jest_loader/c/d.py": "from jest_loader.c import f"})
-    assert len(circles.faults(tmp_path, set())) == 1
+    assert len(circles.faults(tmp_path)) == 1
 
 
 def test_each_of_two_circles_is_told(tmp_path: Path) -> None:
     files = {"a": "b", "b": "a", "c": "d", "d": "c"}
     write(tmp_path, {f"jest_loader/{a}.py": f"import jest_loader.{b}" for a, b in files.items()})
-    assert len(circles.faults(tmp_path, set())) == 2
+    assert len(circles.faults(tmp_path)) == 2
 
 
 def test_the_oldest_versions_are_the_floors() -> None:
