@@ -2,13 +2,16 @@
 
 ::
 
-    source   MdsSource: batches from one or several folders of shards
-    reader   reads shards as blocks
-    rows     rows of shards, decoded when they are taken
-    stream   MdsStream: a folder of shards, local or remote, and its index
-    shard    takes the bytes of a shard apart
-    file     the bytes of a shard, mapped or decompressed, and checked
-    remote   fetches files into a folder with a limit
+    source        MdsSource: batches from one or several folders of shards
+    stream        MdsStream: where a folder of shards is, local or remote
+    reader        reads shards as blocks
+    rows          rows of shards, decoded when they are taken
+    shard         takes the bytes of a shard apart
+    folder        the shards of a stream
+    index         what the index.json says of them
+    shard_files   opens their files, and checks them against the index
+    shard_bytes   a shard's bytes, mapped or decompressed
+    remote        fetches files into a folder with a limit
 """
 
 from jest_loader.adapters.mds.source import MdsSource

@@ -20,10 +20,11 @@ from jest_loader.adapters.blocks import Rows, Scratch
 from jest_loader.adapters.blocks.columns import choose_columns
 from jest_loader.adapters.blocks.order import Part
 from jest_loader.adapters.blocks.threads import map_in_threads
-from jest_loader.adapters.mds.file import ShardBytes
+from jest_loader.adapters.mds.folder import ShardFolder
 from jest_loader.adapters.mds.rows import MdsRows
 from jest_loader.adapters.mds.shard import cells
-from jest_loader.adapters.mds.stream import MdsStream, ShardFolder
+from jest_loader.adapters.mds.shard_bytes import ShardBytes
+from jest_loader.adapters.mds.stream import MdsStream
 from jest_loader.ragged import Int64Array, RaggedBytes
 
 if TYPE_CHECKING:

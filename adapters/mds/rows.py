@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column, Columns
-from jest_loader.adapters.mds.file import ShardBytes
 from jest_loader.adapters.mds.shard import decode
+from jest_loader.adapters.mds.shard_bytes import ShardBytes
 from jest_loader.ragged import Int64Array, RaggedBytes
 
 

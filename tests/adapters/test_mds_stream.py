@@ -1,4 +1,4 @@
-"""Shards that are elsewhere, and several streams mixed."""
+"""Remote shards, and several streams mixed."""
 
 import shutil
 

@@ -1,80 +1,20 @@
-"""A shard's file: mapped into memory or decompressed, and checked against the index.
+"""The files of a data set's shards, checked against the index when they are opened.
 
-A mapped shard costs address space and no copy, and rows that are not looked at are not read. There
-are two dangers:
-
-- If a file shrinks while it is mapped, reading past its new end kills the process (SIGBUS). So its
-  size is checked when it is opened and again before each batch is taken from it. Deleting a file,
-  or renaming another over it, is safe: the mapping keeps the old one.
-- A file may change after its hash was checked. The hash is checked when a shard is first opened,
-  and again whenever its size, time stamps or inode have changed since.
+A file may change after its hash was checked. So the hash is checked when a shard is first opened,
+and again whenever the file's size, time stamps or inode have changed since.
 """
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING
 
 from jest_loader.adapters.mds.remote import RemoteFolder
+from jest_loader.adapters.mds.shard_bytes import ShardBytes, Stamp, map_file, stamp_of
 
 if TYPE_CHECKING:
     from streaming.base.format.base.reader import FileInfo
     from streaming.base.format.mds.reader import MDSReader
 
 _HASHES_BY_SPEED = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "md5", "sha256")
-
-
-class Stamp(NamedTuple):
-    """Identifies a file and its content: a change of the file changes the stamp."""
-
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-
-@dataclass(frozen=True)
-class ShardBytes:
-    """The bytes of a shard, decompressed.
-
-    Args:
-        path: The file that they come from, for messages.
-        data: The bytes, read-only.
-        stamp: The stamp of the mapped file; None if the bytes are a copy in memory.
-    """
-
-    path: Path
-    data: memoryview
-    stamp: Stamp | None
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether holding the bytes costs no memory."""
-        return self.stamp is not None
-
-    def check_not_cut(self) -> None:
-        """Check that the mapped file has not shrunk, since reading past its end kills the process.
-
-        Raises:
-            ValueError: if it has.
-        """
-        if self.stamp is None:
-            return
-        try:
-            now = _stamp(self.path)
-        except FileNotFoundError:  # deleted, which leaves the mapping whole
-            return
-        if now.inode == self.stamp.inode and now.size < len(self.data):
-            raise ValueError(
-                f"shard {self.path} was cut from {len(self.data)} to {now.size} bytes while it was "
-                "being read; fetch it again, and replace files by renaming new ones over them"
-            )
-
-    def not_decoded(self, error: Exception) -> ValueError:
-        """The error to raise where ``error`` shows that the bytes are no shard."""
-        return ValueError(f"{self.path} cannot be decoded: {error!r}; fetch it again")
 
 
 class ShardFiles:
@@ -111,7 +51,7 @@ class ShardFiles:
         raw, packed = shard.raw_data, shard.zip_data
         if packed is None or (self._remote is None and (self._path / raw.basename).is_file()):
             path, stamp = self._find(raw)
-            data, is_mapped = _map(path, raw.bytes)
+            data, is_mapped = map_file(path, raw.bytes)
             _check(data, raw, str(path), hashed=self._is_new(raw, stamp))
             self._verified[raw.basename] = stamp
             return ShardBytes(path, data, stamp if is_mapped else None)
@@ -129,7 +69,7 @@ class ShardFiles:
         if self._remote is not None:
             path = self._remote.fetch(info.basename)
         try:
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"shard {path} is in the index but not in the folder; fetch it again"
@@ -139,25 +79,6 @@ class ShardFiles:
 
     def _is_new(self, info: "FileInfo", stamp: Stamp) -> bool:
         return self._verified.get(info.basename) != stamp
-
-
-def _stamp(path: Path) -> Stamp:
-    found = os.stat(path)
-    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _map(path: Path, num_bytes: int) -> tuple[memoryview, bool]:
-    """The file's bytes, and whether they are mapped; otherwise they are a copy."""
-    if hasattr(os, "posix_fadvise"):  # not on macOS
-        with path.open("rb") as file:
-            # Rows are looked at in any order, which would read a file page by page.
-            os.posix_fadvise(file.fileno(), 0, num_bytes, os.POSIX_FADV_WILLNEED)
-    try:
-        # Unlike Python's mmap this keeps no file descriptor; a window could need thousands.
-        mapped = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
-    except RuntimeError:  # a file system that cannot map, too many mappings, or a file just cut
-        return memoryview(path.read_bytes()), False
-    return mapped.numpy().data.toreadonly(), True
 
 
 def _decompress(stored: bytes, compression: str | None, path: Path) -> memoryview:

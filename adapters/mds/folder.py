@@ -1,0 +1,78 @@
+"""The shards of a stream, ready to be opened."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jest_loader.adapters.mds.index import INDEX, fetch_index, load_index
+from jest_loader.adapters.mds.remote import RemoteFolder
+from jest_loader.adapters.mds.shard_files import ShardFiles
+from jest_loader.adapters.mds.stream import MdsStream
+
+if TYPE_CHECKING:
+    from streaming.base.format.mds.reader import MDSReader
+
+
+class ShardFolder:
+    """The shards of a stream.
+
+    ``num_threads`` says how many of them should be opened at once.
+
+    Args:
+        stream: Where they are; its index is fetched again.
+
+    Raises:
+        ValueError: if there is no index that can be read.
+        OSError: if the index cannot be fetched.
+    """
+
+    def __init__(self, stream: MdsStream) -> None:
+        self.stream = stream
+        self.path = Path(stream.path if stream.local is None else stream.local)
+        remote = None
+        if stream.local is not None:
+            remote = RemoteFolder(os.fspath(stream.path), self.path, stream.limit_bytes)
+            remote.remove_old_parts()
+            fetch_index(remote)
+        self.index = load_index(self.path)
+        # Empty shards hold nothing to deliver.
+        self.shards = [shard for shard in _readers(self.path) if shard.samples]
+        if remote is not None:
+            files = [shard.zip_data or shard.raw_data for shard in self.shards]
+            remote.set_sizes({file.basename: file.bytes for file in files})
+        self.files = ShardFiles(self.path, remote)
+        self.num_threads = 1 if remote is None else remote.num_threads
+
+
+def _readers(path: Path) -> list["MDSReader"]:
+    """One of ``streaming``'s readers for each shard."""
+    try:
+        from streaming import Stream
+    except ModuleNotFoundError as error:
+        if error.name != "streaming":
+            raise
+        raise ModuleNotFoundError(
+            "reading MDS shards needs mosaicml-streaming; pip install 'jest-loader[mds]'",
+            name="streaming",
+        ) from error
+    from streaming.base.format.mds.reader import MDSReader
+    from streaming.base.world import World
+
+    stream = Stream(local=str(path))
+    stream.apply_default(
+        {
+            "split": None,
+            "download_retry": 1,
+            "download_timeout": 60,
+            "validate_hash": None,
+            "keep_zip": True,
+        }
+    )
+    try:
+        # Pickles are refused by MdsShards, which also lets a user leave their columns out.
+        readers = stream.get_shards(World(1, 1, 1, 0), allow_unsafe_types=True)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"{path / INDEX} is not an MDS index: {error!r}; fetch it again"
+        ) from error
+    return [reader for reader in readers if isinstance(reader, MDSReader)]
