@@ -11,11 +11,11 @@ from jest_loader.clip.config.options import plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import headline
 from jest_loader.clip.evaluation.held_out import HeldOut
-from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
+from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.cost.flops import ExampleCost
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.telemetry import Counts

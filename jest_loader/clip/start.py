@@ -8,7 +8,6 @@ from jest_loader.clip.config.held_out import held_out_sets
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.cost import run_cost
 from jest_loader.clip.evaluation.held_out import HeldOut, read_held_out
-from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.reference import reference_of
 from jest_loader.clip.models.model import ClipModel
@@ -17,8 +16,9 @@ from jest_loader.clip.run import Run
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
+from jest_loader.clip.step.generators import seed_all
 from jest_loader.clip.step.optimizer import average_weights, build_optimizer
-from jest_loader.clip.step.random_generators import seed_all
+from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.ranks.ranks import Ranks
 
 _LOG = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.run import Evaluation, Run
 from jest_loader.clip.start import start_run
+from jest_loader.clip.step.generators import seed_all
 from jest_loader.clip.step.gradients import backward
 from jest_loader.clip.step.optimizer import clamp_scale, set_learning_rate
-from jest_loader.clip.step.random_generators import seed_all
 from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.files import save_json
 from jest_loader.loader.dataset import JestDataset

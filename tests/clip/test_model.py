@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import log_softmax, logsigmoid
 
 from jest_loader.clip.config.model import ModelConfig
-from jest_loader.clip.loading.columns import augment
 from jest_loader.clip.models.tokenizer import PADDING, HashTokenizer
 from jest_loader.clip.models.towers import TwoTower
+from jest_loader.clip.step.gradients import augment
 from jest_loader.ops.losses import contrastive_loss
 from tests.helpers import random_embeddings
 

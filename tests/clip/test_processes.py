@@ -17,9 +17,9 @@ import torch.distributed as dist
 
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig
-from jest_loader.clip.journal.watched import WatchedColumns
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
+from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds
 from jest_loader.ranks.ranks import Ranks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jest_loader.clip import train as training
-from jest_loader.clip.journal.watched import WatchedColumns
+from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.clip.train import train
 from jest_loader.pack import write_mds
 from jest_loader.ranks.ranks import Ranks

@@ -235,16 +235,3 @@ class PreparedSource:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the inner source's."""
         self._source.load_state_dict(state_dict)
-
-
-def augment(image: Tensor, *, seed: int) -> Tensor:
-    """``image`` [B, C, H, W] shifted as a whole by up to 1/16 of its size, edges padded with zeros.
-
-    A function of ``seed``, so a resumed run sees the same images.
-    """
-    largest = image.shape[-1] // 16
-    generator = torch.Generator().manual_seed(seed)
-    down, right = torch.randint(-largest, largest + 1, (2,), generator=generator).tolist()
-    padded = torch.nn.functional.pad(image, (largest,) * 4)
-    height, width = image.shape[-2:]
-    return padded[..., largest + down :, largest + right :][..., :height, :width]

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader.batch import Batch, split
 from jest_loader.clip.config.train import TrainConfig
-from jest_loader.clip.loading.columns import augment
+from jest_loader.clip.step.generators import GeneratorState
 from jest_loader.clip.step.global_loss import GlobalLoss, global_loss
 from jest_loader.embeddings import Embeddings
 from jest_loader.ops.losses import contrastive_loss
@@ -135,7 +135,7 @@ def _in_micro_batches(
     inner, states, cached = unwrapped(model), [], []
     with torch.no_grad():
         for part in parts:
-            states.append(_RandomState.now(forward.device))
+            states.append(GeneratorState.now(forward.device))
             cached.append(forward(inner, part))
     embeddings = Embeddings(
         torch.cat([each.image for each in cached]),
@@ -196,18 +196,14 @@ def _no_sync(model: nn.Module) -> AbstractContextManager[None]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-class _RandomState(NamedTuple):
-    """Where the global generators stand, from which dropout draws."""
+def augment(image: Tensor, *, seed: int) -> Tensor:
+    """``image`` [B, C, H, W] shifted as a whole by up to 1/16 of its size, edges padded with zeros.
 
-    cpu: Tensor
-    gpu: Tensor | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> "_RandomState":
-        gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return cls(torch.get_rng_state(), gpu)
-
-    def restore(self, device: torch.device) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.gpu is not None:
-            torch.cuda.set_rng_state(self.gpu, device)
+    A function of ``seed``, so a resumed run sees the same images.
+    """
+    largest = image.shape[-1] // 16
+    generator = torch.Generator().manual_seed(seed)
+    down, right = torch.randint(-largest, largest + 1, (2,), generator=generator).tolist()
+    padded = torch.nn.functional.pad(image, (largest,) * 4)
+    height, width = image.shape[-2:]
+    return padded[..., largest + down :, largest + right :][..., :height, :width]
