@@ -35,6 +35,7 @@ def test_icons_are_the_real_ones():
     assert bell[16:].sum() > bell[:16].sum()
 
 
+@pytest.mark.slow
 def test_the_held_out_style_is_in_no_training_set(data):
     assert set(CURATED) < set(UNCURATED)
     assert set(UNCURATED) | set(HELD_OUT) == set(FONTS)
@@ -43,6 +44,7 @@ def test_the_held_out_style_is_in_no_training_set(data):
     assert set(read(data.curated)["font"]) == set(CURATED)
 
 
+@pytest.mark.slow
 def test_only_captions_of_the_uncurated_set_are_shuffled(data):
     uncurated = read(data.uncurated)
     true = [icon.caption for icon in render(UNCURATED)]
@@ -55,6 +57,7 @@ def test_only_captions_of_the_uncurated_set_are_shuffled(data):
     assert [icon.caption for icon in render(CURATED)] == list(read(data.curated)["caption"])
 
 
+@pytest.mark.slow
 def test_held_out_names_are_words_of_the_training_sets(data):
     names = set(read(data.held_out)["caption"])
     assert len(names) == data.num_classes > 300
@@ -62,6 +65,7 @@ def test_held_out_names_are_words_of_the_training_sets(data):
     assert not any(name.endswith((" bold", " thin")) for name in names)
 
 
+@pytest.mark.slow
 def test_another_noise_fraction_is_refused(data):
     with pytest.raises(ValueError, match=r"holds a demo set with .*0\.5.*not .*0\.2"):
         prepare(data.curated.parent, noise_fraction=0.2)
@@ -79,16 +83,19 @@ def test_bad_settings_are_refused(settings, message):
         DemoConfig(**settings)
 
 
-def test_the_demo_in_short(tmp_path, capsys):
-    config = DemoConfig(out=tmp_path / "demo", steps=6, reference_steps=6, device="cpu")
+@pytest.mark.slow
+def test_the_demo_in_short(data, tmp_path, capsys):
+    config = DemoConfig(out=tmp_path / "demo", steps=2, reference_steps=2, device="cpu")
+    config.out.mkdir()
+    (config.out / "data").symlink_to(data.curated.parent)
     results = run_demo(config)
     shown = capsys.readouterr().out
     assert "50% of the captions" in shown
     table = [line.split() for line in shown.splitlines() if line.strip()]
     rows = {row[0]: row for row in table if row[0] in {*results["arms"], "curated"}}
-    assert rows["curated"][4:7] == ["768", "0", "768"]
-    assert rows["uniform"][3:6] == ["768", "0", "768"]
-    assert rows["joint"][3:6] == ["3,840", "3,840", "768"]
+    assert rows["curated"][4:7] == ["256", "0", "256"]
+    assert rows["uniform"][3:6] == ["256", "0", "256"]
+    assert rows["joint"][3:6] == ["1,280", "1,280", "256"]
     written = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert list(written["arms"]) == ["uniform", "independent", "joint"]
     assert written["arms"]["joint"]["flops"] > 2 * written["arms"]["uniform"]["flops"]
@@ -96,5 +103,5 @@ def test_the_demo_in_short(tmp_path, capsys):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
     again = run_demo(config)
     assert again["arms"] == results["arms"], "a finished demo shows its results again"
-    with pytest.raises(ValueError, match=r"holds a demo with steps = 6, .* with 7; .* delete"):
-        run_demo(DemoConfig(out=tmp_path / "demo", steps=7, reference_steps=6, device="cpu"))
+    with pytest.raises(ValueError, match=r"holds a demo with steps = 2, .* with 3; .* delete"):
+        run_demo(DemoConfig(out=tmp_path / "demo", steps=3, reference_steps=2, device="cpu"))

@@ -32,7 +32,10 @@ def picked_by_process(rank: int, num_ranks: int) -> list[list[list[int]]]:
     ]
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize(
+    "num_ranks",
+    [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)],
+)
 def test_processes_with_global_quota_pick_what_one_process_picks(num_ranks):
     expected = picked_by_process(0, 1)
     ended = launch(num_ranks, picked_by_process, num_ranks)

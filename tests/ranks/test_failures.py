@@ -113,7 +113,7 @@ def test_a_slow_disk_on_one_rank_only_makes_the_others_wait():
 
 def stall_on_one(rank: int) -> int:
     if rank == 1:
-        time.sleep(6)
+        time.sleep(4)
         return 1
     return read(Consecutive(8))[0]
 
