@@ -30,7 +30,7 @@ from jest_loader import (
     UniformSelector,
 )
 from jest_loader.adapters.mds import MdsSource
-from jest_loader.clip.loading.columns import Prepare
+from jest_loader.clip.loading.columns import tokenize_and_decode
 from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.saving import checkpoint
 from jest_loader.demo.data import prepare
@@ -95,7 +95,7 @@ def super_batches(demo: Path, num_candidates: int) -> Iterator[Sides]:
         FrozenReference(checkpoint.load_model(demo / arm / "checkpoint.pt", for_inputs_of=run))
         for arm in ("joint", "reference")
     )
-    prepare_batch = Prepare(run.data, trained_architecture(run))
+    prepare_batch = tokenize_and_decode(run.data, trained_architecture(run))
     for batch in MdsSource(data.uncurated, batch_size=num_candidates, shuffle=True, seed=1):
         inputs = prepare_batch(batch)
         yield learner.embed(inputs), reference.embed(inputs)

@@ -190,8 +190,8 @@ def _choose(group: Collective, *, selector: Any, pair: list[Embeddings], seed: i
         replace(side, image=side.image[rows], text=side.text[rows]) for side in pair
     )
     size = len(pair[0].image) // 5 // group.size
-    scores = FactoredScores(learner, reference)
-    index: Tensor = replace(selector, group=group).select(scores, size, key=seed)
+    scores = RankScores(FactoredScores(learner, reference), ranks_of(group))
+    index: Tensor = selector.select(scores, size, key=seed)
     return index * group.size + group.rank
 
 

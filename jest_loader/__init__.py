@@ -2,6 +2,7 @@
 
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
+from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
 from jest_loader.loader.telemetry import Counts, SelectionStats
 from jest_loader.protocols import (
@@ -55,6 +56,7 @@ __all__ = [
     "Learnability",
     "LiveLearner",
     "OnlineProxy",
+    "Options",
     "PerExample",
     "RaggedBytes",
     "Schedule",

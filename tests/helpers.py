@@ -1,11 +1,12 @@
 """What several tests build: embeddings with structure, and small data sets."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 
-from jest_loader import Embeddings
+from jest_loader import Embeddings, JestDataset, Options
 
 
 def random_embeddings(
@@ -65,3 +66,10 @@ class Counting:
 
     def load_state_dict(self, state_dict):
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+
+
+def jest_dataset(source, scorer, selector=None, **keywords) -> JestDataset:
+    """A ``JestDataset`` whose options are given beside its arguments."""
+    names = {field.name for field in fields(Options)}
+    options = {name: keywords.pop(name) for name in names & keywords.keys()}
+    return JestDataset(source, scorer, selector, options=Options(**options), **keywords)

@@ -13,6 +13,7 @@ from jest_loader import (
     JestDataset,
     JointSelector,
     LiveLearner,
+    Options,
     PerExample,
     Shrink,
     UniformSelector,
@@ -142,7 +143,7 @@ def test_a_choice_made_during_training_is_by_weights_one_step_old():
             HardLearner(learner),
             super_batch_size=256,
             sub_batch_size=32,
-            overlap=overlap,
+            options=Options(overlap=overlap),
             materialize=lambda batch: {name: rows.cuda() for name, rows in batch.items()},
         )
         found = []

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from jest_loader import CachedReference, EasyReference, ExampleScores, JestDataset, JointSelector
+from jest_loader import (
+    CachedReference,
+    EasyReference,
+    ExampleScores,
+    JestDataset,
+    JointSelector,
+    Options,
+)
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.pack import write_mds, write_zarr
@@ -56,7 +63,12 @@ def test_resume_is_exact_from_every_position(open_source, shuffle):
     def make():
         source = open_source(batch_size=8, shuffle=shuffle, seed=3, window_rows=24)
         return JestDataset(
-            source, ByValue(), JointSelector(3), super_batch_size=40, sub_batch_size=7, seed=1
+            source,
+            ByValue(),
+            JointSelector(3),
+            super_batch_size=40,
+            sub_batch_size=7,
+            options=Options(seed=1),
         )
 
     assert_resumes_exactly(make, num_epochs=3)

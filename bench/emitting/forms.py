@@ -12,7 +12,7 @@ from PIL import Image
 from bench.emitting.data import SIZE, with_thumbnails
 from bench.emitting.loaders import decoding_loader, map_loader, streaming_loader
 from bench.emitting.scorers import scorers
-from jest_loader import IndependentSelector, JestDataset
+from jest_loader import IndependentSelector, JestDataset, Options
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 
@@ -36,7 +36,7 @@ def forms_of(path: Path, size: int) -> dict[str, Form]:
                 super_batch_size=size * ratio,
                 sub_batch_size=size,
                 materialize=full,
-                prefetch=0,
+                options=Options(prefetch=0),
             )
         )
 

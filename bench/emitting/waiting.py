@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.emitting.scorers import Cached
-from jest_loader import JestDataset
+from jest_loader import JestDataset, Options
 
 
 def waiting_fraction(prefetch: int, num_steps: int) -> float:
@@ -19,7 +19,7 @@ def waiting_fraction(prefetch: int, num_steps: int) -> float:
             yield {"image": np.ones((8, 4), np.float16), "text": np.ones((8, 4), np.float16)}
 
     dataset = JestDataset(
-        source(), Cached(), super_batch_size=8, sub_batch_size=4, prefetch=prefetch
+        source(), Cached(), super_batch_size=8, sub_batch_size=4, options=Options(prefetch=prefetch)
     )
     waited, started, batches = 0.0, 0.0, iter(dataset)
     for step in range(num_steps):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from bench.scoring.forms import SELECTOR, Bench
-from jest_loader import JestDataset, Learnability
+from jest_loader import JestDataset, Learnability, Options
 from jest_loader.batch import Batch
 
 
@@ -38,7 +38,7 @@ def measure_steps(bench: Bench, num_steps: int) -> dict[str, float]:
             SELECTOR,
             super_batch_size=setting.super_batch,
             sub_batch_size=setting.sub_batch,
-            overlap=overlap,
+            options=Options(overlap=overlap),
         )
         with dataset:
             for batch in dataset:

@@ -65,7 +65,6 @@ class Run:
         check: Watches that losses and gradients are finite.
         step: Optimizer steps done.
         seconds: Time spent on them, without evaluations and checkpoints.
-        skipped: Examples skipped in sub-batches that had no other candidates to take instead.
         evaluations: All evaluations so far.
     """
 
@@ -85,7 +84,6 @@ class Run:
     check: FiniteCheck
     step: int = 0
     seconds: float = 0.0
-    skipped: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
@@ -100,8 +98,8 @@ class Run:
 
     @property
     def counts(self) -> Counts:
-        """The loader's counts, with the examples that were skipped after it emitted them."""
-        return self.loader.counts.plus(Counts(trained=-self.skipped, skipped=self.skipped))
+        """Examples loaded, scored, trained and skipped so far."""
+        return self.loader.counts
 
     @property
     def flops(self) -> float:
@@ -137,7 +135,6 @@ class Run:
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "skipped": self.skipped,
             "watched": self.watched.state_dict(),
             "reference": self.reference,
             "model": self.model.state_dict(),
@@ -163,7 +160,6 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.loader.load_state_dict(state["loader"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.skipped = state["skipped"]
         self.watched.load_state_dict(state["watched"])
         self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
         if self.average is not None:

@@ -109,7 +109,6 @@ def _train_step(run: Run, batch: Batch) -> None:
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1
-    run.skipped += config.data.batch_size - trained_on.num_examples
     run.check.add(run.step, trained_on.loss, norm, batch["sample_id"])
 
 

@@ -1,10 +1,16 @@
 """``JestDataset``: super-batches in, sub-batches out, and the position to resume from.
 
-    source --> super-batch --> scorer --> scores --> selector --> sub-batch --> materialize
+    dataset        JestDataset, what users hold; the only holder of the position
+    options        how it runs: seed, schedule, overlap, limits
+    arguments      all that it is made of, once it is known to fit
+    epoch          one pass over the source
+    super_batch    the source's batches, prepared and joined, with how they are chosen from
+    choosing       from a super-batch to its sub-batch
+    choice         a sub-batch on its way to the training loop
+    read_ahead     a thread that works ahead; side_stream, its CUDA stream
+    position       what a state saves
+    schedule       selection that changes over a run
+    telemetry      what was read, scored and trained on, and what it took
 
-``dataset`` is what users hold, ``epoch`` one pass over the source. ``super_batch`` joins batches,
-``choosing`` makes the sub-batch, ``read_ahead`` and ``side_stream`` let work run ahead,
-``position`` is what a state saves. ``schedule`` changes selection over a run, ``telemetry`` tells
-of it.
 Users import from ``jest_loader``; everything here may change.
 """

@@ -1,19 +1,25 @@
 """What a ``JestDataset`` is made of, and the sentences for what does not go together."""
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import count
 from typing import Any
 
 from jest_loader.batch import Batch
-from jest_loader.checks import is_number, whole
-from jest_loader.loader.schedule import Schedule, Step
-from jest_loader.loader.super_batch import declared_batch_size, num_full_rows, size_error
+from jest_loader.checks import whole
+from jest_loader.loader.options import Options
+from jest_loader.loader.position import Position
+from jest_loader.loader.schedule import Step
+from jest_loader.loader.super_batch import (
+    Prepare,
+    declared_batch_size,
+    num_full_rows,
+    size_error,
+)
+from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
 from jest_loader.selecting.selectors import UniformSelector, moves_rows
-
-EMITTED = ("reference",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,39 +35,28 @@ class Arguments:
     selector: Selector
     super_batch_size: int
     sub_batch_size: int
+    prepare: Prepare | None
     materialize: Callable[[Batch], Any] | None
-    emit: tuple[str, ...]
-    schedule: Schedule | None
-    overlap: bool
-    seed: int
-    prefetch: int
-    stall_timeout_s: float | None
-    max_skipped_fraction: float
+    options: Options
 
     def __post_init__(self) -> None:
-        _check_parts(self.source, self.scorer, self.selector, self.materialize)
-        for name, least, most in (
-            ("super_batch_size", 1, None),
-            ("sub_batch_size", 1, None),
-            ("seed", 0, 2**63 - 1),
-            ("prefetch", 0, None),
-        ):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+        _check_parts(self)
+        for name in ("super_batch_size", "sub_batch_size"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         _check_sizes(self.source, self.super_batch_size, self.sub_batch_size)
-        _check_limits(self.stall_timeout_s, self.max_skipped_fraction)
         self._check_emit()
         self._check_schedule()
         self._check_overlap()
 
-    def step(self, number: int) -> Step:
-        """How sub-batch ``number`` of the run is chosen."""
-        if self.schedule is None:
-            return Step(self.super_batch_size)
-        if self.schedule.is_uniform(number):
-            return Step(self._uniform_size(), uniform=True)
-        ratio = self.schedule.filter_ratio_at(number)
-        size = self.super_batch_size if ratio is None else self._size_at(ratio)
-        return Step(size, self.schedule.gain_at(number))
+    def steps(self, start: Position) -> Iterator[Step]:
+        """How the sub-batches of an epoch are chosen after a position in it, without end."""
+        # The epoch's own key, counted on.
+        key = fold(fold(self.options.seed, start.epoch)) + start.super_batches
+        return (self._step(start.num_steps + ahead, key + ahead) for ahead in count())
+
+    def super_batch_size_at(self, number: int) -> int:
+        """Candidates read for sub-batch ``number`` of the run."""
+        return self._step(number, key=0).super_batch_size
 
     def selector_at(self, step: Step) -> Selector:
         """The selector with the step's gain; draws uniformly in a uniform step."""
@@ -74,38 +69,51 @@ class Arguments:
         return with_gain
 
     def check_ranks(self, num_ranks: int) -> None:
-        """Raise ``ValueError`` unless several ranks can choose with these."""
-        if self.overlap:
+        """Raise ``ValueError`` unless so many ranks can choose with these."""
+        if num_ranks == 1:
+            return
+        if self.options.overlap:
             raise ValueError(
                 "overlap=True must not be used over several ranks, whose thread that chooses would "
                 f"talk in between what training steps say, but there are {num_ranks}; use "
                 "overlap=False"
             )
-        if self.emit and moves_rows(self.selector):
+        if self.options.emit_reference and moves_rows(self.selector):
             raise ValueError(
-                "emit must be empty with quota='global' over several ranks, since rows move "
-                f"without their embeddings, got {self.emit}; use quota='equal'"
+                "emit_reference must not be True with quota='global' over several ranks, since "
+                "rows move without their embeddings; use quota='equal'"
             )
 
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
         batch_size = declared_batch_size(self.source)
         loss, equal_by = (getattr(self.scorer, name, None) for name in ("loss", "equal_by"))
+        schedule = self.options.schedule
         return {
             "super_batch_size over all ranks": num_ranks * self.super_batch_size,
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
             "source batch size over all ranks": batch_size and num_ranks * batch_size,
             # Only a source that deals its rows itself can say where another number would be.
             "number of ranks": None if hasattr(self.source, "shard") else num_ranks,
-            "seed": self.seed,
+            "seed": self.options.seed,
             "scorer": type(self.scorer).__name__,
             "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.
             "equal_by": equal_by if isinstance(equal_by, str) else None,
             "selector": type(self.selector).__name__,
-            **{f"selector.{name}": value for name, value in _options(self.selector).items()},
-            "schedule": None if self.schedule is None else repr(self.schedule),
-            "overlap": self.overlap,
+            **{f"selector.{name}": value for name, value in _fields(self.selector).items()},
+            "schedule": None if schedule is None else repr(schedule),
+            "overlap": self.options.overlap,
         }
+
+    def _step(self, number: int, key: int) -> Step:
+        schedule = self.options.schedule
+        if schedule is None:
+            return Step(key, self.super_batch_size)
+        if schedule.is_uniform(number):
+            return Step(key, self._uniform_size(), uniform=True)
+        ratio = schedule.filter_ratio_at(number)
+        size = self.super_batch_size if ratio is None else self._size_at(ratio)
+        return Step(key, size, schedule.gain_at(number))
 
     def _uniform_size(self) -> int:
         """The fewest candidates that make a sub-batch and are whole batches of the source."""
@@ -116,32 +124,22 @@ class Arguments:
         return round(self.sub_batch_size / (1 - filter_ratio))
 
     def _check_emit(self) -> None:
-        given: object = self.emit
-        if not isinstance(given, tuple) or not set(given) <= set(EMITTED):
-            raise ValueError(f"emit must be a tuple of {', '.join(EMITTED)}, got {self.emit!r}")
-        if self.emit and not hasattr(self.scorer, "reference"):
+        if self.options.emit_reference and not hasattr(self.scorer, "reference"):
             raise ValueError(
-                "emit=('reference',) needs a scorer with a reference, "
+                "emit_reference=True needs a scorer with a reference, "
                 f"got {type(self.scorer).__name__}"
             )
 
     def _check_schedule(self) -> None:
-        given: object = self.schedule
-        if given is None:
+        schedule = self.options.schedule
+        if schedule is None:
             return
-        if not isinstance(given, Schedule):
-            raise ValueError(
-                f"schedule must be a Schedule or None, got {given!r}; use Schedule(num_steps=...)"
-            )
-        assert self.schedule is not None
-        if self.schedule.gain and not (
-            is_dataclass(self.selector) and hasattr(self.selector, "gain")
-        ):
+        if schedule.gain and not (is_dataclass(self.selector) and hasattr(self.selector, "gain")):
             raise ValueError(
                 "a schedule of gains needs a selector that is a dataclass with a gain, "
                 f"got {type(self.selector).__name__}"
             )
-        for ratio in self.schedule.filter_ratio.values():
+        for ratio in schedule.filter_ratio.values():
             size = self._size_at(ratio)
             if abs(1 - self.sub_batch_size / size - ratio) > 1e-6:
                 raise ValueError(
@@ -152,9 +150,7 @@ class Arguments:
             _check_held(self.source, size, ratio)
 
     def _check_overlap(self) -> None:
-        if self.overlap not in (True, False):
-            raise ValueError(f"overlap must be True or False, got {self.overlap!r}")
-        if not self.overlap or self.scorer is None:
+        if not self.options.overlap or self.scorer is None:
             return
         for part in (self.scorer, getattr(self.scorer, "learner", self.scorer)):
             if not isinstance(part, Snapshots):
@@ -165,7 +161,7 @@ class Arguments:
                 )
 
 
-def _options(selector: Selector) -> dict[str, Any]:
+def _fields(selector: Selector) -> dict[str, Any]:
     """What a selector was made with, but for what does not make it another."""
     if is_dataclass(selector) and not isinstance(selector, type):
         return {
@@ -176,12 +172,22 @@ def _options(selector: Selector) -> dict[str, Any]:
     return {}
 
 
-def _check_parts(source: object, scorer: object, selector: object, materialize: object) -> None:
+def _check_parts(arguments: Arguments) -> None:
     """Raise ``ValueError`` unless each part is what it must be."""
-    if materialize is not None and not callable(materialize):
-        raise ValueError(f"materialize must be a function or None, got {materialize!r}")
+    source: object = arguments.source
+    scorer: object = arguments.scorer
+    selector: object = arguments.selector
+    options: object = arguments.options
+    for name in ("prepare", "materialize"):
+        function = getattr(arguments, name)
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None, got {function!r}")
     if not isinstance(source, Source):
         raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
+    if not isinstance(options, Options):
+        raise ValueError(
+            f"options must be an Options, got {options!r}; write options=Options(seed=1)"
+        )
     if not isinstance(selector, Selector) or isinstance(selector, type):
         raise ValueError(
             f"selector must be an object with a select method, got {selector!r}; "
@@ -235,16 +241,3 @@ def check_stateful(source: Source) -> Stateful:
             "source from jest_loader.adapters"
         )
     return source
-
-
-def _check_limits(stall_timeout_s: float | None, max_skipped_fraction: float) -> None:
-    """Raise ``ValueError`` unless both limits are in range."""
-    if stall_timeout_s is not None and not (
-        is_number(stall_timeout_s) and 0 < stall_timeout_s < threading.TIMEOUT_MAX
-    ):
-        raise ValueError(
-            f"stall_timeout_s must be a positive number of seconds, got {stall_timeout_s!r}; use "
-            "None to wait for ever"
-        )
-    if not is_number(max_skipped_fraction) or not 0 <= max_skipped_fraction <= 1:
-        raise ValueError(f"max_skipped_fraction must be from 0 to 1, got {max_skipped_fraction!r}")

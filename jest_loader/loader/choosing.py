@@ -1,20 +1,21 @@
-"""From a super-batch to its sub-batch: score, select, materialize, and leave out what is bad."""
+"""From a super-batch to its sub-batch: score, select, materialize, and skip what cannot be used."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jest_loader.batch import Batch, take
-from jest_loader.loader.telemetry import Batchable, Counts, Measured, Stopwatch, Worth
-from jest_loader.protocols import Scorer, Scores, Selector
+from jest_loader.batch import Batch, num_examples, take
+from jest_loader.loader.arguments import Arguments
+from jest_loader.loader.choice import Choice
+from jest_loader.loader.super_batch import SuperBatch
+from jest_loader.loader.telemetry import Batchable, Counts, Measured, Stopwatch
+from jest_loader.protocols import Scorer, Scores
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
-from jest_loader.ranks.ranks import Ranks
 from jest_loader.scoring.scores import ExampleScores, rows_of
 from jest_loader.selecting.drawing import check_finite
 from jest_loader.selecting.selectors import (
@@ -23,210 +24,239 @@ from jest_loader.selecting.selectors import (
     UniformSelector,
     moves_rows,
 )
-from jest_loader.skipped import SkipRowsError, listed, named, skip_budget
+from jest_loader.skipped import SkipRowsError, check_rows, listed, named, skip_budget
 
-_NUM_SHOWN = 10  # Rows that are none, of those that a message names.
-
-
-class Choice(NamedTuple):
-    """A sub-batch as it is handed out, the same rows as they were scored, and what was measured."""
-
-    sub_batch: Any
-    chosen: Batch
-    measured: Measured
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses sub-batches; the arguments are those of ``JestDataset``, and how its ranks agree."""
+    """Chooses sub-batches for one pass.
 
-    scorer: Scorer | None
-    selector: Selector
-    materialize: Callable[[Batch], Any] | None
-    emit: tuple[str, ...]
-    super_batch_size: int
-    sub_batch_size: int
-    max_skipped_fraction: float
-    agreement: Agreement = field(default_factory=lambda: Agreement(Ranks()))
+    Args:
+        arguments: The dataset's.
+        agreement: Of the ranks that select together.
+    """
 
-    def choose(self, candidates: Batch, *, key: int) -> Choice:
-        """The sub-batch of a super-batch.
+    arguments: Arguments
+    agreement: Agreement
+
+    def choose(self, super_batch: SuperBatch, scorer: Scorer | None) -> Choice:
+        """The sub-batch of a super-batch, by the scorer that is given.
 
         Raises:
-            ValueError: if scorer or selector break their promises, or more candidates are bad than
-                ``max_skipped_fraction`` of the super-batch.
+            ValueError: if scorer or selector break their promises, or more candidates must be
+                skipped than may be.
             RankError: if another rank failed.
         """
-        times, ranks = Stopwatch(), self.agreement.ranks
-        with self.agreement.step("scoring"):
-            scores = self._score(candidates, times)
-            skipped = _without_score(scores)
-            self._check_budget(skipped, candidates)
-        moves = ranks.size > 1 and moves_rows(self.selector)
-        with self.agreement.step("selecting") as selecting:
-            with torch.no_grad(), times.time("selecting", on_device=True):
-                joined = RankScores(scores, ranks)
-                drawn = self.selector.select(joined, self.sub_batch_size, key=key)
-            index = _checked(drawn, None if moves else self.sub_batch_size, self.super_batch_size)
-            selecting.number = len(index)
-        gone = {*index.tolist(), *skipped}  # What is not to be drawn again, wherever it goes.
-        if moves:
-            candidates, index = even_out(candidates, index, selecting.everyones, self.agreement)
-        with times.time("materializing"):
-            chosen, sub_batch = self._materialized(
-                candidates, scores, index, gone, skipped, key=key
-            )
-        with torch.no_grad():
-            if self.emit and self.scorer is not None:
-                sub_batch = _with_reference(sub_batch, scores, index)
-            worth = self._worth(scores, index, key)
-        if skipped:
-            logging.getLogger(__name__).warning(
-                "skipped %d of %d candidates: %s",
-                len(skipped),
-                self.super_batch_size,
-                listed(named(skipped, candidates)),
-            )
-        counts = Counts(
-            loaded=self.super_batch_size,
-            scored=0 if self.scorer is None else self.super_batch_size,
-            trained=self.sub_batch_size,
-            skipped=len(skipped),
-        )
-        return Choice(
-            sub_batch,
-            chosen,
-            Measured(counts, tuple(named(skipped, candidates).values()), times, worth),
-        )
+        scorer = None if super_batch.step.uniform else scorer
+        with self.agreement.step("choosing a sub-batch", 2) as choosing:
+            choice = _Choosing(self.arguments, self.agreement, super_batch, scorer).choose()
+            choosing.numbers = (num_examples(choice.rows), len(choice.measured.skipped))
+        num_trained, num_skipped = choosing.totals
+        num_loaded = self.agreement.ranks.size * super_batch.num_rows
+        num_scored = 0 if scorer is None else num_loaded
+        counts = Counts(num_loaded, num_scored, num_trained, skipped=num_skipped)
+        return choice._replace(measured=replace(choice.measured, counts=counts))
 
-    def _materialized(
+
+class _Choosing:
+    """One sub-batch in the making, on one rank."""
+
+    def __init__(
         self,
-        candidates: Batch,
-        scores: Scores,
-        index: Tensor,
-        gone: set[int],
-        skipped: dict[int, str],
-        key: int,
-    ) -> tuple[Batch, Any]:
-        """The chosen rows and what is made of them; replaces bad ones in ``index``."""
-        while True:
-            chosen = take(candidates, index)
-            try:
-                sub_batch = chosen if self.materialize is None else self.materialize(chosen)
-            except SkipRowsError as error:
-                bad = _bad_rows(error, self.sub_batch_size)
-                skipped |= {int(index[row]): error.reasons[row] for row in bad}
-                self._check_budget(skipped, candidates)
-                self._check_left(gone, len(bad), skipped, candidates)
-                with torch.no_grad():
-                    index[bad] = self._spare(scores, gone, len(bad), key)
-                gone |= set(index[bad].tolist())
-                continue
-            if sub_batch is None:
-                raise ValueError("materialize must return the sub-batch, got None; add a return")
-            return chosen, sub_batch
+        arguments: Arguments,
+        agreement: Agreement,
+        super_batch: SuperBatch,
+        scorer: Scorer | None,
+    ) -> None:
+        self._arguments = arguments
+        self._agreement = agreement
+        self._super_batch = super_batch
+        self._scorer = scorer
+        self._selector = arguments.selector_at(super_batch.step)
+        self._moves_rows = agreement.ranks.size > 1 and moves_rows(self._selector)
+        self._times = Stopwatch()
+        self._skipped = dict(super_batch.skipped)  # What is wrong with each row, named.
 
-    def _worth(self, scores: Scores, index: Tensor, key: int) -> Worth:
-        """What the sub-batch's score and its overlap with other selections are made of."""
-        own = index[index < self.super_batch_size]  # Other ranks' rows have no scores here.
-        chosen = own.to(scores.logits.device)
-        if self.scorer is None or not isinstance(scores, Batchable) or not len(own):
-            return Worth()
-        alone = RankScores(scores, self.agreement.ranks.apart())
-        uniform = UniformSelector().select(alone, self.sub_batch_size, key=key)
-        overlap = None
-        if isinstance(self.selector, JointSelector) and not getattr(scores, "needs_context", False):
-            independent = IndependentSelector(self.selector.gain)
-            others = independent.select(alone, self.sub_batch_size, key=key)
-            overlap = torch.zeros_like(scores.logits).index_fill(0, others, 1.0)[chosen].mean()
-        return Worth(scores.rows(chosen), scores.rows(uniform), overlap)
+    def choose(self) -> Choice:
+        with self._agreement.step("scoring") as scoring:
+            scores = self._scored()
+            scoring.numbers = (self._super_batch.num_rows - len(self._skipped),)
+        usable = [number for (number,) in scoring.everyones]
+        with self._agreement.step("selecting") as selecting:
+            index = self._selected(scores, self._size(usable))
+            selecting.numbers = (len(index),)
+        gone = {*index.tolist(), *self._skipped}  # Not to be drawn again, wherever it goes.
+        candidates = self._super_batch.candidates
+        if self._moves_rows:
+            selected = [number for (number,) in selecting.everyones]
+            candidates, index = even_out(candidates, index, selected, self._agreement)
+        with self._times.time("materializing"):
+            rows, sub_batch, index = self._materialized(candidates, scores, index, gone)
+        with torch.no_grad():
+            if self._arguments.options.emit_reference and self._scorer is not None:
+                sub_batch = _with_reference(sub_batch, scores.local, index)
+            measured = self._measured(scores, index)
+        if self._skipped:
+            _LOG.warning(
+                "skipped %d of %d candidates: %s",
+                len(self._skipped),
+                self._super_batch.num_rows,
+                listed(self._skipped),
+            )
+        return Choice(self._super_batch, sub_batch, rows, measured)
 
-    def _score(self, candidates: Batch, times: Stopwatch) -> Scores:
-        if self.scorer is None:
-            return ExampleScores(torch.zeros(self.super_batch_size))
-        with torch.no_grad(), times.time("scoring", on_device=True):
-            scores = self.scorer.score(candidates)
+    def _scored(self) -> RankScores:
+        """The scores, where skipped rows are not to be drawn."""
+        scores = self._scores()
+        logits = scores.logits
+        reasons = dict(getattr(scores, "skipped", {}))
+        for row in (~torch.isfinite(logits)).nonzero()[:, 0].tolist():
+            reasons.setdefault(row, "its score is not finite")
+        self._skipped = named(reasons, self._super_batch.candidates) | self._skipped
+        self._check_budget()
+        skipped = torch.tensor(sorted(self._skipped), dtype=torch.int64, device=logits.device)
+        return RankScores(scores, self._agreement.ranks, skipped)
+
+    def _scores(self) -> Scores:
+        size = self._super_batch.num_rows
+        if self._scorer is None:
+            return ExampleScores(torch.zeros(size))
+        with torch.no_grad(), self._times.time("scoring", on_device=True):
+            scores = self._scorer.score(self._super_batch.candidates)
         if not isinstance(scores, Scores):
             raise ValueError(
                 f"a scorer must return Scores, got {type(scores).__name__}; "
                 "ExampleScores(values) makes them of one number per candidate"
             )
-        if len(scores.logits) != self.super_batch_size:
+        if len(scores.logits) != size:
             raise ValueError(
-                "a scorer must return one score per candidate, "
-                f"got {len(scores.logits)} for {self.super_batch_size}"
+                f"a scorer must return one score per candidate, got {len(scores.logits)} for {size}"
             )
         return scores
 
-    def _spare(self, scores: Scores, gone: set[int], size: int, key: int) -> Tensor:
-        """What the selector takes next, in place of ``size`` chosen ones that turned out bad.
+    @property
+    def _may_be_short(self) -> bool:
+        """Whether a sub-batch may lack rows that are skipped: where nothing is selected."""
+        return isinstance(self._selector, UniformSelector)
 
-        Given what was chosen, the bad ones and those passed on to other ranks too: so they are not
-        drawn again. Those without a finite score are not drawn anyway, and would spoil the others'
+    def _size(self, usable: list[int]) -> int:
+        """How many to choose on this rank, given the usable candidates of each."""
+        size, ranks = self._arguments.sub_batch_size, self._agreement.ranks
+        if not self._may_be_short:
+            return size
+        if self._moves_rows:
+            return min(size, sum(usable) // ranks.size)
+        return min(size, usable[ranks.rank])
+
+    def _selected(self, scores: RankScores, size: int) -> Tensor:
+        """Int64 [rows], on the host: what the selector takes of this rank's candidates."""
+        with torch.no_grad(), self._times.time("selecting", on_device=True):
+            drawn = self._selector.select(scores, size, key=self._super_batch.step.key)
+        return _checked(drawn, None if self._moves_rows else size, self._super_batch.num_rows)
+
+    def _materialized(
+        self, candidates: Batch, scores: RankScores, index: Tensor, gone: set[int]
+    ) -> tuple[Batch, Any, Tensor]:
+        """The chosen rows, what is made of them, and which they are once some were replaced."""
+        materialize = self._arguments.materialize
+        while True:
+            rows = take(candidates, index)
+            try:
+                sub_batch = rows if materialize is None else materialize(rows)
+            except SkipRowsError as error:
+                check_rows(error, len(index))
+                bad = sorted(error.reasons)
+                reasons = {int(index[row]): error.reasons[row] for row in bad}
+                self._skipped |= named(reasons, candidates)
+                self._check_budget()
+                with torch.no_grad():
+                    spare = self._spare(scores, gone, len(bad))
+                index[bad[: len(spare)]] = spare
+                gone |= set(spare.tolist())
+                stays = torch.ones(len(index), dtype=torch.bool)
+                stays[bad[len(spare) :]] = False
+                index = index[stays]
+                continue
+            if sub_batch is None:
+                raise ValueError("materialize must return the sub-batch, got None; add a return")
+            return rows, sub_batch, index
+
+    def _spare(self, scores: RankScores, gone: set[int], size: int) -> Tensor:
+        """What the selector takes next, in place of ``size`` chosen rows that must be skipped.
+
+        Given what was chosen, those rows and those passed on to other ranks too: so they are not
+        drawn again. Rows without a finite score are not drawn anyway, and would spoil the others'
         scores. Of several ranks only one lacks a row, which it takes from its own candidates
         without the others.
         """
+        left = self._super_batch.num_rows - len(gone)
+        if self._may_be_short:
+            size = min(size, left)
+        if left < size:
+            raise ValueError(
+                f"{size} of the sub-batch's examples must be skipped and replaced, but only {left} "
+                f"usable candidates are left: {listed(self._skipped)}; mend the data, or use a "
+                "larger super_batch_size"
+            )
+        if size == 0:
+            return torch.empty(0, dtype=torch.int64)
         finite = torch.isfinite(scores.logits).tolist()
-        chosen = torch.tensor(sorted(row for row in gone if finite[row]))
-        alone = RankScores(scores, self.agreement.ranks.apart())
-        given = alone.given(chosen.to(scores.logits.device))
-        spare = _checked(self.selector.select(given, size, key=key), size, self.super_batch_size)
+        chosen = torch.tensor(sorted(row for row in gone if finite[row]), dtype=torch.int64)
+        given = scores.alone().given(chosen.to(scores.logits.device))
+        drawn = self._selector.select(given, size, key=self._super_batch.step.key)
+        spare = _checked(drawn, size, self._super_batch.num_rows)
         if gone & set(spare.tolist()):
             raise ValueError(
-                f"{type(self.selector).__name__} must not take candidates whose logits are minus "
+                f"{type(self._selector).__name__} must not take candidates whose logits are minus "
                 "infinity, but did; they were chosen already"
             )
         return spare
 
-    def _check_left(
-        self, gone: set[int], size: int, skipped: dict[int, str], candidates: Batch
-    ) -> None:
-        left = self.super_batch_size - len(gone)
-        if left < size:
+    def _measured(self, scores: RankScores, index: Tensor) -> Measured:
+        """What the sub-batch's score and its overlap with other selections are made of."""
+        names = tuple(self._skipped.values())
+        num_rows = self._super_batch.num_rows
+        own = index[index < num_rows]  # Other ranks' rows have no scores here.
+        local = scores.local
+        if self._scorer is None or not isinstance(local, Batchable) or not len(own):
+            return Measured(names, self._times)
+        chosen = own.to(local.logits.device)
+        key, size = self._super_batch.step.key, len(index)
+        uniform = UniformSelector().select(scores.alone(), size, key=key)
+        overlap = None
+        if isinstance(self._selector, JointSelector) and not scores.needs_context:
+            independent = IndependentSelector(self._selector.gain)
+            others = independent.select(scores.alone(), size, key=key)
+            overlap = torch.zeros_like(local.logits).index_fill(0, others, 1.0)[chosen].mean()
+        return Measured(names, self._times, local.rows(chosen), local.rows(uniform), overlap)
+
+    def _check_budget(self) -> None:
+        num_rows, fraction = (
+            self._super_batch.num_rows,
+            self._arguments.options.max_skipped_fraction,
+        )
+        budget = skip_budget(num_rows, fraction)
+        if len(self._skipped) > budget:
             raise ValueError(
-                f"{size} of the sub-batch's examples are bad and must be replaced, but only {left} "
-                f"usable candidates are left: {listed(named(skipped, candidates))}; mend the data, "
-                "or use a larger super_batch_size"
+                f"at most {budget} of {num_rows} candidates may be skipped, but "
+                f"{len(self._skipped)} must be: {listed(self._skipped)}; mend the data or the "
+                "models, or raise max_skipped_fraction"
             )
-
-    def _check_budget(self, skipped: dict[int, str], candidates: Batch) -> None:
-        budget = skip_budget(self.super_batch_size, self.max_skipped_fraction)
-        if len(skipped) > budget:
-            raise ValueError(
-                f"at most {budget} of {self.super_batch_size} candidates may be skipped, but "
-                f"{len(skipped)} must be: {listed(named(skipped, candidates))}; mend the data or "
-                "the models, or raise max_skipped_fraction"
-            )
-
-
-def _bad_rows(error: SkipRowsError, size: int) -> list[int]:
-    """The rows that ``materialize`` called bad, once they are known to be rows."""
-    rows = list(error.reasons)
-    if any(type(row) is not int or not 0 <= row < size for row in rows):
-        raise ValueError(
-            f"materialize must name bad rows by their numbers in the sub-batch, from 0 to "
-            f"{size - 1}, got {rows[:_NUM_SHOWN]}"
-        ) from error
-    return sorted(rows)
-
-
-def _without_score(scores: Scores) -> dict[int, str]:
-    """Candidates whose score is not finite, which selectors do not draw."""
-    rows = (~torch.isfinite(scores.logits)).nonzero()[:, 0].tolist()
-    return dict.fromkeys(rows, "its score is not finite")
 
 
 def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
     reference = getattr(scores, "reference", None)
     if not isinstance(sub_batch, dict) or reference is None:
         raise ValueError(
-            "emit=('reference',) needs sub-batches that are dicts and scores with a reference's "
+            "emit_reference=True needs sub-batches that are dicts and scores with a reference's "
             f"embeddings, got {type(sub_batch).__name__} and {type(scores).__name__}"
         )
     if "reference" in sub_batch:
         raise ValueError(
-            "emit=('reference',) adds a column of that name, but the sub-batch has one already; "
-            "rename it in materialize"
+            "emit_reference=True adds a column named 'reference', but the sub-batch has one "
+            "already; rename it in materialize"
         )
     rows = rows_of(reference, index.to(reference.image.device))
     return {**sub_batch, "reference": rows}
@@ -242,7 +272,7 @@ def _checked(index: object, size: int | None, num_candidates: int) -> Tensor:
     """
     if not isinstance(index, Tensor):
         raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
-    host = index.cpu().clone()  # Rows that turn out bad are replaced in it.
+    host = index.cpu().clone()  # Rows that must be skipped are replaced in it.
     size = len(host) if size is None else size
     if host.shape != (size,) or host.dtype != torch.int64:
         raise ValueError(

@@ -1,9 +1,7 @@
-"""JestDataset: the loop from super-batches to sub-batches, and its state.
+"""JestDataset: what users hold. One pass over it is one epoch of its source.
 
-    source --> super-batch --> scorer --> scores --> selector --> sub-batch --> materialize
-
-One pass over the dataset is one epoch of the source. What is selected is a function of (seed,
-epoch, position) and the models; the state is that of the last sub-batch delivered.
+What is selected is a function of (seed, epoch, position) and the models; the state is that of the
+last sub-batch delivered.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +13,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.arguments import Arguments, check_stateful
+from jest_loader.loader.choice import Choice
 from jest_loader.loader.epoch import Pass
+from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.schedule import Schedule
 from jest_loader.loader.super_batch import num_full_rows
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
@@ -38,66 +37,46 @@ class JestDataset(IterableDataset[Batch]):
             each pass.
         scorer: Anything with ``score(super_batch) -> Scores``. A scorer with ``update(sub_batch)``
             also learns from each sub-batch. None goes with ``UniformSelector`` only.
-        selector: Picks the sub-batch from the scores.
+        selector: Picks the sub-batch from the scores; None is ``JointSelector()``.
         super_batch_size: Candidates of each rank, scored at once; a multiple of the source's batch.
         sub_batch_size: Examples emitted, on each rank; the filter ratio is
             1 - sub_batch_size / super_batch_size.
+        prepare: Called on each of the source's batches in the thread that reads: to decode,
+            tokenize or shrink what is scored. It keeps rows and their order, and raises
+            ``SkipRowsError`` for rows that it cannot use: then it is called again with the others.
         materialize: Called on each sub-batch before it is yielded, say to decode the chosen rows
-            in full. All of them count as trained, so it must not leave any out.
-        emit: ``("reference",)`` adds the reference's embeddings of the chosen rows to each
-            sub-batch, a dict, as an ``Embeddings`` named ``"reference"``, for losses that distil
-            it (arXiv 2411.18674); not in uniform steps.
-        schedule: Changes filter ratio and gain over the run, and makes steps uniform.
-        overlap: Whether to choose the next sub-batch while the last one is trained on: a thread
-            does so, on a CUDA stream of its own, with a copy of the weights from before that step.
-            A state saved in between discards the choice, so that a resumed run makes the same.
-        seed: From 0 to 2^63 - 1; changes what is drawn.
-        prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
-            on; 0 reads in the training loop's own thread.
-        stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error;
-            None waits for ever.
-        max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
-            less, that may be left out because their scores are not finite or ``materialize`` raised
-            ``SkipRowsError`` for them. Others take their places. 0 allows none.
+            in full. Rows for which it raises ``SkipRowsError`` are replaced by others. All that it
+            returns counts as trained, so it must not leave any out.
+        options: Seed, schedule, overlap, limits; None is ``Options()``.
 
     Raises:
         ValueError: if the sizes do not fit, or scorer and selector cannot go together.
     """
 
-    def __init__(  # noqa: PLR0913, the parts and the keywords of a loader
+    def __init__(
         self,
         source: Source,
         scorer: Scorer | None,
-        selector: Selector = JointSelector(),
+        selector: Selector | None = None,
         *,
         super_batch_size: int,
         sub_batch_size: int,
+        prepare: Callable[[Batch], Batch] | None = None,
         materialize: Callable[[Batch], Any] | None = None,
-        emit: tuple[str, ...] = (),
-        schedule: Schedule | None = None,
-        overlap: bool = False,
-        seed: int = 0,
-        prefetch: int = 1,
-        stall_timeout_s: float | None = 1800.0,
-        max_skipped_fraction: float = 0.01,
+        options: Options | None = None,
     ) -> None:
         self._arguments = Arguments(
             source,
             scorer,
-            selector,
+            JointSelector() if selector is None else selector,
             super_batch_size,
             sub_batch_size,
+            prepare,
             materialize,
-            emit,
-            schedule,
-            overlap,
-            seed,
-            prefetch,
-            stall_timeout_s,
-            max_skipped_fraction,
+            Options() if options is None else options,
         )
-        self.ranks = Ranks()
-        self._delivered = Position()
+        self._ranks = Ranks()  # Those that the source was divided among.
+        self._position = Position()  # After the last sub-batch delivered.
         self._measured: Measured | None = None
         self._restored = False  # The next pass goes on from a loaded state.
         self._pass: Pass | None = None  # The newest one: older iterators must not go on.
@@ -127,7 +106,7 @@ class JestDataset(IterableDataset[Batch]):
     @property
     def counts(self) -> Counts:
         """Examples loaded, scored, trained and dropped up to the last sub-batch delivered."""
-        return self._delivered.counts
+        return self._position.counts
 
     @property
     def stats(self) -> SelectionStats | None:
@@ -140,7 +119,7 @@ class JestDataset(IterableDataset[Batch]):
     @property
     def epoch(self) -> int:
         """The epoch of the last sub-batch delivered, or of the next one if a pass ended there."""
-        return self._delivered.epoch
+        return self._position.epoch
 
     @property
     def filter_ratio(self) -> float:
@@ -153,12 +132,13 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
         """
-        self._find_ranks()
-        rows = num_full_rows(self.source)
-        if self._arguments.schedule is None:
+        arguments, num_ranks = self._arguments, self._ranks_now().size
+        is_undivided = hasattr(self.source, "shard") and self._ranks.size == 1
+        rows = num_full_rows(self.source, num_ranks if is_undivided else 1)
+        if arguments.options.schedule is None:
             return rows // self.super_batch_size
-        first = number = self._delivered.num_steps - self._delivered.super_batches
-        while rows >= (size := self._arguments.step(number).super_batch_size):
+        first = number = self._position.num_steps - self._position.super_batches
+        while rows >= (size := arguments.super_batch_size_at(number)):
             rows -= size
             number += 1
         return number - first
@@ -186,11 +166,11 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if ``epoch`` is negative.
         """
         epoch = whole("epoch", epoch, 0)
-        at_start = self._delivered.super_batches == 0
-        if epoch == self._delivered.epoch and (at_start or self._restored or self._running):
+        at_start = self._position.super_batches == 0
+        if epoch == self._position.epoch and (at_start or self._restored or self._running):
             return
         self._supersede()
-        self._delivered = _start_of(epoch, self._delivered)
+        self._position = self._position.at_start_of(epoch)
         self._restored = False
 
     def state_dict(
@@ -207,13 +187,14 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if the source cannot save its state.
         """
         source = check_stateful(self.source)
-        self._find_ranks()
         if self._pass is not None:
             self._pass.choose_again()
-        position = self._delivered
-        if not (self._began or self._restored):  # The source may have an order of its own.
+        position, num_ranks = self._position, self._ranks_now().size
+        is_undivided = hasattr(source, "shard") and num_ranks != self._ranks.size
+        if not (self._began or self._restored or is_undivided):
+            # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
-        return position.to_state(self._arguments.configuration(self.ranks.size))
+        return position.to_state(self._arguments.configuration(num_ranks))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make the next pass go on after the sub-batch at which the state was saved.
@@ -223,10 +204,10 @@ class JestDataset(IterableDataset[Batch]):
                 or the source cannot restore its part.
         """
         check_stateful(self.source)
-        self._find_ranks()
-        position = Position.from_state(state_dict, self._arguments.configuration(self.ranks.size))
+        configuration = self._arguments.configuration(self._ranks_now().size)
+        position = Position.from_state(state_dict, configuration)
         self._supersede()
-        self._delivered = position
+        self._position = position
         self._restored = True
 
     def close(self) -> None:
@@ -241,47 +222,52 @@ class JestDataset(IterableDataset[Batch]):
 
     def _run_pass(self) -> Iterator[Batch]:
         self._supersede()
-        start = self._begin()
-        this_pass = self._pass = Pass(self._arguments, start, self.ranks)
+        self._begin()
+        this_pass = self._pass = Pass(self._arguments, self._position, self._ranks)
         self._running = self._began = True
         try:
-            for delivery in this_pass:
-                self._delivered, self._measured = delivery.position, delivery.measured
-                yield delivery.sub_batch
+            # Not a loop over choices: it would keep each super-batch while the user trains.
+            for sub_batch in map(self._deliver, this_pass):
+                yield sub_batch
                 self._check_newest(this_pass)
-            self._delivered = this_pass.end
+            self._position = this_pass.end(self._position)
         finally:
             if self._pass is this_pass:
                 self.close()
 
-    def _find_ranks(self) -> None:
-        """Find the ranks that select together, and let the source divide its rows among them.
+    def _deliver(self, choice: Choice) -> Any:
+        self._position = self._position.after(
+            choice.measured.counts, choice.super_batch.source_state
+        )
+        self._measured = choice.measured
+        return choice.sub_batch
 
-        Not before they are needed: trainers start the processes' group at some time of their own.
+    def _ranks_now(self) -> Ranks:
+        """The ranks that select together.
+
+        Asked for when they are needed: trainers start the processes' group at some time of their
+        own.
         """
-        if self.ranks.size > 1:
-            return
-        ranks = ranks_of(getattr(self._arguments.selector, "group", None))
-        if ranks.size > 1:
-            self._arguments.check_ranks(ranks.size)
-            if hasattr(self.source, "shard"):
-                self.source.shard(ranks.rank, ranks.size)
-        self.ranks = ranks
+        ranks = self._ranks if self._ranks.size > 1 else ranks_of(self._arguments.options.group)
+        self._arguments.check_ranks(ranks.size)
+        return ranks
 
-    def _begin(self) -> Position:
-        """Where the next pass starts, with the source brought there."""
-        self._find_ranks()
+    def _begin(self) -> None:
+        """Bring the source to where the next pass starts."""
         if self._pass is not None:
             self._pass.wait()  # Two passes over one source would each get part of the data.
-        start = self._delivered
+        ranks = self._ranks_now()
+        if self._ranks.size != ranks.size and hasattr(self.source, "shard"):
+            self.source.shard(ranks.rank, ranks.size)
+        self._ranks = ranks
+        start = self._position
         if start.super_batches > 0 and not self._restored:  # The pass before was left early.
-            start = _start_of(start.epoch + 1, start)
-        if self._restored and start.source is not None and isinstance(self.source, Stateful):
+            self._position = start.at_start_of(start.epoch + 1)
+        elif self._restored and start.source is not None and isinstance(self.source, Stateful):
             self.source.load_state_dict(start.source)
         self._restored = False
         if hasattr(self.source, "set_epoch"):
-            self.source.set_epoch(start.epoch)
-        return start
+            self.source.set_epoch(self._position.epoch)
 
     def _supersede(self) -> None:
         self._running = False
@@ -294,7 +280,3 @@ class JestDataset(IterableDataset[Batch]):
                 "this iterator cannot go on, because the dataset was iterated again, its epoch set "
                 "or a state was loaded since; use the newest iterator"
             )
-
-
-def _start_of(epoch: int, before: Position) -> Position:
-    return Position(epoch, num_steps=before.num_steps, counts=before.counts)

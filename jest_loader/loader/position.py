@@ -1,11 +1,11 @@
 """Where a dataset stands, and its form as a saved state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jest_loader.loader.telemetry import Counts
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,27 @@ class Position:
     epoch: int = 0
     super_batches: int = 0
     num_steps: int = 0
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     source: dict[str, Any] | None = None
+
+    def after(self, counts: Counts, source: dict[str, Any] | None) -> "Position":
+        """The position after one more sub-batch.
+
+        Args:
+            counts: Of its super-batch.
+            source: The source's state right after that was read.
+        """
+        return Position(
+            self.epoch,
+            self.super_batches + 1,
+            self.num_steps + 1,
+            self.counts.plus(counts),
+            source,
+        )
+
+    def at_start_of(self, epoch: int, source: dict[str, Any] | None = None) -> "Position":
+        """The position at the start of another epoch, where the source is in that state."""
+        return Position(epoch, num_steps=self.num_steps, counts=self.counts, source=source)
 
     def to_state(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """The state to save: plain values if the source's state is."""

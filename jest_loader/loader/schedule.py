@@ -13,11 +13,13 @@ class Step:
     """How one sub-batch is chosen.
 
     Args:
+        key: Chooses the noise of its draws.
         super_batch_size: Candidates read for it.
         gain: Factor on the selector's own gain.
         uniform: Whether to draw it uniformly and score nothing.
     """
 
+    key: int
     super_batch_size: int
     gain: float = 1.0
     uniform: bool = False
@@ -101,8 +103,8 @@ class Schedule:
         after = min((f for f in self.gain if f >= at), default=max(self.gain))
         if before >= after:
             return self.gain[before]
-        share = (at - before) / (after - before)
-        return (1 - share) * self.gain[before] + share * self.gain[after]
+        way = (at - before) / (after - before)
+        return (1 - way) * self.gain[before] + way * self.gain[after]
 
 
 def _check(name: str, value: object, least: float, most: float) -> None:

@@ -1,50 +1,66 @@
-"""Super-batches: a source's batches, joined until there are enough candidates."""
+"""Super-batches: a source's batches, prepared and joined until there are enough candidates."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from jest_loader.batch import Batch, concat, num_examples, structure
+from jest_loader.batch import Batch, concat, num_examples, structure, take
+from jest_loader.loader.schedule import Step
 from jest_loader.protocols import Source, Stateful
+from jest_loader.skipped import Used, listed, named, use
+
+Prepare = Callable[[Batch], Batch]
+"""What is done to a source's batches as they are read; keeps rows and their order."""
 
 
 @dataclass(frozen=True)
 class SuperBatch:
-    """Candidates, and the state of the source right after the last of them was read.
+    """Candidates, and how a sub-batch of them is chosen.
 
     Args:
-        candidates: A batch of ``num_examples`` rows, fewer than asked for only at the end of the
-            source.
-        num_examples: Rows of ``candidates``.
-        source_state: What the source's ``state_dict`` returned; None if it has none.
+        step: How.
+        candidates: A batch of ``num_rows`` rows. Each skipped row is filled with another's values.
+        num_rows: As ``step`` asks for, or fewer at the end of the source.
+        skipped: The rows that ``prepare`` cannot use, each named with what is wrong with it.
+        source_state: The source's state right after the last row was read; None if it has none.
     """
 
+    step: Step
     candidates: Batch
-    num_examples: int
+    num_rows: int
+    skipped: dict[int, str]
     source_state: dict[str, Any] | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has as many rows as were asked for."""
+        return self.num_rows == self.step.super_batch_size
 
 
 def super_batches(
-    batches: Iterator[Batch], *, source: Source, sizes: Iterator[int]
+    batches: Iterator[Batch], *, source: Source, prepare: Prepare | None, steps: Iterator[Step]
 ) -> Iterator[SuperBatch]:
     """A pass's batches joined to super-batches; what is left at the end comes last.
 
     Args:
         batches: What iterating ``source`` yields.
         source: Where the batches come from.
-        sizes: Rows of each super-batch, without end.
+        prepare: Called on each batch; None leaves batches as they are.
+        steps: How each super-batch is chosen from, without end.
 
     Raises:
-        ValueError: if batches differ in structure or size, or a size is not a multiple of theirs.
+        ValueError: if batches differ in structure or size, a super-batch is not a multiple of
+            theirs, or ``prepare`` does not keep the rows, or can use none of a super-batch.
     """
-    reader = _Reader(source, next(sizes))
+    reader = _Reader(source, prepare, next(steps))
     for batch in batches:
         reader.add(batch)
         if reader.is_full:
             yield reader.flush()
-            reader.size = next(sizes)
+            reader.step = next(steps)
     if reader.num_rows > 0:
         yield reader.flush()
 
@@ -52,35 +68,55 @@ def super_batches(
 class _Reader:
     """Batches read since the last super-batch; checks that they go together."""
 
-    def __init__(self, source: Source, size: int) -> None:
+    def __init__(self, source: Source, prepare: Prepare | None, step: Step) -> None:
         self._source = source
-        self.size = size
+        self._prepare = prepare
+        self.step = step
         self._batch_size: int | None = declared_batch_size(source)
         self._structure: dict[str, str] | None = None
         self._short: int | None = None
-        self._batches: list[Batch] = []
+        self._usable: list[Batch] = []
+        self._skipped: dict[int, str] = {}
         self.num_rows = 0
 
     @property
     def is_full(self) -> bool:
-        return self.num_rows == self.size
+        return self.num_rows == self.step.super_batch_size
 
     def add(self, batch: Batch) -> None:
         rows = num_examples(batch)
         self._check_size(rows)
-        self._check_structure(structure(batch))
-        self._batches.append(batch)
+        used = _prepared(self._prepare, batch)
+        if used.output is not None:
+            self._check_structure(structure(used.output))
+            self._usable.append(used.output)
+        self._skipped |= named(used.reasons, batch, first_row=self.num_rows)
         self.num_rows += rows
-        if self.num_rows > self.size or (
-            self.is_full and self.size % (self._batch_size or rows) != 0
-        ):
-            raise ValueError(self._size_error(self._batch_size or rows))
+        size, each = self.step.super_batch_size, self._batch_size or rows
+        if self.num_rows > size or (self.is_full and size % each != 0):
+            raise ValueError(self._size_error(each))
 
     def flush(self) -> SuperBatch:
         state = self._source.state_dict() if isinstance(self._source, Stateful) else None
-        super_batch = SuperBatch(concat(self._batches), self.num_rows, state)
-        self._batches, self.num_rows = [], 0
+        super_batch = SuperBatch(self.step, self._candidates(), self.num_rows, self._skipped, state)
+        self._usable, self._skipped, self.num_rows = [], {}, 0
         return super_batch
+
+    def _candidates(self) -> Batch:
+        if not self._usable:
+            raise ValueError(
+                f"prepare must be able to use some rows, but of {self.num_rows} it can use none: "
+                f"{listed(self._skipped)}; mend the data, or prepare"
+            )
+        usable = concat(self._usable)
+        if not self._skipped:
+            return usable
+        # Every rank has a row for each candidate: a skipped one's holds the first usable values.
+        place = torch.zeros(self.num_rows, dtype=torch.int64)
+        is_usable = torch.ones(self.num_rows, dtype=torch.bool)
+        is_usable[list(self._skipped)] = False
+        place[is_usable] = torch.arange(int(is_usable.sum()))
+        return take(usable, place)
 
     def _check_size(self, rows: int) -> None:
         if self._batch_size is None:
@@ -97,7 +133,7 @@ class _Reader:
             self._short = rows
 
     def _size_error(self, batch_size: int) -> str:
-        error = size_error(self.size, batch_size)
+        error = size_error(self.step.super_batch_size, batch_size)
         if declared_batch_size(self._source) is not None:
             return error
         return (
@@ -113,8 +149,25 @@ class _Reader:
             if was != now:
                 raise ValueError(
                     f"all batches of a source must have the same structure, but column {name} was "
-                    f"{was} and is now {now}; make collate_fn return fixed shapes, say by padding"
+                    f"{was} and is now {now}; make collate_fn or prepare return fixed shapes, say "
+                    "by padding"
                 )
+
+
+def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
+    """The batch as ``prepare`` returns it, once it is known to have a row for each of its rows."""
+    if prepare is None:
+        return Used(batch, [], {})
+    used = use(prepare, batch)
+    if used.rows and used.output is None:
+        raise ValueError("prepare must return the batch, got None; add a return")
+    if used.output is not None and num_examples(used.output) != len(used.rows):
+        raise ValueError(
+            "prepare must return a row for each row that it is given, but returned "
+            f"{num_examples(used.output)} for {len(used.rows)}; raise SkipRowsError for rows that "
+            "it cannot use"
+        )
+    return used
 
 
 def declared_batch_size(source: Source) -> int | None:
@@ -134,8 +187,12 @@ def size_error(super_batch_size: int, batch_size: int) -> str:
     )
 
 
-def num_full_rows(source: Any) -> int:
+def num_full_rows(source: Any, num_shards: int = 1) -> int:
     """Examples per epoch in full batches, known without reading any.
+
+    Args:
+        source: Where they come from.
+        num_shards: Among how many ranks the source is going to be divided.
 
     Raises:
         TypeError: if the source has no length or no batch size.
@@ -153,7 +210,9 @@ def num_full_rows(source: Any) -> int:
         rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
         return len(rows) // declared * declared
     num_rows = getattr(source, "num_examples", None)
-    return (num_rows // declared if isinstance(num_rows, int) else len(source)) * declared
+    if isinstance(num_rows, int):
+        return num_rows // num_shards // declared * declared
+    return len(source) // num_shards * declared
 
 
 def num_promised_rows(source: Any) -> int:

@@ -22,7 +22,7 @@ class Counts:
         scored: Seen by a scorer.
         trained: Emitted in a sub-batch.
         dropped: Read at the end of an epoch, too few for another super-batch, and left out.
-        skipped: Candidates that were bad: without a finite score, or not to be materialized.
+        skipped: Candidates that could not be prepared, scored or materialized.
     """
 
     loaded: int = 0
@@ -41,16 +41,6 @@ class Counts:
             self.skipped + more.skipped,
         )
 
-    def over(self, num_ranks: int, *, skipped: int) -> "Counts":
-        """Of all ranks, which have the same counts but for those of skipped candidates."""
-        return Counts(
-            num_ranks * self.loaded,
-            num_ranks * self.scored,
-            num_ranks * self.trained,
-            num_ranks * self.dropped,
-            skipped,
-        )
-
     def to_dict(self) -> dict[str, int]:
         """The counts by name, for a saved state or a log."""
         return asdict(self)
@@ -65,7 +55,7 @@ class SelectionStats:
 
     Args:
         counts: Examples of this super-batch alone.
-        skipped: What is wrong with each bad candidate, by sample id where the batch has one.
+        skipped: What is wrong with each skipped candidate, by sample id where the batch has one.
         score: Of the sub-batch; None where nothing was scored.
         uniform_score: Of as many candidates drawn uniformly from the same super-batch.
         independent_overlap: The share of the sub-batch that independent selection would have taken
@@ -108,51 +98,38 @@ class Batchable(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Worth:
-    """Of a sub-batch, as yet unasked: products are made, and devices waited for, when it is.
-
-    Args:
-        chosen: The scores of the sub-batch alone; None where nothing was scored.
-        uniform: Those of a uniform draw.
-        independent_overlap: [], as in ``SelectionStats``.
-    """
-
-    chosen: Batchable | None = None
-    uniform: Batchable | None = None
-    independent_overlap: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Measured:
     """What ``SelectionStats`` are made of when they are asked for.
 
     Args:
-        counts: As in ``SelectionStats``.
         skipped: As in ``SelectionStats``.
         times: Of scoring, selecting and materializing.
-        worth: Of the sub-batch.
+        chosen: The scores of the sub-batch alone; None where nothing was scored.
+        uniform: The scores of a uniform draw alone.
+        independent_overlap: [], as in ``SelectionStats``.
+        counts: As in ``SelectionStats``.
         waiting_ms: As in ``SelectionStats``.
         bytes_received: As in ``SelectionStats``.
     """
 
-    counts: Counts
     skipped: tuple[str, ...]
     times: "Stopwatch"
-    worth: Worth
+    chosen: Batchable | None = None
+    uniform: Batchable | None = None
+    independent_overlap: Tensor | None = None
+    counts: Counts = field(default_factory=Counts)
     waiting_ms: float = 0.0
     bytes_received: int = 0
 
     def stats(self) -> SelectionStats:
         """The statistics; computes the scores and waits for the device."""
-        worth = self.worth
+        overlap = self.independent_overlap
         return SelectionStats(
             counts=self.counts,
             skipped=self.skipped,
-            score=None if worth.chosen is None else worth.chosen.mean().item(),
-            uniform_score=None if worth.uniform is None else worth.uniform.mean().item(),
-            independent_overlap=(
-                None if worth.independent_overlap is None else worth.independent_overlap.item()
-            ),
+            score=None if self.chosen is None else self.chosen.mean().item(),
+            uniform_score=None if self.uniform is None else self.uniform.mean().item(),
+            independent_overlap=None if overlap is None else overlap.item(),
             waiting_ms=self.waiting_ms,
             scoring_ms=self.times.ms("scoring"),
             selecting_ms=self.times.ms("selecting"),

@@ -16,24 +16,24 @@ _FINE, _FAILED = 0, 1
 
 @dataclass
 class Tally:
-    """A number of each rank.
+    """Numbers that each rank tells the others.
 
     Args:
-        number: This rank's.
-        everyones: Of all ranks, rank by rank, once they have agreed.
+        numbers: This rank's.
+        everyones: All ranks' numbers, rank by rank, once they have agreed.
     """
 
-    number: int = 0
-    everyones: list[int] = field(default_factory=list)
+    numbers: tuple[int, ...]
+    everyones: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
-    def total(self) -> int:
-        """Of all ranks, once they have agreed."""
-        return sum(self.everyones)
+    def totals(self) -> list[int]:
+        """Each number summed over all ranks, once they have agreed."""
+        return [sum(one) for one in zip(*self.everyones, strict=True)]
 
 
 class Agreement:
-    """What the ranks tell each other about how it goes: two integers at a time.
+    """What the ranks tell each other about how it goes: a few integers at a time.
 
     Args:
         ranks: Who must agree.
@@ -44,19 +44,21 @@ class Agreement:
         self._over = False  # Somewhere it failed and all know, so nobody is listening.
 
     @contextmanager
-    def step(self, doing: str) -> Iterator[Tally]:
+    def step(self, doing: str, num_numbers: int = 1) -> Iterator[Tally]:
         """Something that every rank does; when it ends well on one, it has on all.
 
         Args:
             doing: What, in the words that follow "while".
+            num_numbers: How many numbers each rank tells; zeros until the block sets them.
 
         Raises:
             RankError: if it failed on another rank.
         """
-        tally = Tally()
+        nothing = (0,) * num_numbers
+        tally = Tally(nothing)
         if self.ranks.size == 1:
             yield tally
-            tally.everyones = [tally.number]
+            tally.everyones = [tally.numbers]
             return
         try:
             yield tally
@@ -65,22 +67,22 @@ class Agreement:
             raise
         except Exception:
             if not self._over:
-                self._told(_FAILED, 0)
+                self._exchange(_FAILED, nothing)
             raise
-        told = self._told(_FINE, tally.number)
-        failed = [rank for rank, (status, _) in enumerate(told) if status == _FAILED]
+        told = self._exchange(_FINE, tally.numbers)
+        failed = [rank for rank, (status, *_) in enumerate(told) if status == _FAILED]
         if failed:
             raise RankError(
                 f"rank {failed[0]} of {self.ranks.size} failed while {doing}, which ends rank "
                 f"{self.ranks.rank} too; the error on rank {failed[0]} says why"
             )
-        tally.everyones = [number for _, number in told]
+        tally.everyones = [tuple(numbers) for _, *numbers in told]
 
     def check_same(self, what: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless ``what``, plain values, is equal on all ranks."""
         text = json.dumps(what, sort_keys=True, default=str)
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest())
-        told = [number for _, number in self._told(_FINE, digest)]
+        told = [number for _, number in self._exchange(_FINE, (digest,))]
         others = [rank for rank, number in enumerate(told) if number != told[0]]
         if others:
             raise ValueError(
@@ -88,16 +90,16 @@ class Agreement:
                 f"(rank {self.ranks.rank}: {text}); give all the same data, arguments and state"
             )
 
-    def _told(self, status: int, number: int) -> list[tuple[int, int]]:
-        """The status and number of each rank."""
+    def _exchange(self, status: int, numbers: tuple[int, ...]) -> list[list[int]]:
+        """The status of each rank, and after it its numbers."""
         self._over = self._over or status == _FAILED
         try:
-            told = self.ranks.all_gather(torch.tensor([status, number]))
+            told = self.ranks.all_gather(torch.tensor([status, *numbers]))
         except RankError:
             self._over = True
             if status == _FAILED:
                 return []  # It has an error of its own to raise.
             raise
-        found = [(int(status), int(number)) for status, number in told.tolist()]
-        self._over = any(status == _FAILED for status, _ in found)
+        found: list[list[int]] = told.tolist()
+        self._over = any(status == _FAILED for status, *_ in found)
         return found

@@ -1,5 +1,7 @@
 """Scores of one rank's candidates, conditioned on what all ranks choose."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from jest_loader.protocols import Scores, SharedScores
 from jest_loader.ranks.ranks import Ranks
 
 
+@dataclass(frozen=True, eq=False)
 class RankScores:
     """Scores of this rank's candidates, conditioned on what all ranks choose.
 
@@ -14,35 +17,41 @@ class RankScores:
     embeddings of what they chose, and of nothing else.
 
     Args:
-        scores: Of this rank's candidates.
+        local: The scores of this rank's candidates.
         ranks: Who selects together.
+        skipped: Int64 [n], candidates that are not to be drawn; None for none.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way.
         even: Whether all ranks choose equally many each time, so that they need not say how many,
             which an accelerator would have to be waited for.
     """
 
-    def __init__(
-        self, scores: Scores, ranks: Ranks, *, half: bool = False, even: bool = False
-    ) -> None:
-        self.local = scores
-        self.ranks = ranks
-        self._half, self._even = half, even
+    local: Scores
+    ranks: Ranks
+    skipped: Tensor | None = None
+    half: bool = False
+    even: bool = False
 
     @property
     def logits(self) -> Tensor:
         """Float [B / ranks]."""
-        return self.local.logits
+        logits = self.local.logits
+        if self.skipped is None or not len(self.skipped):
+            return logits
+        return logits.index_fill(0, self.skipped, -torch.inf)
 
     @property
     def needs_context(self) -> bool:
-        """As of the scores."""
+        """Whether the scores are equal for all candidates until some are chosen."""
         return getattr(self.local, "needs_context", False)
+
+    def alone(self) -> "RankScores":
+        """The same scores, selected from without the other ranks."""
+        return replace(self, ranks=self.ranks.alone())
 
     def given(self, chosen: Tensor) -> "RankScores":
         """The scores once ``chosen`` (int64 [n], own candidates) and the others' are chosen."""
-        ranks = self.ranks
-        if not ranks.joint:
-            return RankScores(self.local.given(chosen), ranks)
+        if not self.ranks.joint:
+            return replace(self, local=self.local.given(chosen))
         if not isinstance(self.local, SharedScores):
             raise ValueError(
                 "conditioning on other ranks' choices needs scores with share and given_shared, "
@@ -51,14 +60,13 @@ class RankScores:
             )
         shared = self.local.share(chosen)
         if shared:
-            counts = [len(chosen)] * ranks.size
-            if not self._even:
-                counts = ranks.all_gather(torch.tensor(len(chosen))).tolist()
+            counts = [len(chosen)] * self.ranks.size
+            if not self.even:
+                counts = self.ranks.all_gather(torch.tensor(len(chosen))).tolist()
             shared = [self._gathered(rows, counts) for rows in shared]
-        given = self.local.given_shared(chosen, shared)
-        return RankScores(given, ranks, half=self._half, even=self._even)
+        return replace(self, local=self.local.given_shared(chosen, shared))
 
     def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
         wide = rows.is_floating_point() and rows.element_size() > 2  # Ids of groups stay whole.
-        sent = rows.half() if self._half and wide else rows
+        sent = rows.half() if self.half and wide else rows
         return self.ranks.all_gather_rows(sent, counts).to(rows.dtype)

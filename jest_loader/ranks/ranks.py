@@ -58,19 +58,19 @@ class Ranks:
 
     Args:
         collective: How they talk; None for one rank alone.
-        apart: Whether each selects by itself, without a word to the others.
+        joint: Whether they select together; otherwise each by itself, without a word to the others.
     """
 
-    def __init__(self, collective: Collective | None = None, *, apart: bool = False) -> None:
+    def __init__(self, collective: Collective | None = None, *, joint: bool = True) -> None:
         self._collective = _Alone() if collective is None else collective
         self.rank = self._collective.rank
         self.size = self._collective.size
-        self.joint = self.size > 1 and not apart
+        self.joint = self.size > 1 and joint
         self.bytes_received = 0
 
-    def apart(self) -> "Ranks":
+    def alone(self) -> "Ranks":
         """The same ranks, each selecting by itself."""
-        return Ranks(self._collective, apart=True)
+        return Ranks(self._collective, joint=False)
 
     @property
     def share(self) -> Share:

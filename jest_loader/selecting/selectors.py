@@ -7,7 +7,7 @@ on what all have chosen.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal, get_args
 
@@ -18,11 +18,15 @@ from jest_loader.checks import is_number, whole
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import Scores
 from jest_loader.ranks.rank_scores import RankScores
-from jest_loader.ranks.ranks import Group, ranks_of
+from jest_loader.ranks.ranks import Ranks
 from jest_loader.selecting.drawing import Draw, best, checked, draw, drawable, perturbed
 
 Quota = Literal["equal", "global", "local"]
-"""How many each rank draws: all as many; as many as it has of the best; each by itself."""
+"""How many each rank draws.
+
+``"equal"``: the same number on each rank. ``"global"``: the exact draw over all ranks. ``"local"``:
+the same number, without communication.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,6 @@ class _OverRanks:
     """What selectors over several ranks have in common."""
 
     quota: Quota = "equal"
-    group: Group | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.quota not in get_args(Quota):
@@ -40,11 +43,10 @@ class _OverRanks:
             )
 
     def _over_ranks(self, scores: Scores, *, half: bool = False) -> RankScores:
-        """The scores with the ranks that select together, which a dataset has given already."""
-        ranks = scores.ranks if isinstance(scores, RankScores) else ranks_of(self.group)
-        local = scores.local if isinstance(scores, RankScores) else scores
-        ranks = ranks.apart() if self.quota == "local" else ranks
-        return RankScores(local, ranks, half=half, even=self.quota == "equal")
+        """The scores with the ranks that select together: this one alone, unless they say so."""
+        given = scores if isinstance(scores, RankScores) else RankScores(scores, Ranks())
+        given = given.alone() if self.quota == "local" else given
+        return replace(given, half=half, even=self.quota == "equal")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,6 @@ class JointSelector(_OverRanks):
             one process would; a rank that had more of them passes rows on. ``"local"`` conditions
             each rank on its own choice alone, which loses most of what joint selection gains.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way between ranks.
-        group: The ranks that select together: a process group of ``torch.distributed``. None for
-            the default group where that is initialised, and for one rank where it is not.
 
     Raises:
         ValueError: if ``num_chunks`` or ``gain`` is not positive, or ``quota`` is another word.
@@ -83,9 +83,9 @@ class JointSelector(_OverRanks):
     def select(self, scores: Scores, size: int, *, key: int) -> Tensor:
         """Int64 [size]: the sub-batch, in the order drawn.
 
-        Over several ranks ``scores`` are of this rank's candidates, as are the rows returned, and
-        ``size`` is one rank's. With ``quota="global"`` a rank returns as many as it has of the
-        best; over all ranks they have a mean of ``size``.
+        Over several ranks ``scores`` are ``RankScores`` of this rank's candidates, as are the rows
+        returned, and ``size`` is one rank's. With ``quota="global"`` a rank returns what it has of
+        the best rows of all; the mean over ranks is ``size``.
 
         Raises:
             ValueError: if ``size`` is not in [1, candidates with a finite score], or the scores
@@ -119,7 +119,6 @@ class IndependentSelector(_OverRanks):
     Args:
         gain: Factor on the logits.
         quota: As for ``JointSelector``; with nothing to condition on, ``"local"`` is ``"equal"``.
-        group: As for ``JointSelector``.
 
     Raises:
         ValueError: if ``gain`` is not positive, or ``quota`` is another word.
@@ -150,7 +149,6 @@ class TopKSelector(_OverRanks):
 
     Args:
         quota: As for ``IndependentSelector``.
-        group: As for ``JointSelector``.
 
     Raises:
         ValueError: if ``quota`` is another word.
@@ -173,7 +171,6 @@ class UniformSelector(_OverRanks):
 
     Args:
         quota: As for ``IndependentSelector``.
-        group: As for ``JointSelector``.
 
     Raises:
         ValueError: if ``quota`` is another word.

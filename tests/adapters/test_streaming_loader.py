@@ -13,7 +13,7 @@ RUN = """
     import os, sys
     import streaming
     from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
-    from jest_loader import ExampleScores, JestDataset
+    from jest_loader import ExampleScores, JestDataset, Options
     from jest_loader.testing import assert_resumes_exactly
 
     folder, num_workers = sys.argv[1], int(sys.argv[2])
@@ -31,7 +31,8 @@ RUN = """
             local=folder, batch_size=8, shuffle=True, num_canonical_nodes=1
         )
         loader = StreamingDataLoader(dataset, batch_size=8, num_workers=num_workers)
-        return JestDataset(loader, Scorer(), super_batch_size=80, sub_batch_size=8, **options)
+        sizes = {"super_batch_size": 80, "sub_batch_size": 8}
+        return JestDataset(loader, Scorer(), **sizes, options=Options(**options))
 """
 
 RESUMES = """

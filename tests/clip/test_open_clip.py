@@ -19,7 +19,7 @@ from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.loading.columns import Prepare
+from jest_loader.clip.loading.columns import tokenize_and_decode
 from jest_loader.clip.models.open_clip_architecture import resolve
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
@@ -113,7 +113,7 @@ def test_pixels_are_those_of_open_clip(folder, name):
     theirs = transform.image_transform_v2(cfg, is_train=False)
     encoded = [picture(row) for row in range(8)]
     columns = {"image": encoded, "caption": ["x"] * 8, "sample_id": np.arange(8)}
-    ours = Prepare(DataConfig(Path("unused")), model.config)(columns)["image"]
+    ours = tokenize_and_decode(DataConfig(Path("unused")), model.config)(columns)["image"]
     seen = []
     model.image_tower.visual.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.embed_image(ours)
@@ -258,7 +258,9 @@ def compare_with_open_clip(model, exported, folder):
     tokenizer = open_clip.get_tokenizer(f"local-dir:{exported}")
     encoded = [picture(row) for row in range(6)]
     columns = {"image": encoded, "caption": [caption(r) for r in range(6)]}
-    batch = Prepare(DataConfig(folder), model.config)({**columns, "sample_id": np.arange(6)})
+    batch = tokenize_and_decode(DataConfig(folder), model.config)(
+        {**columns, "sample_id": np.arange(6)}
+    )
     pixels = torch.stack([preprocess(Image.open(io.BytesIO(one))) for one in encoded])
     with torch.no_grad():
         ours = model.eval().embed(batch)

@@ -59,7 +59,7 @@ def weights_of(out: Path) -> dict[str, np.ndarray]:
     weights = checkpoint.load(out / "checkpoint.pt")["model"]
     found = {name: value.numpy() for name, value in weights.items()}
     for name in found:
-        if name.endswith("qkv.logit_bias"):
+        if name.endswith("qkv.bias"):
             found[name] = np.concatenate(np.split(found[name], 3)[::2])
     return found
 

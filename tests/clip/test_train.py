@@ -17,7 +17,7 @@ from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.cost import run_cost
 from jest_loader.clip.loading.build import build_loader
 from jest_loader.clip.loading.cache import build_reference_cache
-from jest_loader.clip.loading.columns import Prepare, PreparedSource, open_shards
+from jest_loader.clip.loading.columns import open_shards, tokenize_and_decode
 from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.train import train
@@ -185,9 +185,9 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
     """From a cache or by running the checkpoint: up to the cache's half precision."""
     reference = train(config_for(shards, tmp_path / "reference", steps=30))
     config = config_for(shards, tmp_path / "run")
-    source = PreparedSource(
+    source = map(
+        tokenize_and_decode(config.data, ARCHITECTURE),
         open_shards(config.data.train, batch_size=32, shuffle=False, drop_last=False),
-        Prepare(config.data, ARCHITECTURE),
     )
     cache = tmp_path / "cache"
     build_reference_cache(cache, config.data, reference.model, "sigmoid")
@@ -232,7 +232,7 @@ def png(image: Image.Image, **options) -> bytes:
 
 def test_pictures_of_every_mode_look_as_they_should():
     """What ``convert`` alone does to these: clips, drops transparency, leaves them lying."""
-    prepare = Prepare(DataConfig(train=Path("unused")), ARCHITECTURE)
+    prepare = tokenize_and_decode(DataConfig(train=Path("unused")), ARCHITECTURE)
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.paste((0, 0, 0, 255), (0, 0, 8, 4))
@@ -261,7 +261,7 @@ def test_pictures_of_every_mode_look_as_they_should():
     ],
 )
 def test_columns_of_another_kind_are_refused(columns, message):
-    prepare = Prepare(DataConfig(train=Path("unused")), ARCHITECTURE)
+    prepare = tokenize_and_decode(DataConfig(train=Path("unused")), ARCHITECTURE)
     with pytest.raises(ValueError, match=message):
         prepare({**columns, "sample_id": np.arange(1)})
 

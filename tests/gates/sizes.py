@@ -23,8 +23,6 @@ EXCEPTIONS = {
     "bench/training/sweep.py:main": OLDER,
     "jest_loader/cli.py:_run": "a branch for each command, with the imports that it alone needs",
     "jest_loader/clip/config/selection_checks.py:check_selection": OLDER,
-    "jest_loader/loader/choosing.py:Chooser.choose": OLDER,
-    "jest_loader/loader/epoch.py": OLDER,
     "jest_loader/ops/fused.py:_sum_over_chunk": "one loop, with what it carries from tile to tile",
 }
 

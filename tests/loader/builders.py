@@ -5,9 +5,9 @@ from torch.utils.data import Dataset
 
 from jest_loader import (
     ExampleScores,
-    JestDataset,
     TopKSelector,
 )
+from tests.helpers import jest_dataset
 
 
 class ByNumber:
@@ -30,7 +30,7 @@ class Rows(Dataset):
 
 def dataset(source, selector=None, **options):
     options = {"super_batch_size": 8, "sub_batch_size": 4, **options}
-    return JestDataset(source, ByNumber(), selector or TopKSelector(), **options)
+    return jest_dataset(source, ByNumber(), selector or TopKSelector(), **options)
 
 
 def numbers(batches) -> list[list[int]]:

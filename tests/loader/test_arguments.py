@@ -5,11 +5,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from jest_loader import (
-    JestDataset,
     JointSelector,
     TopKSelector,
 )
-from tests.helpers import numbered_batches
+from tests.helpers import jest_dataset, numbered_batches
 from tests.loader.builders import ByNumber, Rows, dataset
 
 
@@ -53,7 +52,7 @@ def test_sizes_that_do_not_fit_are_refused_at_once(options, message):
 )
 def test_parts_that_cannot_go_together_are_refused(source, scorer, selector, message):
     with pytest.raises(ValueError, match=message):
-        JestDataset(source, scorer, selector, super_batch_size=8, sub_batch_size=4)
+        jest_dataset(source, scorer, selector, super_batch_size=8, sub_batch_size=4)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jest_loader import (
     Counts,
-    JestDataset,
     UniformSelector,
 )
-from tests.helpers import numbered_batches
+from tests.helpers import jest_dataset, numbered_batches
 from tests.loader.builders import Rows, dataset
 
 
@@ -21,7 +20,7 @@ def test_counts_are_kept_apart():
     assert data.counts == Counts(loaded=28, scored=24, trained=12, dropped=4)
     list(data)
     assert data.counts == Counts(loaded=56, scored=48, trained=24, dropped=8)
-    unscored = JestDataset(
+    unscored = jest_dataset(
         numbered_batches(2, 4), None, UniformSelector(), super_batch_size=8, sub_batch_size=4
     )
     list(unscored)

@@ -10,10 +10,9 @@ from torch.utils.data import DataLoader
 
 from jest_loader import (
     ExampleScores,
-    JestDataset,
     TopKSelector,
 )
-from tests.helpers import Counting, numbered_batches
+from tests.helpers import Counting, jest_dataset, numbered_batches
 from tests.loader.builders import ByNumber, Rows, dataset, numbers
 
 
@@ -25,7 +24,7 @@ def test_the_best_rows_of_a_super_batch_come_in_the_order_drawn():
 
 def test_a_dataloader_is_wrapped_as_it_is():
     loader = DataLoader(Rows(64), batch_size=16, shuffle=True)
-    wrapped = JestDataset(loader, ByNumber(), super_batch_size=32, sub_batch_size=8)
+    wrapped = jest_dataset(loader, ByNumber(), super_batch_size=32, sub_batch_size=8)
     batches = list(wrapped)
     assert len(batches) == len(wrapped) == 2
     for batch in batches:
@@ -40,7 +39,7 @@ def test_tuples_as_default_collate_makes_them_stay_what_they_are():
         def score(self, super_batch):
             return ExampleScores(super_batch[0][:, 0].double())
 
-    (numbers_, captions), _ = JestDataset(
+    (numbers_, captions), _ = jest_dataset(
         loader, Scorer(), TopKSelector(), super_batch_size=8, sub_batch_size=2
     )
     assert numbers_.tolist() == [[7, 7], [6, 6]]
@@ -69,7 +68,7 @@ def test_a_scorer_that_learns_is_given_each_sub_batch():
 
     scorer = Learning()
     list(
-        JestDataset(
+        jest_dataset(
             numbered_batches(4, 4), scorer, TopKSelector(), super_batch_size=8, sub_batch_size=2
         )
     )
@@ -82,7 +81,7 @@ def test_scoring_makes_no_graph():
             assert not torch.is_grad_enabled()
             return super().score(super_batch)
 
-    list(JestDataset(numbered_batches(2, 4), Recording(), super_batch_size=8, sub_batch_size=2))
+    list(jest_dataset(numbered_batches(2, 4), Recording(), super_batch_size=8, sub_batch_size=2))
 
 
 def test_nothing_is_read_before_the_first_next():
@@ -129,7 +128,7 @@ def test_the_super_batch_is_let_go_while_its_sub_batch_is_trained_on():
             scored.append(weakref.ref(super_batch["number"]))
             return super().score(super_batch)
 
-    data = JestDataset(
+    data = jest_dataset(
         numbered_batches(4, 4), Recording(), TopKSelector(), super_batch_size=8, sub_batch_size=2
     )
     for _ in data:

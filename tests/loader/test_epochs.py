@@ -3,16 +3,15 @@
 import pytest
 
 from jest_loader import (
-    JestDataset,
     UniformSelector,
 )
-from tests.helpers import Counting, numbered_batches
+from tests.helpers import Counting, jest_dataset, numbered_batches
 from tests.loader.builders import dataset, numbers
 
 
 def test_each_epoch_draws_anew_and_the_same_seed_draws_the_same():
     def run(seed):
-        data = JestDataset(
+        data = jest_dataset(
             numbered_batches(4, 8), None, UniformSelector(), super_batch_size=16, sub_batch_size=5,
             seed=seed,
         )  # fmt: skip

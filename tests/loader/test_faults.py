@@ -16,7 +16,7 @@ TRAIN = """
     import json, os, sys, time
     from pathlib import Path
     import torch
-    from jest_loader import ExampleScores, JestDataset
+    from jest_loader import ExampleScores, JestDataset, Options
     from jest_loader.adapters.mds import MdsSource
     from jest_loader.adapters.zarr import ZarrSource
 
@@ -27,7 +27,9 @@ TRAIN = """
             return ExampleScores(torch.from_numpy(super_batch["value"]))
 
     source = {"mds": MdsSource, "zarr": ZarrSource}[kind](data, batch_size=10)
-    dataset = JestDataset(source, Scorer(), super_batch_size=50, sub_batch_size=10, prefetch=2)
+    dataset = JestDataset(
+        source, Scorer(), super_batch_size=50, sub_batch_size=10, options=Options(prefetch=2)
+    )
     done = []
     if (out / "state.json").is_file():
         saved = json.loads((out / "state.json").read_text())

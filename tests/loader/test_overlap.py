@@ -13,7 +13,6 @@ from jest_loader import (
     ExampleScores,
     FrozenReference,
     HardLearner,
-    JestDataset,
     JointSelector,
     Learnability,
     LiveLearner,
@@ -22,7 +21,7 @@ from jest_loader import (
     UniformSelector,
 )
 from jest_loader.ops.losses import contrastive_loss
-from tests.helpers import Counting
+from tests.helpers import Counting, jest_dataset
 
 SIZES = {"super_batch_size": 40, "sub_batch_size": 8}
 
@@ -45,7 +44,7 @@ class Model:
 
 def make(model, *, overlap=True, num_batches=30, **options):
     source = Counting(num_batches, 8)
-    return JestDataset(source, model, JointSelector(2), overlap=overlap, **SIZES, **options)
+    return jest_dataset(source, model, JointSelector(2), overlap=overlap, **SIZES, **options)
 
 
 def run(dataset, model, num_epochs=1):
@@ -74,7 +73,7 @@ def test_selections_are_those_of_weights_one_step_old(prefetch):
     found = run(make(model, prefetch=prefetch), model)
     model = Model()
     source = Counting(30, 8)
-    expected = run(JestDataset(source, OneStepStale(model), JointSelector(2), **SIZES), model)
+    expected = run(jest_dataset(source, OneStepStale(model), JointSelector(2), **SIZES), model)
     assert found == expected
     assert len(found) == 6
     fresh = Model()
@@ -216,7 +215,7 @@ def test_a_live_learner_scores_with_a_copy_of_its_weights(scored_by):
     def train(learner, model, **options):
         reference = [] if scored_by is HardLearner else [FrozenReference(Towers())]
         source = Counting(30, 8)
-        dataset = JestDataset(source, scored_by(learner, *reference), **SIZES, **options)
+        dataset = jest_dataset(source, scored_by(learner, *reference), **SIZES, **options)
         optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
         found = []
         for batch in dataset:
@@ -260,7 +259,7 @@ def test_scorers_that_cannot_keep_a_copy_are_refused():
     for scorer in (NoCopy(), Around()):
         with pytest.raises(ValueError, match=r"with a method snapshot\(\), but NoCopy has none"):
             make(scorer)
-    JestDataset(Counting(30, 8), None, UniformSelector(), overlap=True, **SIZES)
+    jest_dataset(Counting(30, 8), None, UniformSelector(), overlap=True, **SIZES)
 
 
 @pytest.mark.parametrize("save", [True, False])

@@ -7,9 +7,8 @@ from torch.utils.data import DataLoader
 
 from jest_loader import (
     ExampleScores,
-    JestDataset,
 )
-from tests.helpers import numbered_batches
+from tests.helpers import jest_dataset, numbered_batches
 from tests.loader.builders import Rows, dataset
 
 
@@ -75,7 +74,7 @@ def test_what_is_not_scores_or_an_index_is_refused():
     with pytest.raises(
         ValueError, match=r"must return Scores, got Tensor; ExampleScores\(values\)"
     ):
-        list(JestDataset(numbered_batches(2, 4), Bare(), super_batch_size=8, sub_batch_size=4))
+        list(jest_dataset(numbered_batches(2, 4), Bare(), super_batch_size=8, sub_batch_size=4))
 
     class Picks:
         def select(self, scores, size, *, key):
@@ -91,7 +90,7 @@ def test_scores_of_another_size_are_refused():
             return ExampleScores(torch.zeros(7))
 
     with pytest.raises(ValueError, match="one score per candidate, got 7 for 8"):
-        list(JestDataset(numbered_batches(2, 4), Short(), super_batch_size=8, sub_batch_size=4))
+        list(jest_dataset(numbered_batches(2, 4), Short(), super_batch_size=8, sub_batch_size=4))
 
 
 @pytest.mark.parametrize(

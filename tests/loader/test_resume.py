@@ -11,12 +11,11 @@ from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from jest_loader import (
     IndependentSelector,
-    JestDataset,
     JointSelector,
     UniformSelector,
 )
 from jest_loader.testing import assert_resumes_exactly, batches_equal
-from tests.helpers import Counting
+from tests.helpers import Counting, jest_dataset
 from tests.loader.builders import ByNumber, Rows, dataset, numbers
 
 
@@ -135,7 +134,7 @@ def test_a_scorers_own_loss_function_is_not_part_of_the_state():
             self.loss = torch.nn.CrossEntropyLoss(reduction="none")
 
     def make():
-        return JestDataset(Counting(4, 4), WithLoss(), super_batch_size=8, sub_batch_size=4)
+        return jest_dataset(Counting(4, 4), WithLoss(), super_batch_size=8, sub_batch_size=4)
 
     state = json.loads(json.dumps(make().state_dict()))
     make().load_state_dict(state)
@@ -147,14 +146,14 @@ def test_a_state_without_its_sources_is_refused():
     state = {**data.state_dict(), "source": None}
     with pytest.raises(ValueError, match="must hold the source's state, but it is empty"):
         dataset(Counting(4, 4)).load_state_dict(state)
-    with pytest.raises(ValueError, match="must have version 2, got NoneType"):
+    with pytest.raises(ValueError, match="must have version 3, got NoneType"):
         dataset(Counting(4, 4)).load_state_dict(None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "must have version 2, got 0"),
+        ({"version": 0}, "must have version 3, got 0"),
         (
             {"configuration": {"super_batch_size over all ranks": 16}},
             "super_batch_size over all ranks was 16 and is now 8",

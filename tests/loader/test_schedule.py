@@ -9,13 +9,12 @@ from jest_loader import (
     Counts,
     ExampleScores,
     IndependentSelector,
-    JestDataset,
     JointSelector,
     Schedule,
     TopKSelector,
 )
 from jest_loader.testing import assert_resumes_exactly
-from tests.helpers import Counting, numbered_batches
+from tests.helpers import Counting, jest_dataset, numbered_batches
 
 
 class ByNumber:
@@ -24,7 +23,7 @@ class ByNumber:
 
 
 def make(schedule, source=None, selector=None, **options):
-    return JestDataset(
+    return jest_dataset(
         source if source is not None else numbered_batches(24, 4),
         ByNumber(),
         selector or JointSelector(2),
@@ -80,7 +79,7 @@ def test_the_gain_multiplies_the_selectors():
             return ExampleScores(super_batch["number"].float() / 100)
 
     def run(selector, schedule):
-        dataset = JestDataset(
+        dataset = jest_dataset(
             numbered_batches(30, 4),
             Flat(),
             selector,
@@ -120,7 +119,7 @@ def test_a_schedule_is_the_same_however_it_is_written():
 
 
 def test_a_uniform_step_reads_whole_source_batches():
-    dataset = JestDataset(
+    dataset = jest_dataset(
         torch.utils.data.DataLoader([{"number": n} for n in range(90)], batch_size=6),
         ByNumber(),
         TopKSelector(),
@@ -140,7 +139,7 @@ def test_an_online_proxy_learns_from_uniform_steps_too():
             self.updates += 1
 
     scorer = Learning()
-    dataset = JestDataset(
+    dataset = jest_dataset(
         numbered_batches(10, 4),
         scorer,
         super_batch_size=8,

@@ -12,12 +12,12 @@ from jest_loader import (
     ExampleScores,
     FactoredScores,
     IndependentSelector,
-    JestDataset,
     JointSelector,
+    Options,
     SkipRowsError,
     UniformSelector,
 )
-from tests.helpers import numbered_batches, random_embeddings
+from tests.helpers import jest_dataset, numbered_batches, random_embeddings
 from tests.published import sigmoid_pairwise, softmax_loss
 
 SIZES = {"super_batch_size": 60, "sub_batch_size": 12}
@@ -63,7 +63,7 @@ def learnability(sides, loss):
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_the_score_is_the_learners_loss_less_the_references(loss):
     scorer = Fixed(loss)
-    dataset = JestDataset(numbered_batches(12, 10), scorer, JointSelector(3), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), scorer, JointSelector(3), **SIZES)
     for batch in dataset:
         expected = learnability(scorer.sides(batch["number"]), loss)
         assert dataset.stats.score == pytest.approx(expected, rel=1e-9)
@@ -72,16 +72,16 @@ def test_the_score_is_the_learners_loss_less_the_references(loss):
 
 def test_the_uniform_score_is_that_of_a_uniform_draw():
     scorer = Fixed()
-    dataset = JestDataset(numbered_batches(12, 10), scorer, JointSelector(3), **SIZES)
-    uniform = JestDataset(numbered_batches(12, 10), None, UniformSelector(), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), scorer, JointSelector(3), **SIZES)
+    uniform = jest_dataset(numbered_batches(12, 10), None, UniformSelector(), **SIZES)
     for _, drawn in zip(dataset, uniform, strict=True):
         expected = learnability(scorer.sides(drawn["number"]), "sigmoid")
         assert dataset.stats.uniform_score == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_overlap_is_with_what_independent_selection_takes():
-    joint = JestDataset(numbered_batches(12, 10), Fixed(), JointSelector(6), **SIZES)
-    independent = JestDataset(numbered_batches(12, 10), Fixed(), IndependentSelector(), **SIZES)
+    joint = jest_dataset(numbered_batches(12, 10), Fixed(), JointSelector(6), **SIZES)
+    independent = jest_dataset(numbered_batches(12, 10), Fixed(), IndependentSelector(), **SIZES)
     for one, other in zip(joint, independent, strict=True):
         shared = set(one["number"].tolist()) & set(other["number"].tolist())
         assert joint.stats.independent_overlap == pytest.approx(len(shared) / 12)
@@ -90,7 +90,7 @@ def test_the_overlap_is_with_what_independent_selection_takes():
 
 
 def test_softmax_scores_have_no_independent_selection_to_overlap_with():
-    dataset = JestDataset(numbered_batches(12, 10), Fixed("softmax"), JointSelector(3), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), Fixed("softmax"), JointSelector(3), **SIZES)
     next(iter(dataset))
     assert dataset.stats.independent_overlap is None
 
@@ -107,7 +107,7 @@ def test_scores_of_ones_own_without_a_mean_are_left_out():
         def score(self, super_batch):
             return Own(super_batch["number"].float())
 
-    dataset = JestDataset(numbered_batches(12, 10), Scorer(), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), Scorer(), **SIZES)
     next(iter(dataset))
     assert (dataset.stats.score, dataset.stats.uniform_score) == (None, None)
 
@@ -124,7 +124,7 @@ def test_counts_and_skipped_samples_are_those_of_one_super_batch():
             return ExampleScores(torch.zeros(60))
 
     source = [{"sample_id": batch["number"]} for batch in numbered_batches(12, 10)]
-    dataset = JestDataset(
+    dataset = jest_dataset(
         source, Flat(), materialize=refuse_multiples_of_seven, max_skipped_fraction=0.2, **SIZES
     )
     assert dataset.stats is None
@@ -158,7 +158,7 @@ def test_times_are_of_the_part_that_took_them():
                 yield batch
 
     source = SlowSource(numbered_batches(12, 10))
-    dataset = JestDataset(source, Slow(), materialize=materialize, prefetch=0, **SIZES)
+    dataset = jest_dataset(source, Slow(), materialize=materialize, prefetch=0, **SIZES)
     for _ in dataset:
         stats = dataset.stats
         assert 50 <= stats.scoring_ms < 500
@@ -168,7 +168,7 @@ def test_times_are_of_the_part_that_took_them():
 
 
 def test_nothing_is_scored_without_a_scorer():
-    dataset = JestDataset(numbered_batches(12, 10), None, selector=UniformSelector(), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), None, selector=UniformSelector(), **SIZES)
     next(iter(dataset))
     assert dataset.stats.scoring_ms == 0
     assert dataset.stats.counts.scored == 0
@@ -176,7 +176,7 @@ def test_nothing_is_scored_without_a_scorer():
 
 def test_the_references_embeddings_can_travel_with_the_sub_batch():
     scorer = Fixed()
-    dataset = JestDataset(numbered_batches(12, 10), scorer, emit=("reference",), **SIZES)
+    dataset = jest_dataset(numbered_batches(12, 10), scorer, emit_reference=True, **SIZES)
     for batch in dataset:
         _, expected = scorer.sides(batch["number"])
         assert torch.equal(batch["reference"].image, expected.image)
@@ -186,8 +186,8 @@ def test_the_references_embeddings_can_travel_with_the_sub_batch():
 
 def test_what_cannot_be_emitted_is_refused():
     def make(scorer=None, **options):
-        return JestDataset(
-            numbered_batches(12, 10), scorer or Fixed(), emit=("reference",), **{**SIZES, **options}
+        return jest_dataset(
+            numbered_batches(12, 10), scorer or Fixed(), emit_reference=True, **{**SIZES, **options}
         )
 
     class ByNumber:
@@ -198,17 +198,16 @@ def test_what_cannot_be_emitted_is_refused():
         make(ByNumber())
     with pytest.raises(ValueError, match=r"sub-batches that are dicts .* got Tensor and Factored"):
         next(iter(make(materialize=lambda batch: batch["number"])))
-    for wrong in ("reference", ("teacher",), ["reference"]):
-        with pytest.raises(ValueError, match="emit must be a tuple of reference, got"):
-            JestDataset(numbered_batches(12, 10), Fixed(), emit=wrong, **SIZES)
+    with pytest.raises(ValueError, match=r"emit_reference must be True or False, got .'reference'"):
+        Options(emit_reference=("reference",))
 
 
 def test_a_column_named_reference_is_not_overwritten():
     def rename(batch):
         return {"reference": batch["number"]}
 
-    dataset = JestDataset(
-        numbered_batches(12, 10), Fixed(), materialize=rename, emit=("reference",), **SIZES
+    dataset = jest_dataset(
+        numbered_batches(12, 10), Fixed(), materialize=rename, emit_reference=True, **SIZES
     )
     with pytest.raises(ValueError, match="but the sub-batch has one already"):
         next(iter(dataset))

@@ -18,8 +18,10 @@ from jest_loader import (
     UniformSelector,
 )
 from jest_loader.adapters.zarr import ZarrSource
+from jest_loader.ranks.rank_scores import RankScores
+from jest_loader.ranks.ranks import ranks_of
 from jest_loader.testing import simulate_ranks
-from tests.helpers import random_embeddings
+from tests.helpers import jest_dataset, random_embeddings
 
 LOSSES = ["sigmoid", "softmax"]
 
@@ -46,12 +48,13 @@ def dealt(side: Embeddings, rank: int, num_ranks: int) -> Embeddings:
     return replace(side, image=side.image[rank::num_ranks], text=side.text[rank::num_ranks])
 
 
-def picks(rank: int, num_ranks: int, selector, cases, size=60, sub_batch=24) -> list[list[int]]:
+def picks(rank, num_ranks, selector, cases, *, group=None) -> list[list[int]]:
     """For each (loss, seed), the numbers among all candidates of what this rank has chosen."""
     found = []
     for loss, seed in cases:
-        shares = [dealt(side, rank, num_ranks) for side in sides(size, seed=seed)]
-        index = selector.select(FactoredScores(*shares, loss), sub_batch // num_ranks, key=seed)
+        shares = [dealt(side, rank, num_ranks) for side in sides(60, seed=seed)]
+        scores = RankScores(FactoredScores(*shares, loss), ranks_of(group))
+        index = selector.select(scores, 24 // num_ranks, key=seed)
         found.append((index * num_ranks + rank).tolist())
     return found
 
@@ -78,7 +81,7 @@ def dataset(folder, group, num_ranks: int, quota="global", **options: Any) -> Je
         "sub_batch_size": 12 // num_ranks,
         "prefetch": 1,
     } | options
-    return JestDataset(source, ByNumber(), JointSelector(4, quota=quota, group=group), **options)
+    return jest_dataset(source, ByNumber(), JointSelector(4, quota=quota), group=group, **options)
 
 
 def run_epochs(folder, group, num_ranks, state=None, stop=None, **options):
@@ -125,7 +128,7 @@ class Consecutive:
 
 
 def read(source, group=None) -> tuple[int, dict[str, int]]:
-    loader = JestDataset(
-        source, None, UniformSelector(group=group), super_batch_size=8, sub_batch_size=2
+    loader = jest_dataset(
+        source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2, group=group
     )
     return len(list(loader)), loader.counts.to_dict()

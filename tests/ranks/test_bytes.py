@@ -56,7 +56,7 @@ def test_statistics_count_what_each_sub_batch_made_a_rank_receive(folder, num_ra
         loader = dataset(folder, group, num_ranks, quota="equal")
         return [loader.stats.bytes_received for _ in loader]
 
-    words = 4 * 16 * (num_ranks - 1)  # How reading, scoring, selecting and materializing went.
+    words = (3 * 16 + 24) * (num_ranks - 1)  # On how it went.
     expected = joint_bytes(12, 4, num_ranks, 2 * (12 + 15) * 8) + words
     assert simulate_ranks(num_ranks, run) == [[expected] * 5] * num_ranks
 
@@ -68,9 +68,9 @@ def test_at_the_papers_scale_ranks_receive_what_the_design_says():
 
 def test_half_precision_changes_few_picks():
     def run(group, half):
-        selector = JointSelector(4, half=half, group=group)
         shares = [dealt(side, group.rank, 2) for side in sides(400, seed=0, dtype=torch.float32)]
-        return set(selector.select(FactoredScores(*shares), 50, key=0).tolist())
+        scores = RankScores(FactoredScores(*shares), ranks_of(group))
+        return set(JointSelector(4, half=half).select(scores, 50, key=0).tolist())
 
     for exact, half in zip(
         simulate_ranks(2, lambda group: run(group, False)),

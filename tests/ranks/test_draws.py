@@ -55,13 +55,14 @@ def test_groups_span_ranks(num_ranks, half, loss):
 
     def pick(groups, group=None):
         rank, size = (0, 1) if group is None else (group.rank, group.size)
-        selector = JointSelector(4, gain=30.0, quota="global", half=half, group=group)
+        selector = JointSelector(4, gain=30.0, quota="global", half=half)
         found = []
         for seed in range(4):
             learner, _ = sides(60, seed=seed)
             ids = None if groups is None else groups[rank::size]
             scores = FactoredScores(dealt(learner, rank, size), loss=loss, groups=ids)
-            chosen = selector.select(scores, 24 // size, key=seed)
+            over_ranks = RankScores(scores, ranks_of(group))
+            chosen = selector.select(over_ranks, 24 // size, key=seed)
             found += (100 * seed + chosen * size + rank).tolist()
         return found
 
@@ -79,7 +80,7 @@ def test_ranks_with_global_quota_pick_what_one_picks(num_ranks, loss):
     together = simulate_ranks(
         num_ranks,
         lambda group: picks(
-            group.rank, num_ranks, JointSelector(5, quota="global", group=group), cases
+            group.rank, num_ranks, JointSelector(5, quota="global"), cases, group=group
         ),
     )
     for case, expected in enumerate(alone):
@@ -91,7 +92,7 @@ def test_with_equal_quota_each_chunk_is_conditioned_on_what_all_chose(loss):
     num_ranks, chunks, size = 3, 4, 60
     together = simulate_ranks(
         num_ranks,
-        lambda group: picks(group.rank, num_ranks, JointSelector(chunks, group=group), [(loss, 0)]),
+        lambda group: picks(group.rank, num_ranks, JointSelector(chunks), [(loss, 0)], group=group),
     )
     quotas = [one[0] for one in together]
     assert {len(quota) for quota in quotas} == {8}
@@ -112,7 +113,7 @@ def select_in_a_group(rank: int) -> tuple[list[list[int]], str]:
     """What this rank chooses with its group, and what the other group says to it."""
     groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
     own, other = groups if rank % 2 == 0 else reversed(groups)
-    found = picks(rank // 2, 2, JointSelector(4, quota="global", group=own), CASES[:2])
+    found = picks(rank // 2, 2, JointSelector(4, quota="global"), CASES[:2], group=own)
     with pytest.raises(ValueError, match="can select with it") as refusal:
         ranks_of(other)
     return found, str(refusal.value)
@@ -131,7 +132,8 @@ def test_groups_of_processes_select_by_themselves():
 
 def test_dense_scores_say_that_they_cannot_be_conditioned():
     def run(group):
-        return JointSelector(2, group=group).select(DenseScores(torch.rand(8, 8)), 4, key=0)
+        scores = RankScores(DenseScores(torch.rand(8, 8)), ranks_of(group))
+        return JointSelector(2).select(scores, 4, key=0)
 
     with pytest.raises(ValueError, match="got DenseScores; use FactoredScores or ExampleScores"):
         simulate_ranks(2, run)

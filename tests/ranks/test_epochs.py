@@ -3,11 +3,10 @@
 import pytest
 
 from jest_loader import (
-    JestDataset,
     UniformSelector,
 )
 from jest_loader.testing import simulate_ranks
-from tests.helpers import Counting
+from tests.helpers import Counting, jest_dataset
 from tests.ranks.builders import Consecutive, dataset, read
 
 
@@ -49,10 +48,11 @@ def test_ranks_share_one_state_after_an_epoch_that_some_had_more_of(with_epochs)
     kind = Counting if with_epochs else WithoutEpochs
 
     def run(group, state=None):
-        loader = JestDataset(
+        loader = jest_dataset(
             kind([7, 10][group.rank], 4),
             None,
-            UniformSelector(group=group),
+            UniformSelector(),
+            group=group,
             super_batch_size=8,
             sub_batch_size=8,
         )

@@ -18,6 +18,7 @@ from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.ranks import RankError, ranks_of
 from jest_loader.testing import batches_equal, simulate_ranks
+from tests.helpers import jest_dataset
 from tests.ranks.builders import dataset
 
 
@@ -112,10 +113,11 @@ class ByRank:
 
 def by_rank(group, **options: Any) -> JestDataset:
     """The best 12 of 48 are the first of rank 0, which passes half of them on."""
-    return JestDataset(
+    return jest_dataset(
         [{"number": torch.arange(24) + 24 * group.rank}],
         ByRank(group.rank, options.pop("finite", 24)),
-        TopKSelector(quota="global", group=group),
+        TopKSelector(quota="global"),
+        group=group,
         super_batch_size=24,
         sub_batch_size=6,
         max_skipped_fraction=1.0,

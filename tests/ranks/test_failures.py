@@ -7,13 +7,13 @@ import time
 import pytest
 
 from jest_loader import (
-    JestDataset,
     JointSelector,
     UniformSelector,
 )
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.ranks.ranks import RankError
 from jest_loader.testing import simulate_ranks
+from tests.helpers import jest_dataset
 from tests.processes import launch
 from tests.ranks.builders import ByNumber, Consecutive, dataset, read
 
@@ -30,7 +30,10 @@ def test_ranks_that_do_not_start_alike_are_refused(folder):
     ("options", "message"),
     [
         ({"overlap": True}, "overlap=True must not be used over several ranks"),
-        ({"emit": ("reference",)}, "emit must be empty with quota='global' over several ranks"),
+        (
+            {"emit_reference": True},
+            "emit_reference must not be True with quota='global'",
+        ),
     ],
 )
 def test_what_ranks_cannot_do_together_is_refused(folder, options, message):
@@ -42,9 +45,9 @@ def test_what_ranks_cannot_do_together_is_refused(folder, options, message):
 
     def run(group):
         source = ZarrSource(folder, batch_size=12)
-        selector = JointSelector(4, quota="global", group=group)
+        selector = JointSelector(4, quota="global")
         sizes = {"super_batch_size": 24, "sub_batch_size": 6}
-        loader = JestDataset(source, WithReference(), selector, **sizes, **options)
+        loader = jest_dataset(source, WithReference(), selector, group=group, **sizes, **options)
         if group.size > 1:
             with pytest.raises(ValueError, match=message):
                 len(loader)  # And it still is after that:
@@ -86,7 +89,7 @@ def test_a_lost_shard_ends_all_ranks():
 
 def read_until_killed(rank: int, victim: int) -> int:
     source = Consecutive(1000, pause_s=0.01)
-    loader = JestDataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
+    loader = jest_dataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
     for step, _ in enumerate(loader):
         if rank == victim and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)

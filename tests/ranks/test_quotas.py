@@ -12,6 +12,8 @@ from jest_loader import (
     JointSelector,
 )
 from jest_loader.ops.losses import contrastive_loss
+from jest_loader.ranks.rank_scores import RankScores
+from jest_loader.ranks.ranks import ranks_of
 from jest_loader.testing import simulate_ranks
 from tests.ranks.builders import dealt
 
@@ -67,8 +69,9 @@ def mean_learnability(quota: str, num_ranks: int, skew: float = 0.0) -> float:
 
         def run(group, ordered=ordered, seed=seed):
             shares = [dealt(side, group.rank, num_ranks) for side in ordered]
-            selector = JointSelector(8, quota=quota, group=group)
-            index = selector.select(FactoredScores(*shares), sub_batch // num_ranks, key=seed)
+            scores = RankScores(FactoredScores(*shares), ranks_of(group))
+            selector = JointSelector(8, quota=quota)
+            index = selector.select(scores, sub_batch // num_ranks, key=seed)
             return index * num_ranks + group.rank
 
         found.append(learnability(ordered, torch.cat(simulate_ranks(num_ranks, run))))

@@ -3,12 +3,11 @@
 import pytest
 
 from jest_loader import (
-    JestDataset,
     Schedule,
     UniformSelector,
 )
 from jest_loader.testing import simulate_ranks
-from tests.helpers import Counting
+from tests.helpers import Counting, jest_dataset
 from tests.ranks.builders import over_ranks
 
 
@@ -48,10 +47,11 @@ def test_another_global_super_batch_is_refused_by_name(folder):
 
 def test_sources_without_shard_refuse_another_number_of_ranks():
     def run(group, state=None):
-        loader = JestDataset(
+        loader = jest_dataset(
             Counting(6, 4 if group.size > 1 else 8),
             None,
-            UniformSelector(group=group),
+            UniformSelector(),
+            group=group,
             super_batch_size=8 if group.size > 1 else 16,
             sub_batch_size=2 if group.size > 1 else 4,
         )

@@ -17,6 +17,7 @@ from jest_loader import (
 )
 from jest_loader.batch import split
 from jest_loader.ops.losses import contrastive_loss
+from tests.helpers import jest_dataset
 from tests.processes import launch
 from tests.ranks.builders import ByNumber, sides
 
@@ -43,7 +44,7 @@ def self_scored(model: torch.nn.Module, rank: int, num_ranks: int) -> JestDatase
         {"image": PAIRS.image[rows], "text": PAIRS.text[rows]}
         for rows in (slice(start + rank, start + 48, num_ranks) for start in range(0, 480, 48))
     ]
-    return JestDataset(
+    return jest_dataset(
         source,
         HardLearner(LiveLearner(model, embed=lambda model, batch: model(batch))),
         JointSelector(4, quota="global"),
@@ -140,7 +141,7 @@ def read_through_a_sampler(rank: int) -> list[list[int]]:
     loader = StatefulDataLoader(numbers, batch_size=24 // num_ranks, sampler=sampler)
 
     def make():
-        return JestDataset(
+        return jest_dataset(
             loader,
             ByNumber(),
             JointSelector(4, quota="global"),

@@ -16,6 +16,7 @@ from jest_loader import (
     JestDataset,
     JointSelector,
     Learnability,
+    Options,
     SkipRowsError,
 )
 from jest_loader.adapters.mds import MdsSource
@@ -114,7 +115,7 @@ def test_a_sample_without_a_row_is_skipped(cache):
         EasyReference(cached),
         super_batch_size=32,
         sub_batch_size=24,
-        max_skipped_fraction=0.2,
+        options=Options(max_skipped_fraction=0.2),
     )
     (chosen,) = dataset
     assert not np.isin(IDS[[4, 20, 30, 31]], chosen["sample_id"]).any()
@@ -296,7 +297,7 @@ def test_embeddings_may_travel_in_the_shards(cache, tmp_path):
                     EasyReference(one),
                     super_batch_size=30,
                     sub_batch_size=10,
-                    max_skipped_fraction=0.1,
+                    options=Options(max_skipped_fraction=0.1),
                 )
             )
         )["sample_id"].tolist()

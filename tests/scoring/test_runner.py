@@ -16,6 +16,7 @@ from jest_loader import (
     JestDataset,
     LiveLearner,
     OnlineProxy,
+    Options,
     PerExample,
     Shrink,
     SkipRowsError,
@@ -92,7 +93,7 @@ def test_bad_images_cost_their_candidates_only():
     scorer = HardLearner(LiveLearner(Pooled(), prepare=decode))
     dataset = JestDataset(
         [jpegs(20, bad=(3,))], scorer, super_batch_size=20, sub_batch_size=19,
-        max_skipped_fraction=0.1,
+        options=Options(max_skipped_fraction=0.1),
     )  # fmt: skip
     (sub_batch,) = dataset
     assert 3 not in sub_batch["number"]

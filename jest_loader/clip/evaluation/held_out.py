@@ -13,7 +13,7 @@ from jest_loader.batch import take
 from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
-from jest_loader.clip.loading.columns import Prepare, ShardSource, open_shards
+from jest_loader.clip.loading.columns import ShardSource, open_shards, tokenize_and_decode
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.skipped import SkipRowsError, listed, named
 
@@ -107,7 +107,7 @@ class _Pictures:
         self._held_out = held_out
         # Texts are tokenized when they are embedded, so captions pass through here empty.
         data = DataConfig(held_out.data, image_column=held_out.image_column, caption_column="")
-        self._prepare = Prepare(data, model)
+        self._prepare = tokenize_and_decode(data, model)
         self._rows = rows
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -123,8 +123,7 @@ class _Pictures:
         try:
             pixels: Tensor = self._prepare({**wanted, "": [""] * len(rows)})["image"]
         except SkipRowsError as error:
-            places = {place: place for place in error.reasons}  # Prepare names them by place.
-            unreadable = listed(named(error.reasons, {"sample_id": places}))
+            unreadable = listed(named(error.reasons, wanted))
             raise ValueError(
                 f"all images of {self._held_out.data} must be readable to evaluate on them, but "
                 f"not {unreadable}; mend them, or leave them out of it"

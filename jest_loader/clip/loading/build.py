@@ -2,25 +2,21 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from jest_loader.batch import Batch, take
+from jest_loader.batch import Batch
 from jest_loader.clip.config.schedule import num_batches
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.loading.cache import open_reference_cache
 from jest_loader.clip.loading.columns import (
     Decode,
-    PrepareCandidates,
-    PreparedSource,
     ShardSource,
     Tokenize,
     open_shards,
-    refuse_unreadable,
+    tokenize_and_decode,
 )
 from jest_loader.clip.loading.proxy import build_proxy
 from jest_loader.clip.loading.reference import reference_model
@@ -29,6 +25,7 @@ from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.processes import per_rank
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
+from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
 from jest_loader.protocols import Embedder, Scorer, Selector
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
@@ -40,7 +37,6 @@ from jest_loader.selecting.selectors import (
     TopKSelector,
     UniformSelector,
 )
-from jest_loader.skipped import SkipRowsError, listed, named, skip_budget
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,16 +66,19 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
         raise too_few
     prepare, materialize = _decoding(config)
     loader = JestDataset(
-        PreparedSource(shards, prepare),
+        shards,
         _scorer(config, learner, shards, device),
         _selector(config.selection),
         super_batch_size=per_rank("a super-batch", super_batch_size(config)),
         sub_batch_size=batch_size,
+        prepare=prepare,
         materialize=materialize,
-        seed=config.seed,
-        max_skipped_fraction=config.data.max_skipped_fraction,
-        overlap=config.selection.overlap,
-        schedule=_schedule(config),
+        options=Options(
+            seed=config.seed,
+            schedule=_schedule(config),
+            overlap=config.selection.overlap,
+            max_skipped_fraction=config.data.max_skipped_fraction,
+        ),
     )
     if len(loader) == 0:
         raise too_few
@@ -110,61 +109,22 @@ def _schedule(config: TrainConfig) -> Schedule | None:
 
 def _decoding(
     config: TrainConfig,
-) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[Batch], Batch] | None]:
+) -> tuple[Callable[[Batch], Batch], Callable[[Batch], Batch] | None]:
     """What is done to batches as they are read, and to sub-batches once they are chosen.
 
     Where all candidates are needed as pixels they are decoded once, while reading ahead.
     Otherwise, only those chosen are decoded.
     """
     selection, model = config.selection, trained_architecture(config)
-    some_uniform = selection.selector == "uniform" or selection.schedule.has_uniform_steps
-    readable = partial(_readable, max_skipped_fraction=config.data.max_skipped_fraction)
     if selection.selector == "uniform" or _scores_pixels(selection):
-        return PrepareCandidates(config.data, model), readable if some_uniform else None
-    tokenize, decode = Tokenize(config.data, model), Decode(model)
-    return tokenize, partial(readable, decode=decode) if some_uniform else decode
+        return tokenize_and_decode(config.data, model), None
+    return Tokenize(config.data, model), Decode(model)
 
 
 def _scores_pixels(selection: SelectionConfig) -> bool:
     """Whether a model looks at the candidates' images."""
     cached_only = selection.reference_cache is not None and not selection.has_live_reference
     return selection.score != "easy_reference" or not cached_only
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
-
-
-def _readable(
-    batch: Batch, max_skipped_fraction: float, decode: Callable[[Batch], Batch] = _as_it_is
-) -> Batch:
-    """The batch, decoded, without rows that cannot be.
-
-    Uniform selection has no other candidates to put in their places. More than may be skipped are
-    left to ``JestDataset`` to refuse.
-    """
-    try:
-        refuse_unreadable(batch)
-        return decode(batch)
-    except SkipRowsError as error:
-        size = len(batch["caption"])
-        if (
-            len(error.reasons) > skip_budget(size, max_skipped_fraction)
-            or len(error.reasons) == size
-        ):
-            raise
-        _LOG.warning("left out of a batch of %d: %s", size, listed(named(error.reasons, batch)))
-        good = torch.tensor([row for row in range(size) if row not in error.reasons])
-        return decode(take(batch, good))
-
-
-def _embed_readable(
-    model: nn.Module, batch: Batch, patch_size: int | None = None, image_size: int | None = None
-) -> Embeddings:
-    """What the model makes of the batch, unless it holds images that could not be decoded."""
-    refuse_unreadable(batch)
-    assert isinstance(model, ClipModel)
-    return model.embed(batch, patch_size, image_size)
 
 
 def _selector(selection: SelectionConfig) -> Selector:
@@ -203,7 +163,7 @@ def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> E
     """What scores as the learner."""
     num_at_once = _num_at_once(config)
     if config.selection.scores_with == "proxy":
-        return build_proxy(config, _embed_readable, device, micro_batch_size=num_at_once)
+        return build_proxy(config, device, micro_batch_size=num_at_once)
     return LiveLearner(learner, _embed(config.selection), micro_batch_size=num_at_once)
 
 
@@ -223,7 +183,12 @@ def proxy_of(loader: JestDataset) -> OnlineProxy | None:
 def _embed(selection: SelectionConfig) -> EmbedFunction:
     """How the learner scores: at its own resolution, or at a lower one."""
     low = (selection.score_patch_size, selection.score_image_size)
-    return lambda model, batch: _embed_readable(model, batch, *low)
+
+    def embed(model: nn.Module, batch: Batch) -> Embeddings:
+        assert isinstance(model, ClipModel)
+        return model.embed(batch, *low)
+
+    return embed
 
 
 def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
@@ -231,7 +196,7 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     live = None
     if selection.has_live_reference:
         model = reference_model(config).to(device)
-        live = FrozenReference(model, _embed_readable, micro_batch_size=_num_at_once(config))
+        live = FrozenReference(model, micro_batch_size=_num_at_once(config))
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
     if live is not None:

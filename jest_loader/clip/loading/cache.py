@@ -1,13 +1,11 @@
 """The bundled trainer's reference cache: what it is made from, building and opening it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from jest_loader.batch import Batch
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.loading.columns import Decode, ShardSource, Tokenize, open_shards
+from jest_loader.clip.loading.columns import ShardSource, open_shards, tokenize_and_decode
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
@@ -37,7 +35,7 @@ def build_reference_cache(
     return build(
         path,
         shards,
-        FrozenReference(model, prepare=_prepare(data, model.config)),
+        FrozenReference(model, prepare=tokenize_and_decode(data, model.config)),
         identity=inputs_of(data, model.config, loss),
         chunk_rows=chunk_rows,
         overwrite=overwrite,
@@ -73,12 +71,6 @@ def open_reference_cache(
             "model is then run on the others"
         )
     return cached
-
-
-def _prepare(data: DataConfig, model: ModelInputs) -> Callable[[Batch], Batch]:
-    """Makes columns that the towers take; ``SkipRowsError`` names rows that cannot be decoded."""
-    tokenize, decode = Tokenize(data, model), Decode(model)
-    return lambda batch: decode(tokenize(batch))
 
 
 def inputs_of(data: DataConfig, model: ModelInputs, loss: Loss) -> dict[str, str]:

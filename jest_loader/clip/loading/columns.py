@@ -1,6 +1,6 @@
 """From shards to the columns that the towers take."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,11 +12,10 @@ from jest_loader.adapters.blocks import SourceKeywords
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
-from jest_loader.batch import Batch, take
+from jest_loader.batch import Batch
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.ragged import RaggedBytes
-from jest_loader.skipped import SkipRowsError
 
 ShardSource = MdsSource | ZarrSource
 
@@ -130,108 +129,10 @@ class Decode:
         return self._decode(batch)
 
 
-class Prepare:
-    """``Tokenize`` and then ``Decode``, for data of which no example can be left out.
+def tokenize_and_decode(data: DataConfig, model: ModelInputs) -> Callable[[Batch], Batch]:
+    """A function that makes the columns that the towers take of a batch of stored ones.
 
-    Args:
-        data: Names of the columns.
-        model: The image and token sizes that the towers take.
-
-    Raises:
-        SkipRowsError: when called, for images that cannot be decoded, by place in the data set.
-        ValueError: when called, as ``Tokenize``.
+    It raises ``SkipRowsError`` for rows whose images cannot be decoded.
     """
-
-    def __init__(self, data: DataConfig, model: ModelInputs) -> None:
-        self._tokenize = Tokenize(data, model)
-        self._decode = Decode(model)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Columns: image, uint8 [B, C, H, W]; text, int64 [B, context]; caption; sample_id."""
-        tokenized = self._tokenize(batch)
-        try:
-            return self._decode(tokenized)
-        except SkipRowsError as error:
-            ids = tokenized["sample_id"]
-            reasons = {int(ids[row]): reason for row, reason in error.reasons.items()}
-            raise SkipRowsError(reasons) from error
-
-
-class PrepareCandidates:
-    """``Prepare`` where bad images are left to others: ``unreadable`` says what is wrong with each.
-
-    That column is empty text for an image that was decoded; the pixels of others are zeros. For
-    data that are decoded before anyone can leave out a row: in the thread that reads ahead.
-
-    Args:
-        data: Names of the columns.
-        model: The image and token sizes that the towers take.
-
-    Raises:
-        ValueError: when called, as ``Tokenize``.
-    """
-
-    def __init__(self, data: DataConfig, model: ModelInputs) -> None:
-        self._tokenize = Tokenize(data, model)
-        self._decode = Decode(model)
-        self._row = (model.channels, model.image_size, model.image_size)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The columns of ``Prepare``, and ``unreadable``."""
-        tokenized = self._tokenize(batch)
-        reasons = [""] * len(tokenized["caption"])
-        try:
-            return {**self._decode(tokenized), "unreadable": reasons}
-        except SkipRowsError as error:
-            image = torch.zeros(len(reasons), *self._row, dtype=torch.uint8)
-            good = torch.tensor([row for row in range(len(reasons)) if row not in error.reasons])
-            if len(good):
-                image[good] = self._decode(take(tokenized, good))["image"]
-            for row, reason in error.reasons.items():
-                reasons[row] = reason
-            return {**tokenized, "image": image, "unreadable": reasons}
-
-
-def refuse_unreadable(batch: dict[str, Any]) -> None:
-    """Raise ``SkipRowsError`` for the rows that ``PrepareCandidates`` could not decode."""
-    bad = {row: reason for row, reason in enumerate(batch.get("unreadable", [])) if reason}
-    if bad:
-        raise SkipRowsError(bad)
-
-
-class PreparedSource:
-    """A source whose batches pass through a function; its state is the inner source's.
-
-    Args:
-        source: Shards.
-        prepare: Called on each batch.
-    """
-
-    def __init__(
-        self, source: ShardSource, prepare: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
-        self._source = source
-        self._prepare = prepare
-        self.batch_size = source.batch_size
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self._prepare, self._source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """As the inner source's."""
-        self._source.set_epoch(epoch)
-
-    def shard(self, rank: int, num_ranks: int) -> None:
-        """As the inner source's."""
-        self._source.shard(rank, num_ranks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As the inner source's."""
-        return self._source.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As the inner source's."""
-        self._source.load_state_dict(state_dict)
+    tokenize, decode = Tokenize(data, model), Decode(model)
+    return lambda batch: decode(tokenize(batch))

@@ -10,20 +10,16 @@ from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.step.optimizer import build_optimizer, clamp_scale, schedule
 from jest_loader.ops.noise import fold
 from jest_loader.ranks.ranks import ranks_of
-from jest_loader.scoring.models import EmbedFunction
 from jest_loader.scoring.online_proxy import OnlineProxy
 
 _PURPOSE = 0x9807  # Its weights are drawn from a seed of their own.
 
 
-def build_proxy(
-    config: TrainConfig, embed: EmbedFunction, device: torch.device, *, micro_batch_size: int
-) -> OnlineProxy:
+def build_proxy(config: TrainConfig, device: torch.device, *, micro_batch_size: int) -> OnlineProxy:
     """An online proxy by a run's configuration, trained as the learner is but in fp32.
 
     Args:
         config: The run.
-        embed: Runs a model on a batch.
         device: Where it runs.
         micro_batch_size: Candidates embedded at once.
 
@@ -47,7 +43,6 @@ def build_proxy(
     return OnlineProxy(
         model,
         optimizer,
-        embed,
         loss=config.loss,
         equal_by="caption" if config.mask_equal_captions else None,
         clip_norm=options.clip_norm,
