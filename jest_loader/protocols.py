@@ -1,6 +1,11 @@
-"""Everything that can be plugged in: sources, scorers, embedders, scores, selectors and state."""
+"""Everything that can be plugged in: sources, scorers, embedders, scores, selectors and state.
 
-from collections.abc import Iterator
+``Source``, ``Scorer``, ``Embedder``, ``ExampleValues``, ``Scores`` and ``Selector`` are what a part
+has to be. The other protocols are what it may offer on top; whoever uses it asks by ``isinstance``.
+docs/architecture.md has a table of what a part gets for each.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -31,6 +36,66 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next pass go on from there."""
+        ...
+
+
+@runtime_checkable
+class EpochSource(Protocol):
+    """A source that yields another order in each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be that of ``epoch``, from its start."""
+        ...
+
+
+@runtime_checkable
+class ShardableSource(Protocol):
+    """A source that can yield one rank's part of the data."""
+
+    def shard(self, rank: int, num_ranks: int) -> None:
+        """Let the next pass yield every ``num_ranks``-th row, from row ``rank`` on."""
+        ...
+
+
+@runtime_checkable
+class BatchedSource(Protocol):
+    """A source that knows the size of its batches before one is read."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch; the last one of an epoch may have fewer."""
+        ...
+
+
+@runtime_checkable
+class CountedSource(Protocol):
+    """A source that knows how many examples it holds."""
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of an epoch."""
+        ...
+
+
+@runtime_checkable
+class SeekableSource(Source, BatchedSource, Protocol):
+    """A source that can start at any batch without reading those before it."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        ...
+
+    def seek(self, batch: int) -> None:
+        """Let the next pass start at that batch of the epoch, from 0."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can tell its data from others'."""
+
+    def fingerprint(self) -> str:
+        """A digest of the data, the same wherever they lie."""
         ...
 
 
@@ -66,6 +131,39 @@ class SharedScores(Scores, Protocol):
             chosen: Int64 [n], those of this rank's candidates.
             everyones: The tensors of ``share`` from all ranks, this one too, joined: [m, ...].
         """
+        ...
+
+
+@runtime_checkable
+class ContextScores(Protocol):
+    """Scores that may be equal for all candidates until some are chosen, as softmax scores are."""
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether they are."""
+        ...
+
+
+@runtime_checkable
+class BatchScores(Protocol):
+    """Scores that know what some candidates are worth as a batch by themselves."""
+
+    def rows(self, chosen: Tensor) -> "BatchScores":
+        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
+        ...
+
+    def mean(self) -> Tensor:
+        """[]: the score of all candidates as one batch, per example."""
+        ...
+
+
+@runtime_checkable
+class SkippingScores(Protocol):
+    """Scores that say why candidates have none."""
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """The reason by candidate, for some or all whose logits are NaN."""
         ...
 
 
@@ -118,6 +216,36 @@ class Snapshots(Protocol):
 
 
 @runtime_checkable
+class WithLoss(Protocol):
+    """A scorer or embedder that is made for one contrastive loss."""
+
+    @property
+    def loss(self) -> object:
+        """``"sigmoid"`` or ``"softmax"``."""
+        ...
+
+
+@runtime_checkable
+class WithEqualBy(Protocol):
+    """A scorer or embedder that takes some candidates not to be each other's negatives."""
+
+    @property
+    def equal_by(self) -> object:
+        """The column whose equal values are not; None where all others are negatives."""
+        ...
+
+
+@runtime_checkable
+class WithReference(Protocol):
+    """A scorer, or its scores, in which a reference model has a part."""
+
+    @property
+    def reference(self) -> object:
+        """Of a scorer the reference; of scores its ``Embeddings``, or None if it has no part."""
+        ...
+
+
+@runtime_checkable
 class Selector(Protocol):
     """Picks the sub-batch."""
 
@@ -129,4 +257,24 @@ class Selector(Protocol):
             size: How many to choose.
             key: Chooses the noise: the same arguments choose the same candidates. A whole number.
         """
+        ...
+
+
+@runtime_checkable
+class GainSelector(Selector, Protocol):
+    """A selector that multiplies scores by a gain before it draws; a schedule sets it if it can."""
+
+    @property
+    def gain(self) -> float:
+        """The factor on the logits."""
+        ...
+
+
+@runtime_checkable
+class QuotaSelector(Selector, Protocol):
+    """A selector that chooses how many candidates each of several ranks draws."""
+
+    @property
+    def quota(self) -> str:
+        """``"equal"``, ``"global"`` or ``"local"``; with ``"global"`` rows move between ranks."""
         ...

@@ -18,14 +18,14 @@ from torch import Tensor
 from jest_loader.batch import Batch, num_examples
 from jest_loader.checks import first_few, whole
 from jest_loader.embeddings import Embeddings
-from jest_loader.protocols import Embedder, Source, Stateful
+from jest_loader.protocols import Embedder, EpochSource, SeekableSource, Source, Stateful
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import Settings
 from jest_loader.reference_cache.folder import CacheFolder, finished, remove
 from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
 from jest_loader.reference_cache.identity import identity_of
 from jest_loader.reference_cache.measure import Columns, Measure, measure_of
-from jest_loader.reference_cache.processes import Rank, can_seek, progress_bar, wait_for
+from jest_loader.reference_cache.processes import Rank, num_promised, progress_bar, wait_for
 from jest_loader.reference_cache.sample_index import sample_ids
 from jest_loader.skipped import Used
 from jest_loader.version import __version__
@@ -79,7 +79,7 @@ def build(
     settings = Settings(
         measure.kind,
         whole("chunk_rows", chunk_rows, 1),
-        getattr(source, "num_examples", None),
+        num_promised(source),
         identity_of(source, reference, identity),
     )
     rank.check(source, overwrite=overwrite)
@@ -223,12 +223,12 @@ class _Builder:
     def _batches_from(self, number: int) -> tuple[Iterator[Batch], int]:
         """The batches from the first row of a chunk on, and how many rows before it they hold."""
         row, source = number * self._chunk_rows, self._source
-        if hasattr(source, "set_epoch"):
+        if isinstance(source, EpochSource):
             source.set_epoch(0)
-        if can_seek(source):
-            batch = min(row // source.batch_size, len(source))  # type: ignore[attr-defined, arg-type]
-            source.seek(batch)  # type: ignore[attr-defined]
-            return iter(source), row - batch * source.batch_size  # type: ignore[attr-defined]
+        if isinstance(source, SeekableSource):
+            batch = min(row // source.batch_size, len(source))
+            source.seek(batch)
+            return iter(source), row - batch * source.batch_size
         record = self._folder.record(number - 1)
         if record is not None and record.source is not None and isinstance(source, Stateful):
             source.load_state_dict(record.source)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from jest_loader.protocols import Fingerprinted
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
 
@@ -24,14 +25,14 @@ def model_fingerprint(model: nn.Module) -> str:
     return f"{type(model).__name__} {digest.hexdigest()}"
 
 
-def identity_of(source: Any, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
+def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
     """What is known of the source and the reference, and what the caller says of them.
 
     Raises:
         ValueError: if the caller names something that is not text.
     """
     known: dict[str, str] = {}
-    if callable(getattr(source, "fingerprint", None)):
+    if isinstance(source, Fingerprinted):
         known["data"] = source.fingerprint()
     if isinstance(getattr(reference, "model", None), nn.Module):
         known["model"] = model_fingerprint(reference.model)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 
-from jest_loader.protocols import Source
+from jest_loader.protocols import CountedSource, SeekableSource, Source
 from jest_loader.reference_cache.chunk_records import Record
 from jest_loader.reference_cache.folder import CacheFolder
 
@@ -49,7 +49,7 @@ class Rank:
                 f"overwrite must not be said to {self.world_size} processes at once; delete the "
                 "cache first"
             )
-        if not can_seek(source) or getattr(source, "num_examples", None) is None:
+        if not isinstance(source, SeekableSource) or num_promised(source) is None:
             raise ValueError(
                 "several processes can only build a cache of a source with seek and num_examples, "
                 f"got {type(source).__name__} and a WORLD_SIZE of {self.world_size}; use MdsSource "
@@ -57,9 +57,9 @@ class Rank:
             )
 
 
-def can_seek(source: object) -> bool:
-    """Whether the source can start at any batch, as MdsSource and ZarrSource can."""
-    return all(hasattr(source, name) for name in ("seek", "batch_size", "__len__"))
+def num_promised(source: Source) -> int | None:
+    """How many examples the source says it holds, if it says so."""
+    return source.num_examples if isinstance(source, CountedSource) else None
 
 
 def wait_for(is_done: Callable[[], bool], what: str) -> None:

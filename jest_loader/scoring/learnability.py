@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import nn
 
 from jest_loader.batch import Batch
-from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable
+from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable, WithLoss
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.scores import FactoredScores
@@ -117,10 +117,9 @@ class HardLearner(_ContrastiveScorer):
 
 
 def _check_proxy(learner: object, loss: Loss) -> None:
-    trained_with = getattr(learner, "loss", loss)
-    if trained_with != loss:
+    if isinstance(learner, WithLoss) and learner.loss != loss:
         raise ValueError(
-            f"a proxy must be trained with the loss it scores with, got {trained_with} and {loss}"
+            f"a proxy must be trained with the loss it scores with, got {learner.loss} and {loss}"
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jest_loader.checks import is_number, whole
 from jest_loader.ops.noise import fold
-from jest_loader.protocols import Scores
+from jest_loader.protocols import ContextScores, Scores
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.ranks.ranks import Ranks
 from jest_loader.selecting.drawing import Draw, best, checked, draw, drawable, perturbed
@@ -257,7 +257,7 @@ def _check_size(scores: Scores, size: int) -> None:
 
 
 def _check_context(selector: object, scores: Scores) -> None:
-    if getattr(scores, "needs_context", False):
+    if isinstance(scores, ContextScores) and scores.needs_context:
         raise ValueError(
             f"{type(selector).__name__} cannot use softmax scores, which are equal for all "
             "candidates until some are chosen; use JointSelector, or score with loss='sigmoid'"
