@@ -64,7 +64,7 @@ class BatchPlan:
         """Int64 [blocks]: the place of each block's first row in the data set."""
         return self.reader.block_rows.cumsum() - self.reader.block_rows
 
-    @property
+    @cached_property
     def batch_rows(self) -> int:
         """Rows that all ranks together take in a batch."""
         return self.options.batch_size * self.num_ranks
@@ -81,7 +81,7 @@ class BatchPlan:
             return self.order.num_rows // self.batch_rows
         return -(-self.order.num_rows // self.batch_rows)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """One past the last place of an epoch that is delivered."""
         return min(self.num_batches * self.batch_rows, self.order.num_rows)

@@ -393,7 +393,7 @@ def test_a_source_starts_at_any_batch() -> None:
         source().seek(len(source()) + 1)
 
 
-def divided(num_ranks: int, **options: Any) -> list[BlockSource]:
+def sharded(num_ranks: int, **options: Any) -> list[BlockSource]:
     """The same source on each rank."""
     sources = [source(**options) for _ in range(num_ranks)]
     for rank, one in enumerate(sources):
@@ -415,7 +415,7 @@ def test_ranks_are_dealt_the_rows_that_one_would_read(
     assume(num_ranks * batch_size <= 32)
     options = {"window_rows": window_rows, "drop_last": drop_last, "shuffle": shuffle}
     whole = source(batch_size=num_ranks * batch_size, **options)
-    ranks = divided(num_ranks, batch_size=batch_size, **options)
+    ranks = sharded(num_ranks, batch_size=batch_size, **options)
     for _ in range(2):
         expected = ids(whole)
         for rank, one in enumerate(ranks):
@@ -427,25 +427,25 @@ def test_ranks_are_dealt_the_rows_that_one_would_read(
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
 def test_a_position_of_two_ranks_is_one_of_any_number(num_ranks: int) -> None:
-    two = divided(2, batch_size=3)
+    two = sharded(2, batch_size=3)
     for one in two:
         list(islice(one, 2))
     states = [json.loads(json.dumps(one.state_dict())) for one in two]
     assert states[0] == states[1]
     whole = source(batch_size=6)
     rest = ids(whole)[2:]
-    for rank, one in enumerate(divided(num_ranks, batch_size=6 // num_ranks)):
+    for rank, one in enumerate(sharded(num_ranks, batch_size=6 // num_ranks)):
         one.load_state_dict(states[0])
         assert ids(one) == [found for batch in rest if (found := batch[rank::num_ranks])]
 
 
 def test_a_position_with_other_batches_is_refused() -> None:
-    state = divided(2, batch_size=3)[0].state_dict()
+    state = sharded(2, batch_size=3)[0].state_dict()
     with pytest.raises(ValueError, match=r"same batch size over all ranks, got 6 .* and 12 here"):
-        divided(4, batch_size=3)[0].load_state_dict(state)
+        sharded(4, batch_size=3)[0].load_state_dict(state)
 
 
-def test_a_division_that_cannot_be_is_refused() -> None:
+def test_a_shard_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="rank must be a whole number from 0 to 1, got 2"):
         source().shard(2, 2)
     with pytest.raises(ValueError, match="batch_size of 6 on each of 8 ranks"):
