@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--gpu-tflops", type=float, default=300.0, help="of one GPU, stated")
     parser.add_argument("--link-gb-s", type=float, nargs="+", default=[25.0, 100.0], help="stated")
     options = parser.parse_args()
-    scaling = [weak_scaling(ranks, options.smoke) for ranks in (1, 2, 4)]
+    numbers = (1, 2) if options.smoke else (1, 2, 4)
+    scaling = [weak_scaling(num_ranks, options.smoke) for num_ranks in numbers]
     for row in scaling:
         print(row)
     costs = [

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jest_loader.demo.run import DemoConfig
+from jest_loader.pack import write_mds
+
 ICON_COLUMNS = {"image": "ndarray:uint8:32,32", "caption": "str", "set": "str", "shuffled": "int"}
 
 
@@ -24,6 +27,16 @@ def made_icons(size: int) -> Iterator[dict[str, Any]]:
             "set": "bars",
             "shuffled": row % 5 // 4,
         }
+
+
+def write_made_demo(path: Path) -> None:
+    """The demo's three sets with bars in place of icons."""
+    sizes = {"curated": 160, "uncurated": 700, "held_out": 32}
+    for name, size in sizes.items():
+        write_mds(path / name, ICON_COLUMNS, made_icons(size))
+    settings = {"noise_fraction": DemoConfig.noise_fraction, "seed": 0}
+    found = {"settings": settings, "num_examples": sizes, "num_classes": 16}
+    (path / "demo.json").write_text(json.dumps(found))
 
 
 def write_icon_package(path: Path) -> None:

@@ -21,8 +21,6 @@ from bench.harness import parser_of, print_document, ratios
 from bench.training.arms import ARMS, BATCH_SIZE, STEPS, Bench, Setting
 from jest_loader.clip.train import train
 
-_STEPS, _EVERY = 40, 10
-
 
 def main() -> None:
     """Take the times."""
@@ -43,6 +41,7 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=20, help="percent shuffled")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--timed-steps", type=int, default=40, help="of each arm in a round")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.data, arguments.out, arguments.steps)
@@ -50,7 +49,7 @@ def main() -> None:
     taken: dict[str, list[float]] = {arm: [] for arm in ("uniform", *arguments.arms)}
     for _ in range(arguments.rounds):
         for arm in taken:
-            taken[arm].append(step_ms(bench, arm, setting))
+            taken[arm].append(step_ms(bench, arm, setting, arguments.timed_steps))
     for arm, found in taken.items():
         slower = sorted(ratios(found, taken["uniform"]))
         print(
@@ -60,8 +59,9 @@ def main() -> None:
     print_document({"setting": setting.name, "step_ms": taken})
 
 
-def step_ms(bench: Bench, arm: str, setting: Setting) -> float:
-    """Of a run of 40 steps, the median over tens of steps but for the first."""
+def step_ms(bench: Bench, arm: str, setting: Setting, num_steps: int) -> float:
+    """The median over the second, third and last quarter of a run's first steps."""
+    every = num_steps // 4
     config = bench.config(arm, setting, seed=0)
     out = bench.out / "times"
     shutil.rmtree(out, ignore_errors=True)
@@ -69,12 +69,12 @@ def step_ms(bench: Bench, arm: str, setting: Setting) -> float:
         config,
         data=replace(config.data, test=None, watch_columns=()),
         out=out,
-        steps=_STEPS,
-        log=replace(config.log, every=_EVERY),
+        steps=num_steps,
+        log=replace(config.log, every=every),
     )
     train(config)
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    rates: list[float] = [record["examples_per_s"] for record in records if record["step"] > _EVERY]
+    rates: list[float] = [record["examples_per_s"] for record in records if record["step"] > every]
     return 1000 * setting.batch_size / median(rates)
 
 
