@@ -5,7 +5,9 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 from jest_loader.clip.stop import Stopped
 from jest_loader.ranks.ranks import RankError
@@ -54,6 +56,18 @@ def _as_typed(message: str) -> str:
 def _run() -> None:
     import tyro
 
+    commands = _commands()
+    config = tyro.extras.subcommand_cli_from_dict(
+        {name: options for name, (options, _) in commands.items()},
+        prog="jest-loader",
+        description="Joint example selection: train on the sub-batches most worth learning.",
+    )
+    (run,) = (run for options, run in commands.values() if isinstance(config, options))
+    run(config)
+
+
+def _commands() -> dict[str, tuple[Any, Callable[[Any], object]]]:
+    """The options of each command, and what runs it."""
     from jest_loader.clip.commands.cache import (
         CacheConfig,
         VerifyConfig,
@@ -68,37 +82,20 @@ def _run() -> None:
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.pack import PackConfig, pack_command
 
-    config = tyro.extras.subcommand_cli_from_dict(
-        {
-            "demo": DemoConfig,
-            "train": train_command(sys.argv[1:]),
-            "evaluate": EvaluateConfig,
-            "pack": PackConfig,
-            "cache": CacheConfig,
-            "verify-cache": VerifyConfig,
-            "export-open-clip": ExportConfig,
-            "cost": CostConfig,
-        },
-        prog="jest-loader",
-        description="Joint example selection: train on the sub-batches most worth learning.",
-    )
-    match config:
-        case DemoConfig():
-            run_demo(config)
-        case EvaluateConfig():
-            print(evaluate_command(config))
-        case PackConfig():
-            pack_command(config)
-        case CacheConfig():
-            print(cache_command(config))
-        case VerifyConfig():
-            print(verify_command(config))
-        case ExportConfig():
-            print(export_command(config))
-        case CostConfig():
-            print(describe_cost(config))
-        case _:
-            run_train_command(config)
+    return {
+        "demo": (DemoConfig, run_demo),
+        "train": (train_command(sys.argv[1:]), run_train_command),
+        "evaluate": (EvaluateConfig, _printing(evaluate_command)),
+        "pack": (PackConfig, pack_command),
+        "cache": (CacheConfig, _printing(cache_command)),
+        "verify-cache": (VerifyConfig, _printing(verify_command)),
+        "export-open-clip": (ExportConfig, _printing(export_command)),
+        "cost": (CostConfig, _printing(describe_cost)),
+    }
+
+
+def _printing(command: Callable[[Any], str]) -> Callable[[Any], None]:
+    return lambda config: print(command(config))
 
 
 if __name__ == "__main__":
