@@ -87,8 +87,8 @@ def simulate_ranks(num_ranks: int, run: Callable[[Collective], Result]) -> list[
 
     Args:
         num_ranks: How many.
-        run: Called with what to pass as a selector's ``group``; what it returns is returned, rank
-            by rank.
+        run: Called with what to pass as ``Options(group=...)`` or to ``ranks_of``; what it returns
+            is returned, rank by rank.
 
     Raises:
         Exception: the first that a rank raised; the others end with ``RankError``.
