@@ -25,9 +25,9 @@ demo: $(FOR_DEMO) ## train a small CLIP three ways on real pictures and compare 
 	$(BIN)/jest-loader demo
 
 test: check ## run the gates, then the tests
-	$(BIN)/python -m pytest --cov -n auto --dist loadfile
+	$(BIN)/python -m pytest --cov -n auto --dist worksteal
 
-check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports, sizes
+check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports, sizes, names
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
@@ -35,6 +35,7 @@ check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/gates/circles.py
 	$(BIN)/python tests/gates/sizes.py
+	$(BIN)/python tests/gates/names.py
 
 oldest: $(OLDEST)/installed ## run the quick tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -m "not slow"

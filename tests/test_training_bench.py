@@ -19,7 +19,7 @@ def icon(prefix: str, name: str, place: int) -> data.Icon:
     return data.Icon(prefix, name, name, pixels)
 
 
-def test_an_arm_reaches_the_goal_when_it_is_as_good_as_the_uniform_arm_ended(tmp_path):
+def test_an_arm_reaches_the_goal_when_as_good_as_uniform_ended(tmp_path):
     write_made_runs(tmp_path)
     times = {"step_ms": {"uniform": [10.0, 30.0, 20.0], "joint": [15.0, 60.0, 24.0]}}
     slower = measures.slower_than_uniform(times)
@@ -79,7 +79,7 @@ def test_held_out_sets_are_not_trained_on_nor_icons_that_look_like_theirs():
     assert shared["test"] == []
 
 
-def test_uncurated_icons_are_stored_in_random_order_and_part_of_them_is_a_random_one():
+def test_uncurated_icons_are_stored_in_random_order_as_is_any_part():
     icons = [icon("one", f"name {number}", number % 32) for number in range(200)]
     whole = data.split(icons, size=None, min_sets=1)["uncurated"]
     assert sorted(found.raw for found in whole) == sorted(found.raw for found in icons)

@@ -31,7 +31,7 @@ def pairs(size):
 
 
 @pytest.mark.parametrize(("old", "new"), [sizes for sizes in SIZES if sizes[0] < sizes[1]])
-def test_a_resized_kernel_sees_in_a_resized_patch_what_the_kernel_sees_in_the_patch(old, new):
+def test_a_resized_kernel_sees_in_a_resized_patch_what_it_saw_before(old, new):
     """The defining property of PI-resize, for larger patches."""
     kernel, patches = kernel_of(old), torch.randn(7, 3, old, old, dtype=torch.float64)
     found = conv2d(resized(patches, new, new), resize_kernel(kernel, new))
@@ -110,7 +110,7 @@ def test_at_its_own_resolution_it_is_a_plain_vit_to_the_bit():
     assert torch.equal(model.embed_image(image, 8, 32), expected)
 
 
-def test_patches_twice_as_large_in_an_image_of_larger_patches_are_the_same():
+def test_patches_twice_as_large_in_a_larger_image_are_the_same():
     """Whole model: each patch enlarged by itself, the grid and thus the positions as they were."""
     model = TwoTower(CONFIG).double()
     image = pairs(3)["image"].double()

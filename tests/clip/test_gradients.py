@@ -86,7 +86,7 @@ def test_gradients_are_those_of_the_plain_loss():
     assert_same(found, (loss.item(), NUM_ROWS, gradients(model)))
 
 
-def test_micro_batches_in_bf16_have_about_the_gradients_of_the_whole_batch():
+def test_micro_batches_in_bf16_have_about_the_whole_batchs_gradients():
     whole, parts = (gradients_of(config_of(micro=micro, precision="bf16")) for micro in (None, 4))
     assert_same(parts, whole, tolerance=2e-2)
     plain = gradients_of(config_of())
@@ -100,7 +100,7 @@ class Dropping(TwoTower):
         return nn.functional.normalize(nn.functional.dropout(super().embed_image(image, *sizes)))
 
 
-def test_micro_batches_with_dropout_have_the_gradients_of_the_loss_that_they_had():
+def test_micro_batches_with_dropout_have_the_gradients_of_their_loss():
     config = config_of(micro=5)
     config = replace(config, data=replace(config.data, augment=False))
     model = model_for("sigmoid", Dropping)
@@ -146,7 +146,7 @@ def on_a_rank(rank: int, starts) -> list:
     return found
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_have_the_gradients_of_the_whole_batch(num_ranks):
     """Those of scale and bias too. At mixed resolutions, those of the ranks' whole batches."""
     ended = launch(num_ranks, on_a_rank, STARTS[num_ranks])
@@ -175,7 +175,7 @@ def with_a_buffer(rank: int) -> list:
     return [found.loss.item(), found.num_examples, gradients(model)]
 
 
-def test_ranks_with_different_numbers_of_micro_batches_do_not_wait_for_each_other():
+def test_ranks_with_unequal_micro_batches_do_not_wait_for_each_other():
     """As after a picture was left out on one of them."""
     ended = launch(2, with_a_buffer)
     for each in ended:

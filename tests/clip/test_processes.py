@@ -117,6 +117,7 @@ def test_two_processes_train_as_one(marked, tmp_path, micro):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_processes_goes_on_with_three(marked, tmp_path):
     config = config_of(marked, tmp_path / "one", checkpoint_every=3)
     train(config)
@@ -136,7 +137,7 @@ def test_processes_select_together(marked, tmp_path):
     assert all(np.array_equal(value, second[2][name]) for name, value in first[2].items())
 
 
-def test_a_picture_left_out_on_one_rank_is_counted_and_makes_their_numbers_unequal(tmp_path):
+def test_a_picture_left_out_on_one_rank_makes_numbers_unequal(tmp_path):
     from PIL import Image
 
     from tests.clip.test_train import png

@@ -86,6 +86,7 @@ def test_a_run_in_another_thread_leaves_signals_alone(shards, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_status_0_and_names_flags(shards, tmp_path):
     command = (
         f"train --data.train {shards}/train --out {tmp_path}/run --data.batch-size 8 --steps 10000 "

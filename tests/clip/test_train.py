@@ -46,6 +46,7 @@ def test_it_learns_and_writes_down_how(shards, tmp_path):
     assert written["flops"] == 150 * 3 * 8 * run.model.forward_flops()
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_well_and_keeps_weights_and_scores_in_fp32(shards, tmp_path):
     selection = SelectionConfig("joint", "hard_learner", filter_ratio=0.5, num_chunks=2)
     runs = [

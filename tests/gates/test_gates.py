@@ -5,7 +5,7 @@ from textwrap import indent
 
 import pytest
 
-from tests.gates import circles, floors, sizes
+from tests.gates import circles, floors, names, sizes
 
 FORTY_LINES = "    a = 1\n" * 40
 
@@ -94,3 +94,10 @@ def test_the_oldest_versions_are_the_floors() -> None:
 def test_a_requirement_without_a_floor_is_refused() -> None:
     with pytest.raises(ValueError, match="must have a floor, got 'numpy<3'"):
         list(floors.floors(["numpy<3"]))
+
+
+def test_a_test_whose_name_has_70_letters_is_a_fault(tmp_path: Path) -> None:
+    short, long = (f"test_{'a' * (letters - 5)}" for letters in (69, 70))
+    write(tmp_path, {"tests/x.py": f"def {short}(): ...\n\nclass C:\n    def {long}(): ...\n"})
+    [fault] = names.faults(tmp_path)
+    assert fault.startswith(f"tests/x.py:4: {long} has 70 letters and 69 are allowed: say ")

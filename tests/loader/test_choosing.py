@@ -277,8 +277,8 @@ def test_a_model_that_can_embed_nothing_says_why():
         learner.embed({"number": torch.tensor([3, 13])})
 
 
-def test_a_proxy_refuses_to_train_on_rows_that_it_cannot_embed():
+def test_a_proxy_trains_without_the_rows_that_it_cannot_embed():
     model = Towers()
     proxy = OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(SkipRowsError):
-        proxy.update({"number": torch.arange(20)})
+    proxy.update({"number": torch.arange(20)})
+    assert model.calls[-1] == [number for number in range(20) if number % 10 != 3]

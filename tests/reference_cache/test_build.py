@@ -416,7 +416,7 @@ def test_a_call_goes_home_with_the_cache_that_another_has_finished(tmp_path, sou
     assert not (tmp_path / "cache" / "building").exists()
 
 
-def test_a_call_that_finds_the_cache_finished_does_not_wait_for_its_records(tmp_path, monkeypatch):
+def test_a_call_that_finds_a_finished_cache_does_not_wait_for_records(tmp_path, monkeypatch):
     def finish_first(builder, rank):
         built(builder, rank)
         monkeypatch.undo()

@@ -63,13 +63,12 @@ def test_ids_of_text_are_the_same_in_every_process():
         "import json; from jest_loader.scoring.groups import group_ids; "
         f"print(json.dumps(group_ids({{'c': {CAPTIONS!r}}}, 'c').tolist()))"
     )
-    for seed in "01":
-        output = subprocess.check_output(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
-            text=True,
-        )
-        assert json.loads(output) == group_ids({"c": CAPTIONS}, "c").tolist()
+    output = subprocess.check_output(
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        text=True,
+    )
+    assert json.loads(output) == group_ids({"c": CAPTIONS}, "c").tolist()
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])

@@ -235,7 +235,7 @@ def test_memory_is_measured_on_the_first_super_batch_only(monkeypatch):
     assert [shape[0] for shape in model.seen] == [8, 8, 8]
 
 
-def test_a_larger_super_batch_is_measured_again_if_the_first_fitted_at_once(monkeypatch):
+def test_a_larger_super_batch_is_measured_again_if_the_first_one_fitted(monkeypatch):
     model = Pooled()
 
     def peak(run, device):

@@ -307,7 +307,7 @@ def test_embeddings_come_out_in_fp32_at_least(dtype, expected):
     FactoredScores(found)  # Of unit norm still.
 
 
-def test_embeddings_that_are_too_coarse_are_warned_of_although_they_come_out_in_fp32():
+def test_embeddings_that_are_too_coarse_are_warned_of_also_in_fp32():
     model = Towers().to(torch.bfloat16)
     batch = {name: batch_of(5)[name].bfloat16() for name in ("image", "text")}
     model.log_scale.data.fill_(5.0)

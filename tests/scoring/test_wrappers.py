@@ -102,7 +102,7 @@ def test_a_compiled_model_is_compiled_once_for_each_mode(wrap, one_rank, fresh_c
     assert found[1:] == found[:-1], "and make no other in later steps"
 
 
-def test_a_compiled_model_scores_by_its_own_embed_and_by_a_compiled_function(fresh_compiler):
+def test_a_compiled_model_scores_by_embed_and_by_a_compiled_function(fresh_compiler):
     model = Model()
     expected = LiveLearner(model).embed(batch_of(5)).image
     compiled = torch.compile(model, backend="eager")
