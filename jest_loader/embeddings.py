@@ -19,7 +19,8 @@ class Embeddings:
         logit_scale: The inverse temperature, as open_clip's ``forward`` returns it: ``exp`` of the
             parameter that CLIP and SigLIP train, so from 10 to 100 as a rule. A number, or a tensor
             of one element.
-        logit_bias: SigLIP's logit bias, likewise; None for a softmax model, which has none.
+        logit_bias: SigLIP's logit bias, a number or a tensor of one element; None for a softmax
+            model, which has none.
         skipped: Why rows that are NaN have no embedding, by row number. Such rows are not selected,
             and ``JestDataset`` reports them with these reasons.
 

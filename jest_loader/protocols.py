@@ -118,17 +118,17 @@ class Scores(Protocol):
 
 @runtime_checkable
 class SharedScores(Scores, Protocol):
-    """Scores of some of the candidates, those of one rank, that others' choices can condition."""
+    """Scores of one rank's candidates that can be conditioned on other ranks' choices."""
 
     def share(self, chosen: Tensor) -> list[Tensor]:
-        """What other ranks need to know of ``chosen`` (int64 [n]): tensors [n, ...]."""
+        """Tensors [n, ...] that other ranks need, to be conditioned on ``chosen`` (int64 [n])."""
         ...
 
     def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> Scores:
         """The scores once ``chosen`` and what other ranks chose are in the sub-batch.
 
         Args:
-            chosen: Int64 [n], those of this rank's candidates.
+            chosen: Int64 [n], this rank's candidates that were chosen.
             everyones: The tensors of ``share`` from all ranks, this one too, joined: [m, ...].
         """
         ...
@@ -187,7 +187,7 @@ class ExampleValues(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Says how much each candidate of a super-batch is worth."""
+    """Scores the candidates of a super-batch."""
 
     def score(self, super_batch: Batch) -> Scores:
         """The scores of its candidates, with nothing chosen."""
@@ -208,9 +208,9 @@ class Snapshots(Protocol):
     """A scorer or embedder that can go on scoring with the weights of a moment."""
 
     def snapshot(self) -> Any:
-        """The same with a copy of the weights as they are now, good until the next call.
+        """The same with a copy of the weights as they are now, valid until the next call.
 
-        Without weights, or where only ``update`` changes them, that is the object itself.
+        It may return itself where there are no weights, or only ``update`` changes them.
         """
         ...
 

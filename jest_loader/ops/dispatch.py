@@ -1,6 +1,6 @@
-"""Which form of the arithmetic runs where: Triton kernels on the GPUs that have them, else plain.
+"""Chooses the form of the arithmetic: Triton kernels on GPUs that can run them, else plain PyTorch.
 
-``JEST_LOADER_FUSED=0`` in the environment takes the plain form everywhere.
+``JEST_LOADER_FUSED=0`` in the environment chooses the plain form everywhere.
 """
 
 import logging
@@ -17,11 +17,11 @@ from jest_loader.ops import noise, plain
 
 
 class Pairs(Protocol):
-    """What the plain and the fused form both compute; ``plain.Pairs`` says what it is."""
+    """What the plain and the fused form both compute; ``plain.Pairs`` documents the methods."""
 
     @property
     def embeddings(self) -> Embeddings:
-        """Of the candidates."""
+        """The candidates' embeddings."""
         ...
 
     def own_logits(self) -> Tensor:
@@ -42,7 +42,7 @@ class Pairs(Protocol):
 
 
 def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
-    """The embeddings' pairs, in the form that ``fused`` says, or None for the faster one.
+    """The pairs of the embeddings, fused or plain; with None the faster form that can run.
 
     Raises:
         ValueError: if the fused form is asked for and cannot run.
@@ -69,7 +69,7 @@ def gumbel(
     device: torch.device,
     share: noise.Share = noise.ALL,
 ) -> Tensor:
-    """As ``noise.gumbel``, in one launch where the kernels run."""
+    """``noise.gumbel``, in one launch where the kernels run."""
     kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None
     if kernels is not None and kernels.runs_on(device, dtype):
         drawn: Tensor = kernels.gumbel(key, num_candidates, device=device, share=share)

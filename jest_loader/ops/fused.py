@@ -54,10 +54,10 @@ def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class Pairs:
-    """``plain.Pairs``, fused. Copies the embeddings once and makes nothing else of their size.
+    """``plain.Pairs`` in kernels. It copies the embeddings once and makes no other large array.
 
     Args:
-        embeddings: Of the B candidates, in fp16, bf16 or fp32.
+        embeddings: The embeddings of the B candidates, in fp16, bf16 or fp32.
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
@@ -73,19 +73,19 @@ class Pairs:
         self._bias = self._scalar(0.0 if given.logit_bias is None else given.logit_bias)
 
     def own_logits(self) -> Tensor:
-        """As ``plain.Pairs.own_logits``."""
+        """See ``plain.Pairs.own_logits``."""
         return own_logits(self.embeddings)
 
     def rows(self, chosen: Tensor) -> Tensor:
-        """As ``plain.Pairs.rows``, with the width padded to what the copy engine takes."""
+        """See ``plain.Pairs.rows``; the width is padded to what the copy engine takes."""
         return self._stacked.view(2, self._num_candidates, -1).index_select(1, chosen)
 
     def sigmoid_loss(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
-        """As ``plain.Pairs.sigmoid_loss``, in fp32."""
+        """See ``plain.Pairs.sigmoid_loss``; in fp32."""
         return self._over_pairs(chunk, groups, softmax=False).sum(dim=0)
 
     def softmax_normalisers(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
-        """As ``plain.Pairs.softmax_normalisers``, in fp32."""
+        """See ``plain.Pairs.softmax_normalisers``; in fp32."""
         return self._over_pairs(chunk, groups, softmax=True)
 
     def _over_pairs(self, chunk: Tensor, groups: Groups | None, *, softmax: bool) -> Tensor:
@@ -184,8 +184,8 @@ def _sum_over_chunk(
     drawn,  # [2 * chunk_size, width]: the chunk's images, then its texts
     scale_pointer,
     bias_pointer,
-    groups,  # int64 [num_candidates], or None, as the next
-    drawn_groups,  # int64 [chunk_size]
+    groups,  # int64 [num_candidates], or None
+    drawn_groups,  # int64 [chunk_size], or None
     out,  # float32 [2, num_candidates]
     num_candidates,
     chunk_size,
@@ -198,9 +198,9 @@ def _sum_over_chunk(
 ):
     """One tile of candidates in one direction against the whole chunk; logits in base 2.
 
-    Rows past the end of a half belong to the other half or are zeros: their columns are masked by
-    an infinite bias, and what they would have written by the store's mask. Pairs of equal groups
-    are masked as such columns are.
+    Rows past the end of a half belong to the other half or are zeros: a bias of minus infinity
+    masks their columns, and the store's mask their results. Pairs of equal groups are masked by
+    logits of minus infinity.
     """
     direction = tl.program_id(1)
     row = tl.program_id(0) * CANDIDATES

@@ -16,10 +16,10 @@ def contrastive_loss(embeddings: Embeddings, loss: Loss, groups: Tensor | None =
     section 3.2); ``"softmax"`` is CLIP's symmetric cross-entropy (arXiv 2103.00020, Figure 3).
 
     Args:
-        embeddings: Of the B examples.
-        loss: Which.
+        embeddings: The embeddings of the B examples.
+        loss: Which of the two.
         groups: Int64 [B], an id of each example; different examples with equal ids are not each
-            other's negatives: their pairs are left out. None leaves none out.
+            other's negatives: the loss has no terms for them. None makes all others negatives.
     """
     logits = all_logits(exact(embeddings))
     if groups is not None:

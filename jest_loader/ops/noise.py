@@ -1,7 +1,7 @@
 """Gumbel noise as a function of (seed, step, chunk, candidate).
 
-Nothing is carried along from one draw to the next, so reading ahead, resuming or splitting the
-candidates over devices cannot change which candidates are drawn.
+No draw depends on an earlier one, so reading ahead, resuming or splitting the candidates over
+devices cannot change which candidates are drawn.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _MASK = (1 << 64) - 1
 
 
 def fold(*parts: int) -> int:
-    """One 64-bit key from several integers; every part and its place matter."""
+    """One 64-bit key from several integers; it depends on each of them and on their order."""
     key = 0
     for part in parts:
         key = _mix((key + GOLDEN + part) & _MASK)
@@ -26,7 +26,7 @@ def fold(*parts: int) -> int:
 
 
 class Share(NamedTuple):
-    """Which candidates of all those numbered are here: ``first``, ``first + stride`` and so on."""
+    """The numbers of a rank's candidates: ``first``, ``first + stride``, and so on."""
 
     first: int = 0
     stride: int = 1
@@ -47,7 +47,7 @@ def gumbel(
 
     The bits are SplitMix64 at counter ``key + candidate`` (Steele, Lea and Flood, 2014). An
     exponential variate ``-log1p(-v)`` keeps full relative precision near v = 0, where the largest
-    noise comes from. A rank that holds a ``share`` of the candidates draws the noise of those.
+    noise comes from. A rank that holds a ``share`` of the candidates draws the noise of its own.
     """
     start = share.first + 1
     index = torch.arange(start, start + num_candidates * share.stride, share.stride, device=device)

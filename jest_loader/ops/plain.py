@@ -25,11 +25,11 @@ _FACTORS_PER_LOG = 64
 
 
 class Groups(NamedTuple):
-    """Which candidates and members of a chunk are not each other's negatives: those of equal ids.
+    """Group ids: a candidate and a member of the chunk with equal ids are not negatives.
 
     Args:
-        candidates: Int64 [B].
-        chunk: Int64 [n].
+        candidates: Int64 [B], the id of each candidate.
+        chunk: Int64 [n], the id of each member of the chunk.
     """
 
     candidates: Tensor
@@ -37,10 +37,10 @@ class Groups(NamedTuple):
 
 
 class Pairs:
-    """One model's image-text pairs, all B x B of them, by the chunk.
+    """The pairs of a model's B images and B texts, computed for one chunk at a time.
 
     Args:
-        embeddings: Of the B candidates.
+        embeddings: The model's embeddings of the B candidates.
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
@@ -52,25 +52,26 @@ class Pairs:
         return own_logits(self.embeddings)
 
     def rows(self, chosen: Tensor) -> Tensor:
-        """[2, chosen, D]: images (0) and texts (1) of candidates (int64 [n]), as they were given.
+        """[2, n, D]: the images (0) and texts (1) of ``chosen`` (int64 [n]), in their own dtype.
 
-        A chunk is such rows, of these candidates or of others that the same model embedded.
+        The methods below take such rows as their chunk; they may also be of other candidates that
+        the same model embedded.
         """
         sides = (self.embeddings.image, self.embeddings.text)
         return torch.stack([side[chosen] for side in sides]).to(self._given_dtype)
 
     def sigmoid_loss(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
-        """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), k's own pair too.
+        """[B]: the sum over k in ``chunk`` of softplus(z_ik) + softplus(z_ki), also for k = i.
 
-        This is what each candidate adds to the sigmoid loss, as a negative, when it joins the
-        chunk. With ``groups`` the sum is over the k of another group than i's.
+        A candidate i that joins the chunk adds this to the sigmoid loss as a negative. With
+        ``groups`` the sum skips every k with i's id.
         """
         return self._over_blocks(chunk, groups, sum_of_softplus).sum(dim=0)
 
     def softmax_normalisers(self, chunk: Tensor, groups: Groups | None = None) -> Tensor:
         """[2, B]: the log-sum-exp over k in ``chunk`` of z_ik (row 0) and of z_ki (row 1).
 
-        With ``groups`` it is over the k of another group than i's; minus infinity over none.
+        With ``groups`` it skips every k with i's id; it is minus infinity if none is left.
         """
         return self._over_blocks(chunk, groups, lambda logits: torch.logsumexp(logits, dim=1))
 
@@ -103,7 +104,7 @@ def exact(embeddings: Embeddings) -> Embeddings:
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What is computed in: fp32, or fp64 for fp64."""
+    """The dtype of computation: fp64 for fp64, and fp32 for all others."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -132,7 +133,7 @@ def own_logits(embeddings: Embeddings) -> Tensor:
 
 
 def all_logits(embeddings: Embeddings) -> Tensor:
-    """[B, B]: the logit z_ij of image i with text j; only a specification needs all of them."""
+    """[B, B]: the logit z_ij of image i with text j. Only the specification holds all of them."""
     return _logits(embeddings.image @ embeddings.text.T, embeddings)
 
 
@@ -155,7 +156,7 @@ def sum_of_softplus(logits: Tensor) -> Tensor:
 
 
 def block_rows(candidates: Tensor, columns: int) -> int:
-    """Rows of blocks that are about equal, since small remainders waste threads."""
+    """How many candidates a block has; blocks are about equal, as a small rest wastes threads."""
     elements = _CPU_BLOCK_ELEMENTS if candidates.is_cpu else _BLOCK_ELEMENTS
     num_blocks = math.ceil(len(candidates) * columns / elements)
     return math.ceil(len(candidates) / max(1, num_blocks))

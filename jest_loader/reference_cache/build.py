@@ -46,22 +46,24 @@ def build(
 ) -> Manifest:
     """Keep the reference's embeddings, or its losses, of every example in the folder ``path``.
 
-    Stopped at any moment, the same call goes on and computes at most one chunk again; of a cache
-    that is whole it changes nothing. The source must yield the same examples in the same order.
-    One with ``seek``, as ``MdsSource`` and ``ZarrSource`` have, is not read up to that point again;
-    nor is one with ``state_dict``, if its batches fill chunks exactly and its state is plain JSON.
+    The build may be stopped at any moment; the same call then goes on and computes at most one
+    chunk again. A cache that is whole is left as it is. The source must yield the same examples in
+    the same order. A source with ``seek``, such as ``MdsSource``, is not read again up to that
+    point; nor is one with ``state_dict`` whose batches fill chunks exactly and whose state is plain
+    JSON.
 
     Where the environment variable ``WORLD_SIZE`` is more than 1, as under ``torchrun``, all
-    processes must make this call: each builds other chunks, and all return once the cache is whole.
+    processes must make this call: each builds its own chunks, and all return once the cache is
+    whole.
 
     Args:
         path: The folder to make, on a file system that all processes share.
         source: Batches that hold each example once, with its id.
         reference: Embeds the examples; or a function ``loss(batch) -> Tensor [B]``. Examples for
             which it raises ``SkipRowsError``, or returns NaN, are recorded as missing.
-        identity: What the cache is made from, as text: ``preprocessing``, ``tokenizer``,
-            ``context_length``, whatever matters. ``data`` and ``model`` need not be given where the
-            source has a ``fingerprint`` and the reference runs a module.
+        identity: What the cache is made from, as text by name: ``preprocessing``, ``tokenizer``,
+            ``context_length``, whatever matters. ``data`` is known of a source with
+            ``fingerprint``, and ``model`` of a reference that runs a module.
         chunk_rows: Rows of a chunk file.
         id_column: The column of sample ids, any int64.
         overwrite: Whether to delete a cache at ``path`` first.
@@ -71,8 +73,8 @@ def build(
         What the cache holds.
 
     Raises:
-        ValueError: if ``path`` is taken, or by a cache with other settings; if a sample comes
-            twice, or fewer come than promised; if what the reference returns cannot be kept.
+        ValueError: if ``path`` holds something else or a cache with other settings, a sample comes
+            twice, fewer come than promised, or what the reference returns cannot be kept.
     """
     folder, rank = Path(path), Rank.of_this_process()
     measure = measure_of(reference)
@@ -100,11 +102,18 @@ def build(
 
 
 class _Drawn(NamedTuple):
-    """What the reference makes of a batch, still under way, and where the source stands after."""
+    """A batch that the reference is at work on.
+
+    Args:
+        used: The reference's output, perhaps not computed yet.
+        ids: The sample ids.
+        skip: How many rows at its beginning are in the cache already.
+        state: The source's state after the batch, if it ends a chunk.
+    """
 
     used: Used[Any]
     ids: Int64Array
-    skip: int  # Rows at its beginning that are there already.
+    skip: int
     state: dict[str, Any] | None
 
 
@@ -123,7 +132,7 @@ class _Builder:
         self._reasons: dict[int, str] = {}  # Why samples of the chunk in the making are missing.
 
     def build(self, rank: Rank) -> None:
-        """Build this process's chunks, but those that are there."""
+        """Build those of this process's chunks that are not there yet."""
         chunks = rank.chunks(self._folder.settings.num_chunks)
         number = chunks.start
         while number < chunks.stop:
@@ -149,7 +158,11 @@ class _Builder:
             )
 
     def _build_from(self, number: int, stop: int) -> tuple[int, bool]:
-        """Build up to a chunk that is there, or ``stop``: which, and whether the source ended."""
+        """Build chunks from ``number`` on, up to one that is there or ``stop``.
+
+        Returns:
+            The number of that chunk, and whether the source ended before it.
+        """
         held: list[Columns] = []
         num_held = 0
         state = None
@@ -187,7 +200,7 @@ class _Builder:
     def _measured(self, number: int) -> Iterator[tuple[Columns, dict[str, Any] | None]]:
         """Rows from the first of chunk ``number`` on, as they are stored.
 
-        A batch is finished after the next one was started, so that a device need not wait.
+        A batch is finished after the next one is started, so that the device does not wait.
         """
         before: _Drawn | None = None
         for drawn in self._drawn(number):

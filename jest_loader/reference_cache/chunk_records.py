@@ -1,4 +1,4 @@
-"""What is kept about a building so that it can go on: its settings, and a record of each chunk."""
+"""What a stopped build needs to go on: its settings, and a record of each chunk."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from jest_loader.reference_cache.measure import Logit
 
 @dataclass(frozen=True)
 class Settings:
-    """What must stay the same for a building to go on.
+    """What must be the same for a stopped build to go on.
 
     Args:
         kind: Embeddings or losses.
@@ -34,13 +34,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Record:
-    """A chunk that is there.
+    """A chunk that is whole and on disk.
 
     Args:
-        num_rows: Its rows.
-        num_missing: How many of them are missing.
+        num_rows: How many rows it has.
+        num_missing: How many of them have no values.
         logit: Width, scale and bias; None for losses.
-        checksums: BLAKE2b of its file of each array.
+        checksums: The BLAKE2b of the chunk's file of each array.
         source: The source's state after its last row, if the source says.
     """
 
@@ -74,5 +74,5 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_json(values: dict[str, Any]) -> bytes:
-    """JSON for people to read, too."""
+    """Indented JSON, for people to read."""
     return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()

@@ -70,7 +70,7 @@ class CacheFolder:
         return (self.path / "zarr.json").is_file()
 
     def record(self, number: int) -> Record | None:
-        """The chunk of that number, if it is there."""
+        """The record of a chunk, if the chunk is there."""
         try:
             found = json.loads(self._record_path(number).read_text())
         except FileNotFoundError:
@@ -83,7 +83,7 @@ class CacheFolder:
     ) -> None:
         """Write a chunk: its values and ``sample_id``."""
         num_rows = len(columns["sample_id"])
-        # The only chunk of a small cache is as large as it has to be.
+        # A cache of one chunk is not padded.
         padded = num_rows if number == 0 else self.settings.chunk_rows
         checksums = {}
         for name, form in self._forms(logit, num_rows, padded).items():
@@ -96,7 +96,7 @@ class CacheFolder:
         self._write(self._record_path(number), as_json(asdict(record)))
 
     def finish(self, written_by: str) -> Manifest:
-        """Write the index and the manifest of a cache of which all chunks are there.
+        """Write the index and the manifest, once all chunks are there.
 
         Raises:
             ValueError: if the chunks are not of one model, a sample came twice, or rows that the
@@ -175,7 +175,7 @@ class CacheFolder:
         return self._building / f"{number:08}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
-        """The file, whole and on disk under its name, or not there."""
+        """Write a file that is whole and on disk as soon as it has its name."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, scratch=self._building) as part:
             part.write_bytes(content)
@@ -215,7 +215,7 @@ def remove(path: Path) -> None:
             f"only a reference cache can be overwritten, but {str(path)!r} is none; choose another "
             "output"
         )
-    # Renamed first: of what a killed process had left in its place no one could tell what it was.
+    # Renamed first: a folder that a killed process deleted in part would no longer be recognised.
     gone = path.with_name(f"{path.name}.{uuid.uuid4().hex}.deleted")
     path.rename(gone)
     shutil.rmtree(gone)

@@ -35,7 +35,7 @@ class ArrayForm:
         dtype: Of its values, little-endian.
         row_shape: The shape of a row.
         num_rows: Rows.
-        chunk_rows: Rows of a chunk file; those that the last one lacks are padded.
+        chunk_rows: Rows of a chunk file; the last one is padded to as many.
     """
 
     dtype: np.dtype[Any]
@@ -66,7 +66,7 @@ class Manifest:
         version: Of the format.
         written_by: The release of jest-loader that wrote it.
         kind: Whether it holds embeddings or per-example losses.
-        num_rows: Examples, those that are missing included.
+        num_rows: Examples, with or without values.
         num_missing: Examples that the reference could not use.
         chunk_rows: Rows of a chunk file.
         width: Of the embeddings; None for losses.

@@ -1,4 +1,4 @@
-"""What a cache is made from, in words that can be compared."""
+"""What a cache is made from: text by name, to be compared."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
-    """What is known of the source and the reference, and what the caller says of them.
+    """The source's fingerprint and the model's, if they have one, and what the caller names.
 
     Raises:
-        ValueError: if the caller names something that is not text.
+        ValueError: if a name or value of the caller's is no text.
     """
     known: dict[str, str] = {}
     if isinstance(source, Fingerprinted):

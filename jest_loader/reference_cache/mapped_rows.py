@@ -65,7 +65,7 @@ class MappedRows:
 
 
 class _Interface:
-    """What NumPy asks for to lay an array over addresses."""
+    """The attribute through which NumPy lays an array over addresses."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
         self.__array_interface__ = interface

@@ -24,7 +24,7 @@ Output = TypeVar("Output")
 
 
 class Logit(NamedTuple):
-    """What must be the same for all embeddings of a cache."""
+    """The width, scale and bias of embeddings, which must be the same throughout a cache."""
 
     width: int
     logit_scale: float
@@ -38,7 +38,7 @@ class Measure(Protocol[Output]):
 
     @property
     def logit(self) -> Logit | None:
-        """What must stay the same; None before it is known, and for losses."""
+        """The width, scale and bias; None before the first batch, and for losses."""
         ...
 
     def expect(self, logit: Logit | None) -> None:
@@ -46,7 +46,7 @@ class Measure(Protocol[Output]):
         ...
 
     def start(self, batch: Batch) -> Used[Output]:
-        """What the reference says of the batch, and the reasons for rows that it cannot use."""
+        """The reference's output for the batch, and why it skips rows."""
         ...
 
     def finish(self, used: Used[Output], ids: Int64Array) -> Columns:
@@ -196,7 +196,7 @@ def check_same_logit(before: Logit, now: Logit) -> None:
 
 
 def _missing(found: Embeddings, ids: Int64Array) -> NDArray[np.bool_]:
-    """Bool [n]: rows of which a side is NaN, once all others are known to be of unit norm."""
+    """Bool [n]: which rows are NaN on a side; raises unless all others have unit norm."""
     norms = norms_of(found)
     wrong = ~is_unit(norms)
     missing = torch.zeros_like(wrong)
@@ -215,7 +215,7 @@ def _missing(found: Embeddings, ids: Int64Array) -> NDArray[np.bool_]:
 
 
 def _spread(values: NDArray[Any], rows: list[int], size: int) -> NDArray[Any]:
-    """The values as ``rows`` of ``size``, the others NaN."""
+    """An array of ``size`` rows: the values at ``rows``, NaN elsewhere."""
     if len(rows) == size:
         return values
     found = np.full((size, *values.shape[1:]), np.nan, values.dtype)

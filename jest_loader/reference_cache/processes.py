@@ -1,4 +1,4 @@
-"""Several processes that build one cache: who builds what, and how each waits and tells."""
+"""Several processes that build one cache: which chunks each builds, waiting, and progress."""
 
 import logging
 import os
@@ -18,11 +18,11 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Rank:
-    """One of several processes.
+    """One of the processes that build a cache.
 
     Args:
-        number: Which, from 0.
-        world_size: How many there are.
+        number: The number of this process, from 0.
+        world_size: How many processes there are.
     """
 
     number: int
@@ -30,11 +30,11 @@ class Rank:
 
     @classmethod
     def of_this_process(cls) -> "Rank":
-        """As torchrun says it in the environment; one process where nothing is said."""
+        """The rank that torchrun has set in the environment; else the only one."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     def chunks(self, num_chunks: int | None) -> range:
-        """Those that this process builds: consecutive ones, which do not depend on what is done."""
+        """The chunks that this process builds: consecutive, and independent of what is done."""
         if num_chunks is None:
             return range(1 << 62)  # Up to where the source ends.
         ends = [num_chunks * rank // self.world_size for rank in (self.number, self.number + 1)]
@@ -46,7 +46,7 @@ class Rank:
             return
         if overwrite:
             raise ValueError(
-                f"overwrite must not be said to {self.world_size} processes at once; delete the "
+                f"overwrite=True works with one process only, got {self.world_size}; delete the "
                 "cache first"
             )
         if not isinstance(source, SeekableSource) or num_promised(source) is None:
@@ -63,7 +63,7 @@ def num_promised(source: Source) -> int | None:
 
 
 def wait_for(is_done: Callable[[], bool], what: str) -> None:
-    """Return once it is done; says so where that takes a while."""
+    """Wait until it is done, with a word in the log if it is not done yet."""
     if is_done():
         return
     _LOG.warning("this process has built its chunks; waiting for %s", what)
@@ -75,7 +75,7 @@ def wait_for(is_done: Callable[[], bool], what: str) -> None:
 def progress_bar(
     folder: CacheFolder, rank: Rank, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
-    """A function that is told of rows as they are done; shows them on stderr."""
+    """A function to call with the number of rows just done; shows a bar on stderr."""
     if not shown:
         yield lambda _: None
         return

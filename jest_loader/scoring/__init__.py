@@ -1,7 +1,18 @@
 """From a super-batch to scores: scorers, the embedders that they are made of, and the scores.
 
-``learnability`` and ``per_example`` hold the scorers; ``models`` the embedders that run a model, by
-``runner``, within ``memory``, as ``wrappers`` allow; ``column_reference`` one that reads columns.
-``scores`` is what runs and ``dense`` its specification; ``groups`` are ids of equal captions.
+    learnability        Learnability, EasyReference, HardLearner: scores of embeddings
+    per_example         PerExample: scores of one loss per example
+      groups              ids of examples that are not each other's negatives
+    models              LiveLearner, FrozenReference: embedders that run a model
+    online_proxy        OnlineProxy: an embedder that trains its model
+      runner              runs a model on candidates, in micro-batches, without skipped rows
+      memory              finds the micro-batch that fits into a memory budget
+      wrappers            models in DDP, in FSDP or compiled
+      shrink              makes images smaller for scoring
+    column_reference    ColumnReference: an embedder that reads columns of the batch
+    scores              FactoredScores, ExampleScores: the scores that run
+    dense               DenseScores, DenseSoftmaxScores: their specification, with all pairs
+      embedding_checks    what scores require of embeddings
+
 Users import from ``jest_loader``; a new scorer belongs here.
 """

@@ -12,7 +12,7 @@ from jest_loader.embeddings import Embeddings
 
 @dataclass(frozen=True)
 class ColumnReference:
-    """Takes the reference's embeddings from columns of the batch, for data that hold them.
+    """Reads the reference's embeddings from columns of the batch.
 
     Args:
         image: The column of image embeddings, floating [B, D].

@@ -1,4 +1,4 @@
-"""Scores that hold the matrix of all pairs: the specification of those that do not."""
+"""Scores that hold the matrix of all pairs: the specification of ``FactoredScores``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DenseScores:
             learner's loss less the reference's. The diagonal holds each candidate's score on its
             own.
         groups: Int64 [B], an id of each candidate; pairs of different candidates with equal ids
-            count nothing. None leaves none out.
+            count nothing. None counts all pairs.
 
     Raises:
         ValueError: if ``pairwise`` is not a square floating-point matrix.
@@ -57,10 +57,12 @@ class DenseSoftmaxScores:
     candidate.
 
     Args:
-        learner: Floating [B, B], the logit of image i with text j; None leaves the learner's loss
-            out.
-        reference: The same of the reference model, whose loss is subtracted; None leaves it out.
-        groups: As for ``DenseScores``.
+        learner: Floating [B, B], the learner's logit of image i with text j, whose loss counts;
+            None for scores without a learner.
+        reference: Floating [B, B], the reference's logits, whose loss is subtracted; None for
+            scores without a reference.
+        groups: Int64 [B], an id of each candidate; different candidates with equal ids are not
+            each other's negatives. None makes all others negatives.
 
     Raises:
         ValueError: if both are None, or one is not a square floating-point matrix.
@@ -115,7 +117,7 @@ class DenseSoftmaxScores:
 
 
 def signed(learner: Side | None, reference: Side | None) -> list[tuple[int, Side]]:
-    """The sides that there are, with the signs that their losses have in a score."""
+    """The given sides, each with the sign of its loss in a score."""
     signed = [(sign, side) for sign, side in ((1, learner), (-1, reference)) if side is not None]
     if not signed:
         raise ValueError("scores need a learner, a reference or both, got neither")
@@ -123,7 +125,7 @@ def signed(learner: Side | None, reference: Side | None) -> list[tuple[int, Side
 
 
 def _without_same(matrix: Tensor, groups: Tensor | None, value: float) -> Tensor:
-    """The matrix with ``value`` at pairs of different candidates of one group."""
+    """The matrix with ``value`` where two different candidates have equal ids."""
     return matrix if groups is None else matrix.masked_fill(same_group(groups), value)
 
 

@@ -1,4 +1,4 @@
-"""What scores require of embeddings: that they match, and that their numbers make logits."""
+"""Checks of embeddings: both sides match, rows have unit norm, scale and bias make logits."""
 
 import math
 import warnings
@@ -15,8 +15,8 @@ from jest_loader.protocols import Loss
 # Rounding a unit row to bf16 moves its norm by 0.4 % at most.
 _NORM_TOLERANCE = 0.05
 
-# The most, in logits, that rounding the two embeddings of a pair may move it by without a warning:
-# scale 512 for fp16 and 64 for bf16.
+# By how much rounding the two embeddings of a pair may change its logit without a warning. The
+# limit is reached at scale 512 for fp16, and at 64 for bf16.
 _MAX_ROUNDING = 0.5
 
 # The parameter of CLIP starts at 2.66 and ends at 4.61, exp of it at 14.3 and 100.
@@ -24,13 +24,13 @@ _LEAST_USUAL_SCALE = 5.0
 
 
 def check_loss(loss: Loss) -> None:
-    """Raise ``ValueError`` unless ``loss`` is one that we can score."""
+    """Raise ``ValueError`` unless ``loss`` is ``"sigmoid"`` or ``"softmax"``."""
     if loss not in get_args(Loss):
         raise ValueError(f"loss must be 'sigmoid' or 'softmax', got {loss!r}")
 
 
 def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: Loss) -> None:
-    """Raise ``ValueError`` unless there are scores of these under ``loss``; either may be None."""
+    """Raise ``ValueError`` unless the sides make scores with ``loss``; one may be None."""
     if learner is not None and reference is not None:
         if len(learner.image) != len(reference.image):
             raise ValueError(
@@ -55,7 +55,7 @@ def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: 
 
 
 def check_groups(groups: Tensor | None, num_examples: int) -> None:
-    """Raise ``ValueError`` unless ``groups`` are ids of the examples; None is none."""
+    """Raise ``ValueError`` unless ``groups`` are None or one id for each example."""
     given: object = groups
     if given is None:
         return
@@ -86,9 +86,9 @@ def is_unit(norms: Tensor) -> Tensor:
 
 
 def _check_range(name: str, side: Embeddings) -> None:
-    """Refuse a scale or norms that make no logits; warn where the dtype is too coarse for them.
+    """Refuse norms, a scale or a bias that make no logits; warn of too coarse a dtype.
 
-    Rows that are not finite pass: they are one candidate's fault, and selection finds them.
+    Rows that are not finite pass: their candidates are skipped, the others can be selected.
     """
     norms = norms_of(side)
     off = ~is_unit(norms) & torch.isfinite(norms)

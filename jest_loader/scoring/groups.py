@@ -1,4 +1,4 @@
-"""Ids of examples that are not each other's negatives: equal where a column's values are."""
+"""Ids of groups: examples with equal values in a column, which are not each other's negatives."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -14,15 +14,15 @@ _DIGEST_BYTES = 8  # Of an int64: among a million different values a collision h
 
 
 def check_column(name: object) -> None:
-    """Raise ``ValueError`` unless ``name`` can name a column; None names none."""
+    """Raise ``ValueError`` unless ``name`` is the name of a column or None."""
     if name is not None and not isinstance(name, str):
         raise ValueError(f"equal_by must be the name of a column or None, got {name!r}")
 
 
 def group_ids(batch: Batch, column: str | None) -> Tensor | None:
-    """Int64 [B]: equal where the batch's values in ``column`` are; None where that is None.
+    """Int64 [B]: ids that are equal where the values in ``column`` are; None without a column.
 
-    Text becomes the first eight bytes of its BLAKE2b, which are the same in every process.
+    The id of a text is a BLAKE2b digest of eight bytes, the same in every process.
 
     Raises:
         ValueError: if there is no such column, or it holds neither text nor whole numbers, one for

@@ -44,7 +44,7 @@ class _ContrastiveScorer:
             learner.update(sub_batch)
 
     def snapshot(self) -> Self:
-        """The same with a copy of the learner's weights, good until the next call."""
+        """The same with a copy of the learner's weights, valid until the next call."""
         learner = self._sides.get("learner")
         if learner is None:
             return self  # The reference's weights stay as they are.

@@ -1,4 +1,4 @@
-"""How many candidates a model can take at once within so many bytes."""
+"""The largest micro-batch that fits into a memory budget."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ class MemoryBudget:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._size = 0  # What fits.
-        self._tried = 0  # Rows of the largest batch that it was measured with.
+        self._size = 0  # The micro-batch that fits.
+        self._tried = 0  # Rows of the largest batch that was measured.
 
     def micro_batch_size(
         self, num_rows: int, run: Callable[[int], object], device: torch.device
@@ -25,7 +25,7 @@ class MemoryBudget:
 
         Args:
             num_rows: Rows of the batch.
-            run: Runs the model on the first so many rows of it.
+            run: ``run(rows)`` runs the model on the first ``rows`` rows of the batch.
             device: Where it runs.
 
         Raises:
@@ -45,12 +45,13 @@ class MemoryBudget:
 def largest_that_fits(peak: Callable[[int], int], max_bytes: int, most: int) -> int:
     """The largest of 1, 2, 4, ... and ``most`` whose peak is at most ``max_bytes``.
 
-    Peaks grow about linearly, so the next one is foreseen, and what would not fit is not tried.
+    Peaks grow about linearly, so each is predicted from the two before it, and a size that would
+    not fit is not tried.
 
     Args:
-        peak: Measures the peak of running so many rows, in bytes.
+        peak: ``peak(rows)`` runs the model on that many rows and measures its peak in bytes.
         max_bytes: The limit.
-        most: Rows that there are.
+        most: Rows of the batch.
 
     Raises:
         ValueError: if one row does not fit.

@@ -25,8 +25,8 @@ class ModelEmbedder:
     the embeddings, and ``Embeddings.skipped`` has the reasons.
 
     Args:
-        model: The model, also in DDP, FSDP or compiled. ``embed`` is given the module within DDP,
-            and everything else as it is here.
+        model: The model, also in DDP, FSDP or compiled. Of a model in DDP ``embed`` is given the
+            module within.
         embed: ``embed(model, batch) -> Embeddings``, the batch's tensors on the model's device.
             None calls ``model.embed(batch)``, which is not compiled where only the module is.
         options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
@@ -66,7 +66,7 @@ class ModelEmbedder:
         found = self._runner.run(batch)
         first = found.parts[0]
         if first.image.dtype.itemsize < torch.float32.itemsize:
-            # Scores will see the fp32 that we make of them, and could not tell.
+            # Scores see fp32 and cannot tell that the model has rounded.
             warn_if_coarse("model", first)
         return Embeddings(
             found.column(lambda part: part.image),
@@ -84,7 +84,7 @@ class LiveLearner(ModelEmbedder):
     """
 
     def snapshot(self) -> "LiveLearner":
-        """The same with a copy of the weights as they are now, good until the next call.
+        """The same with a copy of the weights as they are now, valid until the next call.
 
         Raises:
             ValueError: if the model is sharded by FSDP.
@@ -115,7 +115,7 @@ class FrozenReference(ModelEmbedder):
 
 
 def _call_embed(model: nn.Module, batch: Batch) -> Embeddings:
-    # DDP has no embed: while it trains, gradients are averaged only behind its forward.
+    # DDP has no embed; its forward is what averages gradients in training.
     embeddings: Embeddings = getattr(model, "embed", model)(batch)
     return embeddings
 

@@ -1,4 +1,4 @@
-"""RHO-LOSS (arXiv 2206.07137): per-example losses of any model, less what cannot be reduced."""
+"""RHO-LOSS (arXiv 2206.07137): the loss of any model on an example, less a reference's."""
 
 from collections.abc import Callable
 from copy import copy
@@ -18,9 +18,9 @@ LossFunction = Callable[[nn.Module, Batch], Tensor]
 class PerExample:
     """Scores each candidate by its own loss less the reference's, for any model and any loss.
 
-    It is RHO-LOSS with the losses of a model trained on data held out (equation 3 of arXiv
-    2206.07137), and the plain loss without a reference. There is nothing joint in it: what is
-    chosen changes no other candidate's score. The model is run as ``LiveLearner`` runs one.
+    With a reference that was trained on held-out data it is RHO-LOSS (equation 3 of arXiv
+    2206.07137); without a reference it is the plain loss. It is not joint: choosing a candidate
+    changes no other candidate's score. The model is run as ``LiveLearner`` runs one.
 
     Args:
         model: The model being trained, also in DDP, FSDP or compiled.
@@ -85,7 +85,7 @@ class PerExample:
         return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True), skipped)
 
     def snapshot(self) -> "PerExample":
-        """The same with a copy of the weights as they are now, good until the next call."""
+        """The same with a copy of the weights as they are now, valid until the next call."""
         scorer = copy(self)
         scorer._runner = self._runner.snapshot()
         return scorer

@@ -1,4 +1,4 @@
-"""Running a model on a super-batch to score it: as it is now, by parts, without the bad rows."""
+"""Running a model on candidates to score them: in micro-batches, without the skipped rows."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +19,12 @@ Output = TypeVar("Output")
 
 
 class RunOptions(TypedDict, total=False):
-    """How a model is run on candidates, as keyword arguments of all that run one.
+    """How a model is run on candidates: keyword arguments of every class that runs a model.
 
     Args:
         prepare: ``prepare(batch) -> batch``, called on each micro-batch before the model, its
             tensors on the model's device: to decode or shrink images, say. None does nothing.
-        micro_batch_size: Candidates that the model is run on at once; None runs it on all.
+        micro_batch_size: How many candidates the model is run on at once; None runs it on all.
         max_memory_bytes: In place of ``micro_batch_size``, on a CUDA device: what a micro-batch may
             take beside the weights. Measured on the first super-batch.
     """
@@ -43,7 +43,7 @@ class ModelRunner(Generic[Output]):
     Args:
         model: The model, wrapped for training or not.
         function: ``function(model, batch)``; the batch's tensors are on the model's device.
-        check: ``check(output, num_rows)`` returns the output once it is known to be right.
+        check: ``check(output, num_rows)`` returns the output, or raises if it is not valid.
         options: How the model is run.
 
     Raises:
@@ -113,7 +113,7 @@ class ModelRunner(Generic[Output]):
         return Outputs(outputs, usable, skipped)
 
     def snapshot(self) -> "ModelRunner[Output]":
-        """The same with a copy of the weights as they are now, good until the next call.
+        """The same with a copy of the weights as they are now, valid until the next call.
 
         Raises:
             ValueError: if the model is sharded by FSDP, whose weights no rank has whole.
@@ -167,12 +167,12 @@ class ModelRunner(Generic[Output]):
 
 @dataclass(frozen=True)
 class Outputs(Generic[Output]):
-    """What a function made of a batch.
+    """The output of a function for a batch.
 
     Args:
-        parts: Its output for each part, of the usable rows only; at least one.
-        rows: Which rows of the batch were usable.
-        skipped: What is wrong with each of the others.
+        parts: The output for each micro-batch, of its usable rows only; at least one.
+        rows: The usable rows, by number in the batch.
+        skipped: Why the other rows are skipped.
     """
 
     parts: list[Output]
@@ -180,9 +180,10 @@ class Outputs(Generic[Output]):
     skipped: dict[int, str]
 
     def column(self, of: Callable[[Output], Tensor]) -> Tensor:
-        """The parts' tensors as one, a row for each of the batch's, NaN where it was skipped.
+        """The tensors of all parts joined, in fp32 or fp64; skipped rows are NaN.
 
-        Of at least fp32, whatever the model's dtype is.
+        Args:
+            of: Takes the tensor out of a part.
         """
         tensors = [of(part) for part in self.parts]
         joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
@@ -201,7 +202,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _missing_column(error: KeyError, batch: Batch) -> str | None:
-    """What to say if a batch lacks the column that was looked up; None if that is not it."""
+    """The message for a column that the batch lacks; None where the error has another cause."""
     key: Any = error.args[0] if error.args else None
     if not isinstance(batch, Mapping) or not isinstance(key, str) or key in batch:
         return None

@@ -1,7 +1,7 @@
 """Scores of a super-batch's candidates, and what they become as the sub-batch grows.
 
 ``FactoredScores`` is what runs: it holds embeddings and never a B x B array. The scores in
-``dense_scores`` hold the matrix; they are the specification that it is tested against.
+``dense`` hold the matrix: the specification that ``FactoredScores`` is tested against.
 ``ExampleScores`` holds one number per candidate, and conditioning changes none of them.
 """
 
@@ -66,7 +66,7 @@ class ExampleScores:
         return []
 
     def given_shared(self, chosen: Tensor, everyones: list[Tensor]) -> ExampleScores:
-        """As ``given``."""
+        """The same scores, minus infinity at ``chosen`` (int64 [n])."""
         return self.given(chosen)
 
 
@@ -83,13 +83,14 @@ class FactoredScores:
         loss: ``"sigmoid"`` (SigLIP: a sum over pairs) or ``"softmax"`` (CLIP: a running
             log-sum-exp).
         groups: Int64 [B], an id of each candidate; different candidates with equal ids are not
-            each other's negatives: their pairs are left out of the losses. None leaves none out.
-        fused: Whether Triton kernels compute it. None takes them on a CUDA GPU that has bf16,
+            each other's negatives: the losses have no terms for them. None makes all others
+            negatives.
+        fused: Whether Triton kernels compute the sums. None uses them on a CUDA GPU that has bf16,
             where Triton is installed and the embeddings are not fp64.
 
     Raises:
         ValueError: if neither is given, they differ in count or device, a sigmoid score lacks a
-            bias, the groups are no ids of the candidates, or fused kernels are asked for where they
+            bias, ``groups`` has not one id per candidate, or ``fused`` is True where the kernels
             cannot run.
     """
 
@@ -117,7 +118,7 @@ class FactoredScores:
 
     @property
     def needs_context(self) -> bool:
-        """Whether all candidates are equal until some are chosen: so under the softmax loss."""
+        """Whether all candidates are equal until some are chosen; true of the softmax loss."""
         return isinstance(self._losses[0][1], _SoftmaxLoss)
 
     @property
@@ -140,8 +141,8 @@ class FactoredScores:
         """The scores once ``chosen`` and other ranks' candidates are in the sub-batch.
 
         Args:
-            chosen: Int64 [n], those of these candidates.
-            everyones: What ``share`` returned on all ranks, joined: [m, 2, D] of each model, and
+            chosen: Int64 [n], this rank's candidates that were chosen.
+            everyones: The tensors of ``share`` from all ranks, joined: [m, 2, D] of each model, and
                 the groups [m] if there are any.
         """
         num_models = len(self._losses)
@@ -183,12 +184,12 @@ class FactoredScores:
 
     @property
     def reference(self) -> Embeddings | None:
-        """The reference's embeddings, in fp32 or fp64 where they are; None if it has no part."""
+        """The reference's embeddings, in fp32 (fp64 if given in fp64); None without a reference."""
         found = [loss.pairs.embeddings for sign, loss in self._losses if sign < 0]
         return found[0] if found else None
 
     def dense(self) -> Scores:
-        """The same scores with nothing chosen and with their matrices, for small super-batches."""
+        """The same scores with nothing chosen, as matrices of B x B, for small super-batches."""
         logits = {sign: all_logits(exact(loss.pairs.embeddings)) for sign, loss in self._losses}
         if self.needs_context:
             return DenseSoftmaxScores(logits.get(1), logits.get(-1), self._groups)
@@ -219,8 +220,8 @@ class _SigmoidLoss:
     def mean(self, groups: Groups | None) -> Tensor:
         """[]: the loss of all candidates as one batch, per example."""
         own = self.pairs.own_logits()
-        # Each pair of two candidates comes twice; with itself, each comes twice as a negative,
-        # but for groups, which leave it out as the pairs within a group.
+        # The sum has each pair of two candidates twice, hence half of it. It also has each
+        # candidate twice as its own negative, unless groups mask that.
         everyone = torch.arange(len(own), device=own.device)
         added = self.pairs.sigmoid_loss(self.pairs.rows(everyone), groups)
         with_itself = softplus(own) if groups is None else 0.0
@@ -252,12 +253,12 @@ class _SoftmaxLoss:
         """[]: the loss of all candidates as one batch, per example."""
         everyone = torch.arange(len(self.own), device=self.own.device)
         normalisers = self.pairs.softmax_normalisers(self.pairs.rows(everyone), groups)
-        if groups is not None:  # They leave out each candidate's pair with itself too.
+        if groups is not None:  # These mask each candidate's pair with itself too.
             normalisers = torch.logaddexp(normalisers, self.own)
         return (normalisers.mean(dim=0) - self.own).mean()
 
 
 def rows_of(embeddings: Embeddings, rows: Tensor) -> Embeddings:
-    """The embeddings of some rows, int64 [n], of which none is skipped."""
+    """The embeddings of ``rows`` (int64 [n]), all of which must have one."""
     image, text = embeddings.image[rows], embeddings.text[rows]
     return replace(embeddings, image=image, text=text, skipped={})

@@ -13,7 +13,7 @@ from jest_loader.checks import whole
 class Shrink:
     """Resizes a column of images to a lower resolution, for a scorer's ``prepare``.
 
-    The filter is bilinear and antialiased: every pixel counts, as in an average over areas.
+    The filter is bilinear and antialiased: every pixel counts, as in an average over an area.
 
     Args:
         column: The batch's column of images, uint8 or floating [B, C, H, W].

@@ -1,4 +1,4 @@
-"""Models as they are wrapped for training: DDP, FSDP and compiled ones."""
+"""Models that are wrapped for training: in DDP, in FSDP, or compiled."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def without_compiler(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether some of its weights are sharded by FSDP, so that all ranks must run it together."""
+    """Whether FSDP has sharded some weights, so that all ranks must run the model together."""
     kinds = (_fsdp("FSDPModule"), _fsdp("FullyShardedDataParallel"))
     return any(isinstance(module, kinds) for module in model.modules())
 
@@ -67,9 +67,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """In ``eval`` mode, without gradients, outside autocast; then all modules as they were.
+    """Run the block in ``eval`` mode, without gradients and autocast, then restore all modes.
 
-    What FSDP2 gathered is freed: it would outlive the next step of the optimizer.
+    Weights that FSDP2 gathered are freed, since they would be stale after the next optimizer step.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -85,5 +85,5 @@ def scoring(model: nn.Module) -> Iterator[None]:
 
 
 def _fsdp(name: str) -> Any:
-    """A class of FSDP; where it was never imported, no model is of it."""
+    """A class of FSDP; an empty tuple where FSDP was never imported, so no model is in it."""
     return getattr(sys.modules.get("torch.distributed.fsdp"), name, ())

@@ -5,8 +5,8 @@ Drawing without replacement with p proportional to exp(logits) is the same as ta
 normaliser, so it neither overflows nor runs out of non-zero probabilities. A candidate without a
 finite score is not drawn.
 
-The top-k of a union is the top-k of the union of the top-ks, so that an exact draw over several
-ranks needs the ranks' best and no others.
+The top-k of a union is the top-k of the union of the top-ks: an exact draw over several ranks needs
+only the k best of each rank.
 """
 
 from typing import NamedTuple
@@ -29,19 +29,19 @@ class Draw(NamedTuple):
 
 
 def draw(scores: RankScores, size: int, key: int, *, gain: float, exact: bool = False) -> Draw:
-    """Candidates with p proportional to exp(gain * logits); the arguments are those of ``best``."""
+    """Draw candidates with p proportional to exp(gain * logits); see ``best`` for the arguments."""
     return best(perturbed(scores, key, gain), size, scores.ranks, exact=exact)
 
 
 def best(values: Tensor, size: int, ranks: Ranks, *, exact: bool) -> Draw:
-    """The largest values and whose they are.
+    """The largest values and the candidates that they belong to.
 
     Args:
-        values: Floating [B], of this rank's candidates.
+        values: Floating [B], one for each of this rank's candidates.
         size: How many to draw.
-        ranks: Who draws.
-        exact: Whether to draw ``size`` from all ranks' candidates together, and return this rank's
-            among them; otherwise from its own.
+        ranks: The ranks that draw together.
+        exact: Whether to draw ``size`` from the candidates of all ranks together, and return this
+            rank's part of them; otherwise ``size`` from its own.
     """
     own = values.topk(min(size, len(values)))
     if not exact:
@@ -63,13 +63,17 @@ def perturbed(scores: RankScores, key: int, gain: float) -> Tensor:
 
 
 def drawable(logits: Tensor) -> Tensor:
-    """In fp32 or fp64; what is not finite is never drawn, as what was drawn already."""
+    """The logits in fp32 or fp64, with minus infinity, which is never drawn, if not finite."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits.where(torch.isfinite(logits), -torch.inf)
 
 
 def checked(draws: list[Draw]) -> Tensor:
-    """The candidates drawn, in order; refuses any that was drawn though none was left to draw."""
+    """The drawn candidates, in order; marks or refuses those that have no finite score.
+
+    Raises:
+        ValueError: on the CPU, if fewer candidates can be drawn than asked for.
+    """
     index = torch.cat([draw.candidates for draw in draws])
     drawable = torch.isfinite(torch.cat([draw.perturbed for draw in draws]))
     index = torch.where(drawable, index, index + _NOT_DRAWABLE)
@@ -81,12 +85,12 @@ def checked(draws: list[Draw]) -> Tensor:
 def check_finite(index: Tensor) -> None:
     """Refuse a sub-batch for which too few candidates had a finite score.
 
-    On the CPU selectors do this themselves. On an accelerator they would have to wait for it, so
-    there they return a row that should not have been drawn plus 2^62, which no super-batch has;
-    ``JestDataset`` looks once it has brought the index to the host.
+    On the CPU selectors call this themselves. On an accelerator they would have to wait for the
+    device, so there they mark a row without a finite score by adding 2^62, and ``JestDataset``
+    calls this once the index is on the host.
 
     Raises:
-        ValueError: if ``index`` holds such a row.
+        ValueError: if ``index`` holds a marked row.
     """
     rows = sorted((index[index >= _NOT_DRAWABLE] - _NOT_DRAWABLE).tolist())
     if rows:

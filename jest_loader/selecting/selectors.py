@@ -1,7 +1,7 @@
 """Selectors: joint example selection and the baselines that it is compared with.
 
-Over several ranks (``jest_loader.ranks.ranks``) each selects from its own candidates, conditioned
-on what all have chosen.
+Of several ranks (``jest_loader.ranks.ranks``) each selects from its own candidates, conditioned on
+the choices of all.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jest_loader.checks import is_number, whole
 from jest_loader.ops.noise import fold
-from jest_loader.protocols import ContextScores, Scores
+from jest_loader.protocols import ContextScores, QuotaSelector, Scores
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.ranks.ranks import Ranks
 from jest_loader.selecting.drawing import Draw, best, checked, draw, drawable, perturbed
@@ -139,7 +139,8 @@ class IndependentSelector(_OverRanks):
         """
         _check_size(scores, size)
         _check_context(self, scores)
-        first_key = fold(key, 0)  # Of the first chunk, so that overlaps are of the same noise.
+        # The key of a joint selector's first chunk: overlaps are measured under the same noise.
+        first_key = fold(key, 0)
         return _at_once(self, scores, size, lambda given: perturbed(given, first_key, self.gain))
 
 
@@ -167,7 +168,7 @@ class TopKSelector(_OverRanks):
 
 @dataclass(frozen=True)
 class UniformSelector(_OverRanks):
-    """Draws whatever the scores, if they are finite: the baseline of the same super-batch.
+    """Draws uniformly from the candidates with a finite score: the baseline of any selection.
 
     Args:
         quota: As for ``IndependentSelector``.
@@ -191,12 +192,11 @@ class GibbsSelector:
     """Gibbs sampling of p(sub-batch) proportional to exp(its score): brute force, for comparison.
 
     Starts from a uniform draw and redraws one example after the other, each conditioned on all
-    others in the sub-batch. A sweep conditions as often as the sub-batch has examples, where
-    ``JointSelector`` does so once per chunk: a reference for small super-batches. Each of several
-    ranks selects by itself.
+    others in the sub-batch. A sweep conditions once per example, where ``JointSelector`` conditions
+    once per chunk, so this is for small super-batches. Each of several ranks selects by itself.
 
     Args:
-        num_sweeps: Times that each example is redrawn.
+        num_sweeps: How often each example is redrawn.
         gain: Factor on the logits.
 
     Raises:
@@ -228,8 +228,8 @@ class GibbsSelector:
 
 
 def moves_rows(selector: object) -> bool:
-    """Whether ranks choose as many as they have of the best, and then pass rows on."""
-    return getattr(selector, "quota", None) == "global"
+    """Whether ranks choose different numbers of candidates and then even them out."""
+    return isinstance(selector, QuotaSelector) and selector.quota == "global"
 
 
 def chunk_sizes(size: int, num_chunks: int) -> list[int]:

@@ -183,5 +183,7 @@ def test_what_several_processes_cannot_build_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(ValueError, match=r"got list and a WORLD_SIZE of 2; use MdsSource"):
         build(tmp_path / "cache", [], lambda batch: None)
-    with pytest.raises(ValueError, match="overwrite must not be said to 2 processes at once"):
+    with pytest.raises(
+        ValueError, match="overwrite=True works with one process only, got 2; delete"
+    ):
         build(tmp_path / "cache", [], lambda batch: None, overwrite=True)
