@@ -1,4 +1,4 @@
-"""The processes that train together: their group, their devices, their shares of a batch."""
+"""The processes that train together: their group, their devices and their shares of a batch."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader.ranks.ranks import Ranks, ranks_of
 
-# Longer than a stalled source is waited for (30 minutes), so that the rank it belongs to can say
-# so, and than rank 0 takes for an evaluation. A process that dies is noticed at once.
+# Longer than the wait for a stalled source (30 minutes), so that its rank can report it, and longer
+# than an evaluation by rank 0. A process that dies is noticed at once.
 _TIMEOUT = timedelta(minutes=40)
 
 
@@ -21,10 +21,10 @@ _TIMEOUT = timedelta(minutes=40)
 def process_group(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started, or this process alone.
 
-    A default group that is there already is used as it is, and left.
+    A default group that exists already is used and not destroyed.
 
     Args:
-        device: What this process trains on. Its tensors travel by NCCL on a GPU, others by gloo.
+        device: Where this process trains. Tensors on a GPU travel by NCCL, others by gloo.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if device.type == "cuda" and device.index is not None:
@@ -40,9 +40,9 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU where there is one.
+    """The device of that name; ``"auto"`` takes a GPU if there is one.
 
-    Each process of torchrun has its own GPU, unless the name has a number.
+    Each process of torchrun gets its own GPU, unless the name has a number.
 
     Raises:
         ValueError: if it cannot be used here, or there are fewer GPUs than processes.
@@ -60,11 +60,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def per_rank(name: str, size: int) -> int:
-    """One rank's share of a size that is meant over all ranks.
+    """One rank's share of a size over all ranks.
 
     Args:
-        name: Of the option.
-        size: Its value.
+        name: The option's name, for the message.
+        size: The option's value.
 
     Raises:
         ValueError: if the ranks do not divide it.
@@ -72,7 +72,7 @@ def per_rank(name: str, size: int) -> int:
     num_ranks = ranks_of(None).size
     if size % num_ranks != 0:
         raise ValueError(
-            f"{name} is that of all ranks together and must be a multiple of their number, got "
+            f"{name} counts all ranks together and must be a multiple of their number, got "
             f"{size} and {num_ranks} ranks; use {-(-size // num_ranks) * num_ranks}, or another "
             "number of processes"
         )
@@ -80,12 +80,12 @@ def per_rank(name: str, size: int) -> int:
 
 
 def in_ddp(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model to call in training: in DDP, which averages gradients, or as it is if alone."""
+    """The model to call in training: in DDP, which averages gradients, if there are more ranks."""
     return model if ranks.size == 1 else DistributedDataParallel(model)
 
 
 def _own_gpu() -> torch.device:
-    """The GPU of this process: by LOCAL_RANK, as torchrun numbers a machine's processes.
+    """This process's GPU, by LOCAL_RANK, torchrun's number of a process on its machine.
 
     Raises:
         ValueError: if there are more processes than GPUs.

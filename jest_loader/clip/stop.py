@@ -1,4 +1,4 @@
-"""Stopping a run before its end, so that the same command can go on."""
+"""Stopping a run before its end, saved, so that the same command can go on."""
 
 import math
 import signal
@@ -12,8 +12,8 @@ class Stopped(Exception):
     """A run was stopped before its end, and saved.
 
     Args:
-        message: Why, and how it goes on.
-        rank: Who says so.
+        message: Why it stopped, and how it goes on.
+        rank: The process that raises it; the command shows the message of rank 0 only.
     """
 
     def __init__(self, message: str, rank: int = 0) -> None:
@@ -22,13 +22,13 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Says after each step whether to stop there: at a SIGTERM, or for want of time.
+    """Decides after each step whether to stop: at a SIGTERM, or when time is up.
 
-    While this is entered, SIGTERM ends the run after the step that it arrives in. Signals reach the
-    main thread only; in another one they are left alone.
+    Within this context SIGTERM ends the run after the step that it arrives in. Python handles
+    signals in the main thread only, so in another thread SIGTERM keeps its usual effect.
 
     Args:
-        max_seconds: From entering this; None is for ever.
+        max_seconds: Time from entering the context; None sets no limit.
     """
 
     def __init__(self, max_seconds: float | None) -> None:
@@ -50,10 +50,10 @@ class Stop:
             signal.signal(signal.SIGTERM, self._handler_before)
 
     def why(self) -> str | None:
-        """Why to stop now, or None; to be asked once after each step.
+        """Why to stop now, or None; call it once after each step.
 
-        Time is up when another step as long as the longest so far would not fit; evaluations and
-        checkpoints between two of these questions count as part of the step after them.
+        Time is up when another step as long as the longest so far would not fit. The time between
+        two calls counts as a step, with evaluations and checkpoints in it.
         """
         now = time.monotonic()
         if self._asked is not None:  # The first step also starts things, and compiles.

@@ -42,7 +42,7 @@ def late(self, *step):
     """As on a GPU: a step is looked at when the next one is added."""
     before, self._pending = self._pending, _Pending(*step)
     if before is not None:
-        self._look_at(before)
+        self._check(before)
 
 
 @pytest.mark.parametrize("when", ["at once", "a step later"])
@@ -99,7 +99,7 @@ def test_on_another_device_it_is_noticed_a_step_later(tmp_path):
     check = FiniteCheck(tmp_path)
     seen = []
 
-    check._look_at = lambda pending: seen.append(pending.step)
+    check._check = lambda pending: seen.append(pending.step)
     for step in (1, 2, 3):
         loss = torch.ones((), device="meta")
         check.add(step, loss, loss, [step])

@@ -8,7 +8,7 @@ _PLACE = re.compile(r"\{c?\}")  # {c} is how clip_benchmark writes it.
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The names in a file; a class's number is its place there, from 0.
+    """The class names in a file, in the order of their numbers from 0.
 
     Raises:
         ValueError: if it cannot be read, a name is empty, or there are fewer than two.
@@ -36,13 +36,13 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return templates
 
 
-def fill(template: str, name: str) -> str:
+def fill_template(template: str, name: str) -> str:
     """The template with the name in its place."""
     return _PLACE.sub(lambda _: name, template)
 
 
 def _texts(path: Path, what: str) -> tuple[str, ...]:
-    """One a line, or a JSON list of them."""
+    """The texts of a file, one a line or in a JSON list."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")

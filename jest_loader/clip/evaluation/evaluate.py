@@ -1,7 +1,7 @@
 """Zero-shot classification and retrieval on held-out data, in fp32.
 
-The definitions are those of clip_benchmark, but for ties: they count as often as a random order of
-what ties would put the right one within the first k.
+Metrics are defined as in clip_benchmark, except for ties: a tie counts as the probability that a
+random order of the tied candidates puts a right one among the first k.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from jest_loader.batch import to_device
-from jest_loader.clip.evaluation.class_names import fill
+from jest_loader.clip.evaluation.class_names import fill_template
 from jest_loader.clip.evaluation.held_out import HeldOut
 from jest_loader.clip.models.model import ClipModel
 
-_BLOCK = 1024  # Rows at once, of captions and similarities,
-_BLOCK_PAIRS = 1 << 24  # unless that are more similarities than these: 64 MiB.
+_BLOCK = 1024  # Captions embedded at once, and rows of similarities at once,
+_BLOCK_PAIRS = 1 << 24  # if these are not more similarities than 64 MiB hold.
 _SHOWN = {
     "zero_shot_top1": "zero-shot",
     "zero_shot_top5": "top-5",
@@ -30,12 +30,12 @@ _SHOWN = {
 def evaluate_all(
     model: ClipModel, sets: Mapping[str, HeldOut], *, prefix: str = ""
 ) -> dict[str, float]:
-    """What ``evaluate`` says of each set, under ``name/metric``; bare where the name is empty.
+    """The metrics of each set by ``name/metric``, or by ``metric`` if the set's name is empty.
 
     Args:
         model: The model.
         sets: Held-out sets by name.
-        prefix: Stands before each metric.
+        prefix: Put before the name of each metric.
     """
     return {
         f"{name}/{prefix}{metric}" if name else prefix + metric: value
@@ -46,16 +46,16 @@ def evaluate_all(
 
 @torch.no_grad()
 def evaluate(model: ClipModel, held_out: HeldOut) -> dict[str, float]:
-    """Ratios in [0, 1].
+    """The metrics of a model on a held-out set, as ratios in [0, 1].
 
-    With classes: ``zero_shot_top1`` and ``zero_shot_top5``, images whose own class is the first, or
-    among the first five, of all classes; ``zero_shot_mean_per_class_recall``, the mean over classes
-    of the former; ``retrieval_r1``, ``retrieval_r5`` and ``retrieval_r10``, classes for which one
-    of their own images is among the first k of all images.
+    With classes: ``zero_shot_top1`` and ``zero_shot_top5``, the share of images whose class is the
+    first, or among the first five, of all classes; ``zero_shot_mean_per_class_recall``, top-1 of
+    each class and then the mean over classes; ``retrieval_r1``, ``_r5`` and ``_r10``, the share of
+    classes with one of their images among the first k of all images.
 
-    With captions: ``text_retrieval_r1``, ``_r5`` and ``_r10``, images for which one of their own
-    captions is among the first k of all captions; ``image_retrieval_r1``, ``_r5`` and ``_r10``,
-    captions whose image is among the first k of all images.
+    With captions: ``text_retrieval_r1``, ``_r5`` and ``_r10``, the share of images with one of
+    their captions among the first k of all captions; ``image_retrieval_r1``, ``_r5`` and ``_r10``,
+    the share of captions whose image is among the first k of all images.
     """
     was_training = model.training
     model.eval()
@@ -67,18 +67,18 @@ def evaluate(model: ClipModel, held_out: HeldOut) -> dict[str, float]:
         if (classes := held_out.classes) is not None:
             text = embed_classes(model, classes.names, classes.templates)
             _check_finite("class names", text)
-            metrics |= _of_classes(image, text, classes.label.to(device))
+            metrics |= _class_metrics(image, text, classes.label.to(device))
         if (captions := held_out.captions) is not None:
             text = embed_captions(model, captions.texts)
             _check_finite("captions", text)
-            metrics |= _of_captions(image, text, captions.image.to(device))
+            metrics |= _caption_metrics(image, text, captions.image.to(device))
     finally:
         model.train(was_training)
     return metrics
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    """The metrics that say most, in a line."""
+    """The most telling metrics, in one line."""
     parts = []
     for name, value in metrics.items():
         held_out, _, metric = name.rpartition("/")
@@ -95,7 +95,9 @@ def embed_classes(model: ClipModel, names: Sequence[str], templates: Sequence[st
     means = []
     for start in range(0, len(names), at_once):
         block = names[start : start + at_once]
-        each = embed_captions(model, [fill(one, name) for name in block for one in templates])
+        each = embed_captions(
+            model, [fill_template(one, name) for name in block for one in templates]
+        )
         means.append(each.view(len(block), len(templates), -1).mean(dim=1))
     return normalize(torch.cat(means), dim=1)
 
@@ -108,7 +110,7 @@ def embed_captions(model: ClipModel, captions: Iterable[str]) -> Tensor:
     return torch.cat([model.embed_text(block) for block in torch.split(tokens, _BLOCK)])
 
 
-def _of_classes(image: Tensor, text: Tensor, label: Tensor) -> dict[str, float]:
+def _class_metrics(image: Tensor, text: Tensor, label: Tensor) -> dict[str, float]:
     classes = torch.arange(len(text), device=label.device)
     by_image = _rank(image, label, text, classes)
     first = by_image.within(1)
@@ -124,7 +126,7 @@ def _of_classes(image: Tensor, text: Tensor, label: Tensor) -> dict[str, float]:
     }
 
 
-def _of_captions(image: Tensor, text: Tensor, own_image: Tensor) -> dict[str, float]:
+def _caption_metrics(image: Tensor, text: Tensor, own_image: Tensor) -> dict[str, float]:
     images = torch.arange(len(image), device=own_image.device)
     by_image = _rank(image, images, text, own_image)
     by_text = _rank(text, own_image, image, images)
@@ -135,7 +137,7 @@ def _of_captions(image: Tensor, text: Tensor, own_image: Tensor) -> dict[str, fl
 
 
 def _check_finite(what: str, embeddings: Tensor) -> None:
-    """Nothing comes before a similarity that is not a number, so all of them would count as right.
+    """Refuse NaN: no similarity is larger than NaN, so each query would count as answered right.
 
     Raises:
         FloatingPointError: if an embedding is not finite.
@@ -143,34 +145,34 @@ def _check_finite(what: str, embeddings: Tensor) -> None:
     bad = int((~torch.isfinite(embeddings).all(dim=1)).sum())
     if bad:
         raise FloatingPointError(
-            f"embeddings must be finite to be evaluated, but those of {bad} of {len(embeddings)} "
-            f"{what} are not; evaluate a checkpoint from before the model diverged"
+            f"embeddings must be finite to be evaluated, but {bad} of {len(embeddings)} {what} "
+            "have NaN or infinite ones; evaluate a checkpoint from before the model diverged"
         )
 
 
 class _Rank(NamedTuple):
-    """For each query, how many wrong ones come before the best right one, and how many tie."""
+    """For each query, the wrong candidates that come before the best right one or tie with it."""
 
     ahead: Tensor
     tied: Tensor
 
     def within(self, k: int) -> Tensor:
-        """Fp64 [queries]: the chance that a right one is among the first k."""
+        """Fp64 [queries]: the probability that a right candidate is among the first k."""
         return ((k - self.ahead.double()) / (self.tied.double() + 1)).clamp(0, 1)
 
 
-def _rank(query: Tensor, own: Tensor, found: Tensor, group: Tensor) -> _Rank:
-    """Of the best right one for each query, among those that are wrong.
+def _rank(query: Tensor, own: Tensor, candidates: Tensor, group: Tensor) -> _Rank:
+    """The rank of each query's best right candidate among the wrong ones.
 
     Args:
         query: [Q, embed_dim].
-        own: Int64 [Q], the group that is right for each.
-        found: [F, embed_dim], what is looked through.
-        group: Int64 [F], its groups.
+        own: Int64 [Q], the group of each query's right candidates.
+        candidates: [F, embed_dim].
+        group: Int64 [F], the candidates' groups.
     """
-    rows = max(1, min(_BLOCK, _BLOCK_PAIRS // len(found)))
+    rows = max(1, min(_BLOCK, _BLOCK_PAIRS // len(candidates)))
     ranks = [
-        _block_rank(block @ found.T, right[:, None] != group)
+        _block_rank(block @ candidates.T, right[:, None] != group)
         for block, right in zip(torch.split(query, rows), torch.split(own, rows), strict=True)
     ]
     return _Rank(*(torch.cat(parts) for parts in zip(*ranks, strict=True)))

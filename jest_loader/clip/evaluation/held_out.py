@@ -1,4 +1,4 @@
-"""Held-out data: pictures, and the classes or captions that a model is to match them with."""
+"""Held-out data: images, and the classes or captions that belong to them."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,13 @@ _KEPT_BYTES = 1 << 30  # The most pixels of a set that stay in memory between ev
 
 @dataclass(frozen=True)
 class Classes:
-    """What zero-shot classification tells apart.
+    """The classes of zero-shot classification.
 
     Args:
         names: The class names, at least two.
-        label: Int64 [N], the row of ``names`` that is each image's class.
-        templates: Captions to average for a class, with ``{}`` for its name; none takes the name.
+        label: Int64 [N], each image's class, as a row of ``names``.
+        templates: Captions to average for a class, with ``{}`` for its name; without templates the
+            name itself is the caption.
     """
 
     names: tuple[str, ...]
@@ -38,11 +39,11 @@ class Classes:
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of one image each.
+    """Captions, each of one image.
 
     Args:
         texts: The captions, at least one for each image.
-        image: Int64 [captions], the row of the image that each describes.
+        image: Int64 [captions], the row of each caption's image.
     """
 
     texts: tuple[str, ...]
@@ -54,9 +55,9 @@ class HeldOut:
     """A held-out set.
 
     Args:
-        images: Blocks of images, uint8 [B, C, H, W], the same at each pass; N in all.
-        classes: What they show, for zero-shot classification.
-        captions: What describes them, for retrieval both ways.
+        images: The N images in blocks, uint8 [B, C, H, W], the same in each pass.
+        classes: Their classes, for zero-shot classification; None if it is not measured.
+        captions: Their captions, for retrieval both ways; None if it is not measured.
     """
 
     images: Iterable[Tensor]
@@ -65,10 +66,10 @@ class HeldOut:
 
 
 def read_held_out(held_out: HeldOutSet, model: ModelInputs) -> HeldOut:
-    """The set, for a model of these image sizes.
+    """Read a held-out set for a model with these inputs.
 
-    Decoded images stay in memory if they take up to 1 GiB. Those of larger sets are decoded in each
-    evaluation anew.
+    Decoded images stay in memory if they take up to 1 GiB. Images of larger sets are decoded again
+    in each evaluation.
 
     Raises:
         ValueError: if the data do not hold what ``held_out`` says, or images cannot be decoded.
@@ -95,9 +96,9 @@ class _Pictures:
 
     Args:
         source: Shards in stored order.
-        held_out: The name of their image column.
-        model: The image size and channels that the towers take.
-        rows: Int64 [N], ascending: those to decode.
+        held_out: Names their image column.
+        model: Image size and channels.
+        rows: Int64 [N], the rows to decode, ascending.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class _Pictures:
 
 
 def _read_columns(source: ShardSource, held_out: HeldOutSet) -> dict[str, list[Any]]:
-    """The columns of labels, captions and ids, whole."""
+    """The columns of labels, captions and ids, of all rows."""
     wanted = (held_out.class_column, held_out.text_column, held_out.image_id_column)
     columns: dict[str, list[Any]] = {name: [] for name in wanted if name is not None}
     for batch in source:
@@ -228,7 +229,7 @@ def _caption_lists(columns: dict[str, list[Any]], held_out: HeldOutSet) -> list[
 
 
 def _parsed(value: Any) -> Any:
-    """Of JSON text what it says, and anything else as it is."""
+    """The value of JSON text; anything else is returned as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: JSON lines, and on demand TensorBoard and W&B."""
+"""The logs of a run: JSON lines, and TensorBoard and Weights & Biases if asked for."""
 
 import json
 import os
@@ -18,11 +18,11 @@ class Log(Protocol):
     """Somewhere to write records."""
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record: numbers, maybe in dicts, of the step under ``"step"``."""
+        """Write a record: numbers, also in nested dicts, of the step ``record["step"]``."""
         ...
 
     def flush(self) -> None:
-        """Let nothing that was written be lost if the process is killed."""
+        """Make sure that what was written survives if the process is killed."""
         ...
 
 
@@ -30,7 +30,7 @@ class Logs:
     """Several logs as one.
 
     Args:
-        logs: May be none, as on ranks that do not write.
+        logs: The logs; none on ranks that do not write.
     """
 
     def __init__(self, *logs: Log) -> None:
@@ -42,7 +42,7 @@ class Logs:
             log.write(record)
 
     def flush(self) -> None:
-        """To be called before a checkpoint: a run that goes on from it needs what came before."""
+        """Call it before saving a checkpoint, whose run needs the records before it."""
         for log in self._logs:
             log.flush()
 
@@ -52,9 +52,9 @@ def open_logs(config: LogConfig, out: Path, step: int, run: dict[str, Any]) -> I
     """The logs of a run in ``out`` that goes on after ``step``.
 
     Args:
-        config: Which ones.
+        config: Which logs.
         out: The run's folder.
-        step: Steps done. What the logs have of later ones is dropped: it will be written again.
+        step: Steps done. Records of later steps are dropped, since they will be written again.
         run: The run's configuration, as JSON values.
 
     Raises:
@@ -77,7 +77,7 @@ class JsonLines:
     """One line of JSON for each record, with the time in seconds since 1970.
 
     Args:
-        descriptor: Of the file, open for appending.
+        descriptor: The file's, open for appending.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -106,7 +106,7 @@ def _json_lines(out: Path, step: int) -> Iterator[JsonLines]:
 
 
 def _num_bytes_up_to(path: Path, step: int) -> int:
-    """The length of the file's whole lines of steps up to ``step``."""
+    """The bytes of the file's whole lines up to those of ``step``."""
     length = 0
     with path.open("rb") as lines:
         for line in lines:
@@ -118,7 +118,7 @@ def _num_bytes_up_to(path: Path, step: int) -> int:
 
 
 def _step_of(line: bytes) -> int | None:
-    """None where a process or a machine died before the line was whole."""
+    """The line's step; None if a process or machine died before the line was whole."""
     try:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The numbers of a record, for logs that know no dicts."""
+"""The numbers of a record, for logs that take no nested values."""
 
 from collections.abc import Mapping
 from typing import Any

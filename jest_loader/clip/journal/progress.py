@@ -9,26 +9,26 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress:
-    """A bar where someone watches, elsewhere a line a minute; to be entered, and left at the end.
+    """A progress bar on a terminal, elsewhere a line a minute; a context manager.
 
     Args:
-        steps: Of the whole run.
+        steps: Steps of the whole run.
         done: Steps done.
-        label: Shown before the rest.
-        shown: Whether there is anything to see, as on rank 0 alone.
+        label: Shown first.
+        shown: False hides the bar, as on all ranks but rank 0.
     """
 
     def __init__(self, steps: int, done: int, label: str, *, shown: bool = True) -> None:
         from tqdm import tqdm
 
         self._label, self._steps = label.strip(), steps
-        self._watched = sys.stderr.isatty()
+        self._on_terminal = sys.stderr.isatty()
         self._bar: Any = tqdm(
             total=steps,
             initial=done,
             desc=label,
             unit="step",
-            disable=not (self._watched and shown),
+            disable=not (self._on_terminal and shown),
         )
         self._next_line = 0.0
 
@@ -43,18 +43,18 @@ class Progress:
         self._bar.update()
 
     def show(self, record: Mapping[str, Any], held_out: Mapping[str, float]) -> None:
-        """Show a record of a step, and what was measured on held-out data last, if anything."""
-        text = described(record)
+        """Show a record of a step, and the last held-out metrics if there are any."""
+        text = describe(record)
         if held_out:
             text += f", held out {next(iter(held_out.values())):.1%}"
-        if self._watched:
+        if self._on_terminal:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() >= self._next_line or record["step"] == self._steps:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
             sys.stderr.write(f"{self._label}: step {record['step']} of {self._steps}, {text}\n")
 
 
-def described(record: Mapping[str, Any]) -> str:
+def describe(record: Mapping[str, Any]) -> str:
     """One line on a record of a step."""
     parts = ", ".join(
         f"{name} {record[f'{name}_fraction']:.0%}" for name in ("waiting", "scoring", "selecting")

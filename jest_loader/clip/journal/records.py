@@ -1,4 +1,4 @@
-"""What the log says of a step."""
+"""The record of a step that goes into the logs."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jest_loader.loader.telemetry import SelectionStats
 
 
 class Records:
-    """Makes the records of a run's steps, each with the rate since the one before.
+    """Makes the records of a run's steps, each with the examples per second since the one before.
 
     Args:
         run: The run as it starts or goes on.
@@ -20,14 +20,14 @@ class Records:
     def of_step(
         self, run: Run, values: StepValues, stats: SelectionStats, step_ms: float
     ) -> dict[str, Any]:
-        """The record of the step done last.
+        """The record of the last step.
 
         Args:
             run: The run after the step.
-            values: The step's.
-            stats: Of its sub-batch.
-            step_ms: What it took, of which waiting, scoring, selecting and materializing are
-                fractions.
+            values: Its loss and gradient.
+            stats: The selection of its sub-batch.
+            step_ms: Its time, in milliseconds; the record has waiting, scoring, selecting and
+                materializing as fractions of it.
         """
         counts, bias = run.counts, run.model.logit_bias
         seconds = max(run.seconds - self._seconds, 1e-9)

@@ -8,11 +8,11 @@ from jest_loader.clip.journal.numbers import numbers
 
 
 class TensorBoardLog:
-    """Writes the numbers of records as scalars; to be entered, and left at the end.
+    """Writes the numbers of records as scalars; a context manager.
 
     Args:
         path: The folder of the event files.
-        step: Steps done: TensorBoard is told to forget what earlier files have of later ones.
+        step: Steps done. TensorBoard drops what earlier files have of later steps.
 
     Raises:
         ModuleNotFoundError: if tensorboard is not installed.
@@ -30,11 +30,11 @@ class TensorBoardLog:
         self._writer.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a scalar for each number but the step, and those within dicts as ``outer/inner``."""
+        """Add a scalar for each number except the step; nested ones are named ``outer/inner``."""
         for name, value in numbers(record).items():
             if name != "step":
                 self._writer.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
-        """Hand what was written to the operating system, which keeps it if the process dies."""
+        """Hand the events to the operating system, which keeps them if the process dies."""
         self._writer.flush()

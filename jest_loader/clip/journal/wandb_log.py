@@ -11,14 +11,14 @@ from jest_loader.files import replacing
 
 
 class WandbLog:
-    """Logs the numbers of records; to be entered, and left at the end.
+    """Logs the numbers of records; a context manager.
 
-    The run's id lies in ``wandb_id.txt``, so that a run that goes on is the same one there. Of
-    steps that it has already W&B takes nothing again.
+    The run's id is kept in ``wandb_id.txt``, so that a run that goes on continues the same run in
+    W&B, which ignores records of steps that it has already.
 
     Args:
         project: The project's name.
-        out: The run's folder, whose name the run has.
+        out: The run's folder, which names the run.
         config: The run's configuration, as JSON values.
 
     Raises:
@@ -49,9 +49,9 @@ class WandbLog:
         self._run.finish(exit_code=0 if ended_well else 1)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Log the numbers, those within dicts as ``outer/inner``."""
+        """Log the numbers; nested ones are named ``outer/inner``."""
         scalars = numbers(record)
         self._run.log(scalars, step=int(scalars.pop("step")))
 
     def flush(self) -> None:
-        """Nothing: W&B has a process of its own, which outlives this one."""
+        """Do nothing: W&B has a process of its own, which outlives this one."""

@@ -1,4 +1,4 @@
-"""Running a tower's blocks, with or without what they computed kept for the backward pass."""
+"""Running a tower's blocks, with or without activation checkpointing."""
 
 from collections.abc import Iterable
 
@@ -7,23 +7,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def through(
-    blocks: Iterable[nn.Module], hidden: Tensor, *given: Tensor | None, checkpointing: bool
+def run_blocks(
+    blocks: Iterable[nn.Module], hidden: Tensor, *shared: Tensor | None, checkpointing: bool
 ) -> Tensor:
-    """What comes out of the last block.
+    """The output of the last block.
 
     Args:
-        blocks: Each is called with what the one before it made; they draw no random numbers.
-        hidden: What the first one takes.
-        given: What all of them take besides.
-        checkpointing: Keep only what goes into each block, and run it again in the backward pass.
+        blocks: Called one after the other, each on the output before; they draw no random numbers.
+        hidden: The first block's input.
+        shared: Further inputs, the same for all blocks.
+        checkpointing: Keep only each block's input, and run the block again in the backward pass.
     """
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
-            # No random numbers, so there is no state of theirs to put back.
+            # Blocks draw no random numbers, so no generator has to be put back.
             hidden = checkpoint(
-                block, hidden, *given, use_reentrant=False, preserve_rng_state=False
+                block, hidden, *shared, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            hidden = block(hidden, *given)
+            hidden = block(hidden, *shared)
     return hidden

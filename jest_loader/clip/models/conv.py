@@ -6,21 +6,21 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize
 
 from jest_loader.clip.config.model import CONV_GROUPS
-from jest_loader.clip.models.blocks import through
+from jest_loader.clip.models.blocks import run_blocks
 from jest_loader.clip.models.flexi import as_pixels
 
 
 class ConvTower(nn.Module):
-    """Stages that each halve the image, and the mean over what is left of it.
+    """Convolutional stages that each halve the image, and global average pooling.
 
     Weights are standardized and activations are normalized in groups of channels (arXiv
-    1903.10520), so no example depends on others: ranks and micro-batches have the gradients of one
-    batch, and sizes of images can be mixed.
+    1903.10520), so no example depends on others: gradients over ranks and micro-batches equal those
+    of one batch, and sizes of images can be mixed.
 
     Args:
-        channels: Of an image.
-        width: Channels of the last stage, twice those of the one before it; a multiple of
-            ``smallest_width(depth)``.
+        channels: Channels of an image.
+        width: Channels of the last stage; each stage has twice the channels of the one before. A
+            multiple of ``smallest_width(depth)``.
         depth: Stages, at least 1.
         embed_dim: Width of the joint embedding.
     """
@@ -49,7 +49,7 @@ class ConvTower(nn.Module):
         """
         _refuse_patches(patch_size)
         pixels = as_pixels(image, image_size)
-        seen = through(self.stages, pixels, checkpointing=self.checkpointing)
+        seen = run_blocks(self.stages, pixels, checkpointing=self.checkpointing)
         projected: Tensor = self.project(seen.mean(dim=(2, 3)))
         return projected
 

@@ -1,8 +1,8 @@
 """FlexiViT (arXiv 2212.08013): one patch kernel and one grid of positions at several sizes.
 
-Both are resized by a matrix from the left and its transpose from the right, since resizing an image
-treats rows and columns alike. The pseudo-inverse of such a product is that of its factors, so a
-matrix is as large as a patch, [32, 16], and not as a patch's pixels, [1024, 256].
+Resizing treats rows and columns alike, so both are resized by a matrix from the left and its
+transpose from the right. The pseudo-inverse of this product is the product of the pseudo-inverses,
+so a matrix has the side of a patch, [32, 16], and not the number of its pixels, [1024, 256].
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -16,16 +16,16 @@ from torch.nn.functional import interpolate
 def resize_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     """The kernel for patches of another size (PI-resize, section 3.4 of FlexiViT).
 
-    For larger patches its product with a patch that was resized is that of ``kernel`` with the
-    patch; for smaller ones as nearly as can be, in the mean over all patches.
+    On larger patches, the new kernel applied to a resized patch equals ``kernel`` applied to the
+    patch. On smaller ones it comes as near as it can, in the mean over all patches.
 
     Args:
         kernel: Floating [width, channels, p, p]; gradients reach it.
         patch_size: The new p.
 
     Returns:
-        [width, channels, patch_size, patch_size] in fp32 or better, whatever autocast says; the
-        kernel itself where it has that size.
+        [width, channels, patch_size, patch_size] in fp32 or better, also within autocast; the
+        kernel itself if it has that size.
     """
     if kernel.shape[-1] == patch_size:
         return kernel
@@ -34,10 +34,10 @@ def resize_kernel(kernel: Tensor, patch_size: int) -> Tensor:
 
 
 def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
-    """An image whose patches were each brought to another size, by PI-resize's matrix.
+    """An image with each patch resized, by PI-resize's matrix.
 
-    A kernel of ``new_size`` sees in them what ``resize_kernel(kernel, patch_size)`` sees in the
-    patches as they were: the same sums, for models whose kernel cannot be put in place of.
+    A kernel of ``new_size`` applied to the result equals ``resize_kernel(kernel, patch_size)``
+    applied to the image. For models whose kernel cannot be replaced.
 
     Args:
         image: Floating [B, channels, rows * patch_size, columns * patch_size].
@@ -45,8 +45,8 @@ def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
         new_size: Pixels of a patch of the result.
 
     Returns:
-        [B, channels, rows * new_size, columns * new_size] in fp32 or better, or the image itself,
-        as ``resize_kernel``.
+        [B, channels, rows * new_size, columns * new_size] in fp32 or better, also within autocast;
+        the image itself if its patches have that size.
     """
     if patch_size == new_size:
         return image
@@ -58,18 +58,18 @@ def resize_patches(image: Tensor, patch_size: int, new_size: int) -> Tensor:
 
 
 def _in_fp32(device: torch.device) -> AbstractContextManager[object]:
-    """Without autocast, which does not know the device of tensors that are only counted."""
+    """A context without autocast; autocast does not know the device of meta tensors."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _times_each(image: Tensor, matrix: Tensor) -> Tensor:
-    """The product of each stretch of a row that is as long as the matrix with the matrix."""
+    """Each row cut into pieces of ``len(matrix)``, and each piece multiplied by the matrix."""
     *others, length = image.shape
     return (image.reshape(*others, length // len(matrix), len(matrix)) @ matrix).flatten(-2)
 
 
 def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """The embeddings of a square grid of places, interpolated to another grid.
+    """Position embeddings of a square grid, interpolated to another grid.
 
     Args:
         positions: Floating [g * g, width], row by row; gradients reach it.
@@ -77,8 +77,8 @@ def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
         columns: Columns of the new grid.
 
     Returns:
-        [rows * columns, width] in fp32 or better, or the positions themselves, as
-        ``resize_kernel``.
+        [rows * columns, width] in fp32 or better, also within autocast; the positions themselves if
+        the grid is the same.
     """
     grid = round(len(positions) ** 0.5)
     if (rows, columns) == (grid, grid):
@@ -112,10 +112,13 @@ def _resized(image: Tensor, rows: tuple[str, int], columns: tuple[str, int]) -> 
         return down @ image.to(dtype) @ across.T
 
 
-# An operator, since compilers look through a cache, and would compute the pseudo-inverse each time.
+# An operator of its own, since a compiler traces into a cached function and would compute the
+# pseudo-inverse at each call.
 @torch.library.custom_op("jest_loader::resizing_matrix", mutates_args=())
 def _matrix(kind: str, new: int, old: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _cached_matrix(kind, new, old, dtype, device).clone()  # An operator's own to give away.
+    return _cached_matrix(
+        kind, new, old, dtype, device
+    ).clone()  # An operator must not return what it keeps.
 
 
 @_matrix.register_fake

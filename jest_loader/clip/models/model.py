@@ -1,4 +1,4 @@
-"""What the trainer needs of a model, whichever towers it has."""
+"""The model as the trainer sees it, with towers of any kind."""
 
 from typing import Any
 
@@ -64,13 +64,13 @@ class ClipModel(nn.Module):
 
         Args:
             batch: The pairs.
-            patch_size: As for ``embed_image``.
-            image_size: As for ``embed_image``.
-            first: See only the first so many images in that way and the others at full resolution,
-                as in training at mixed resolutions; None sees all alike.
+            patch_size: Pixels of a patch; None takes the configuration's.
+            image_size: The size that images are brought to first; None leaves them as they are.
+            first: Apply the two sizes to the first ``first`` images only and embed the others at
+                full resolution, as in training at mixed resolutions; None applies them to all.
 
         Raises:
-            ValueError: as ``embed_image``.
+            ValueError: if patches do not divide the images.
         """
         parts = [batch["image"]] if first is None else batch["image"].tensor_split([first])
         image = [self.embed_image(parts[0], patch_size, image_size)]
@@ -90,7 +90,7 @@ class ClipModel(nn.Module):
         *,
         first: int | None = None,
     ) -> Embeddings:
-        """The same as ``embed``, through ``forward`` for wrappers that need it."""
+        """The same as ``embed``, for wrappers such as DDP that need ``forward``."""
         return self.embed(batch, patch_size, image_size, first=first)
 
     def forward_flops(self, patch_size: int | None = None, image_size: int | None = None) -> int:
@@ -98,23 +98,23 @@ class ClipModel(nn.Module):
         return self.config.forward_flops(patch_size, image_size)
 
     def logit_parameters(self) -> list[nn.Parameter]:
-        """The scale, and the bias if there is one: they decay in no run, and learn faster."""
+        """The logit scale and bias, which have no weight decay and a higher learning rate."""
         return [p for p in (self.log_scale, self.logit_bias) if p is not None]
 
     def tower_parameters(self) -> list[nn.Parameter]:
-        """All others; those of two dimensions and more are matrices, which may decay."""
+        """The parameters of both towers; only matrices, of two dimensions and more, may decay."""
         return [p for part in (self.image_tower, self.text_tower) for p in part.parameters()]
 
     def compile_towers(self) -> None:
-        """Compile both towers, each to one graph, for training and scoring alike.
+        """Compile both towers, each to one graph, for training and for scoring.
 
-        Names in ``state_dict`` stay as they are. A copy of the model is not compiled.
+        Names in ``state_dict`` stay the same. A copy of the model is not compiled.
         """
         for tower in (self.image_tower, self.text_tower):
             tower.compile(fullgraph=True)
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of blocks for the backward pass, which runs the blocks once more.
+        """Turn on activation checkpointing: blocks keep their inputs and run again backward.
 
         Gradients stay the same, and a step takes less memory and more time.
         """

@@ -1,4 +1,4 @@
-"""A model of open_clip as the trainer sees it."""
+"""What builds a model of open_clip for the trainer."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.models.inputs import Tokenizer
 from jest_loader.clip.models.open_clip_model import OpenClipModel
-from jest_loader.clip.models.open_clip_source import find
+from jest_loader.clip.models.open_clip_source import find_model
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
 from jest_loader.protocols import Loss
 
@@ -162,7 +162,7 @@ class OpenClipArchitecture:
             _LOG.warning("%s starts from random weights; it names none to start from", self.name)
             torch.nn.init.constant_(inner.logit_scale, math.log(logit_scale))
         else:
-            _load(inner, Path(self.weights), self.name)
+            _load_weights(inner, Path(self.weights), self.name)
         # Open_clip gives weights that have no bias one of 0.
         if loss == "sigmoid" and (self.weights is None or not inner.logit_bias.any()):
             if logit_bias is None:
@@ -209,7 +209,7 @@ def resolve(options: OpenClipConfig) -> OpenClipArchitecture:
         return OpenClipArchitecture(options.name, {}, {})  # Says what to install.
     from open_clip.transform import PreprocessCfg
 
-    found = find(options)
+    found = find_model(options)
     size = found.model_cfg["vision_cfg"].get("image_size", 224)
     preprocess = asdict(PreprocessCfg()) | found.preprocess_cfg | {"size": size}
     folder = options.tokenizer or found.folder
@@ -223,7 +223,7 @@ def resolve(options: OpenClipConfig) -> OpenClipArchitecture:
     )
 
 
-def _load(inner: Any, path: Path, name: str) -> None:
+def _load_weights(inner: Any, path: Path, name: str) -> None:
     from open_clip import load_checkpoint
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A model of open_clip with the trainer's interface, and at other resolutions where it is a ViT."""
+"""A model of open_clip with the trainer's interface; a ViT also runs at other resolutions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jest_loader.clip.models.model import ClipModel
 
 
 class OpenClipModel(ClipModel):
-    """Open_clip's towers, of uint8 images that they normalise themselves.
+    """Open_clip's two towers. The image tower takes uint8 images and normalises them itself.
 
     Args:
         config: What it takes, and its width.
@@ -43,7 +43,7 @@ class OpenClipModel(ClipModel):
         )
 
     def open_clip_state(self) -> dict[str, Tensor]:
-        """The weights by the names that open_clip has for them in a ``CustomTextCLIP``."""
+        """The weights under their names in open_clip's ``CustomTextCLIP``."""
         state = {
             f"visual.{name}": value for name, value in self.image_tower.visual.state_dict().items()
         }
@@ -54,15 +54,19 @@ class OpenClipModel(ClipModel):
         return state
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of blocks for the backward pass, as open_clip does it."""
+        """Turn on open_clip's own activation checkpointing in both towers."""
         self.image_tower.visual.set_grad_checkpointing(True)
         self.text_tower.set_grad_checkpointing(True)
 
 
 class _Grid(NamedTuple):
-    """A ViT's grid: the positions' parameter, the places' side, a patch's pixels.
+    """The square grid of a ViT's patches.
 
-    The parameter is None where the tower resizes its positions itself.
+    Args:
+        positions: Name of the parameter of position embeddings; None if the tower resizes them
+            itself.
+        side: Patches in a row.
+        patch_size: Height and width of a patch, pixels.
     """
 
     positions: str | None
@@ -108,15 +112,15 @@ class _ImageTower(nn.Module):
                 f"patch_size must divide the images, got {size} and {tuple(pixels.shape[-2:])}"
             )
         rows, columns = (side // size for side in pixels.shape[-2:])
-        # A resized kernel sees in a patch what the kernel sees in the patch resized by the
-        # transposed matrix: so the tower's own code runs, on fewer patches of its own size.
+        # Resizing the patches by the transposed matrix does what resizing the kernel does, and the
+        # tower's own code can run, on fewer patches of its own size.
         pixels = resize_patches(pixels, size, self.grid.patch_size)
         positions = self._positions(self.grid, rows, columns)
         features = functional_call(self.visual, positions, (pixels,))
         return features
 
     def _positions(self, grid: _Grid, rows: int, columns: int) -> dict[str, Tensor]:
-        """The tower's positions by name, those of tokens that are no patches as they are."""
+        """The tower's positions by name; those of class and register tokens are not resized."""
         if grid.positions is None:
             return {}
         given = self.visual.get_parameter(grid.positions)

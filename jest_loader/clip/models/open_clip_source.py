@@ -1,4 +1,4 @@
-"""From what the user names to open_clip's configuration of a model, and its weights' file."""
+"""Finding open_clip's configuration of a model, and its file of weights."""
 
 import json
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 _PIXELS = ("mean", "std", "interpolation", "resize_mode")
 
 
-class Found(NamedTuple):
+class ModelFiles(NamedTuple):
     """What open_clip builds a model from.
 
     Args:
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     weights: Path | None = None
 
 
-def find(options: OpenClipConfig) -> Found:
+def find_model(options: OpenClipConfig) -> ModelFiles:
     """What open_clip builds the named model from.
 
     Raises:
@@ -51,7 +51,7 @@ def find(options: OpenClipConfig) -> Found:
     return found if options.checkpoint is None else found._replace(weights=options.checkpoint)
 
 
-def _folder(path: Path) -> Found:
+def _folder(path: Path) -> ModelFiles:
     found = _read(path / CONFIG_FILE)
     files = [
         file for kind in ("safetensors", "bin", "pth") for file in sorted(path.glob(f"*.{kind}"))
@@ -60,7 +60,7 @@ def _folder(path: Path) -> Found:
     return found._replace(folder=path, weights=next(iter(own + files), None))
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path) -> ModelFiles:
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -72,10 +72,10 @@ def _read(path: Path) -> Found:
             f"{path} must be the configuration of a model of open_clip, but has no {missing[0]}; "
             "take one of its model_configs as an example"
         )
-    return Found(model_cfg, config.get("preprocess_cfg", {}))
+    return ModelFiles(model_cfg, config.get("preprocess_cfg", {}))
 
 
-def _built_in(name: str, tag: str | None) -> Found:
+def _built_in(name: str, tag: str | None) -> ModelFiles:
     import open_clip
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
@@ -89,7 +89,9 @@ def _built_in(name: str, tag: str | None) -> Found:
     tags = open_clip.list_pretrained_tags_by_model(name)
     published = [get_pretrained_cfg(name, each) for each in tags]
     if tag is None:
-        return Found(model_cfg, _agreed([{k: cfg[k] for k in _PIXELS} for cfg in published]))
+        return ModelFiles(
+            model_cfg, _common_preprocessing([{k: cfg[k] for k in _PIXELS} for cfg in published])
+        )
     chosen = get_pretrained_cfg(name, tag)
     if not chosen:
         raise ValueError(
@@ -99,17 +101,17 @@ def _built_in(name: str, tag: str | None) -> Found:
     if chosen.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
         raise ValueError(
             f"the weights {tag} of {name} were trained with another kind of GELU; set "
-            f"the open_clip model's name to {_twin(name)}"
+            f"the open_clip model's name to {_other_gelu(name)}"
         )
     weights = Path(download_pretrained(chosen))
-    return Found(model_cfg, {key: chosen[key] for key in _PIXELS}, weights=weights)
+    return ModelFiles(model_cfg, {key: chosen[key] for key in _PIXELS}, weights=weights)
 
 
-def _twin(name: str) -> str:
+def _other_gelu(name: str) -> str:
     suffix = "-quickgelu"
     return name.removesuffix(suffix) if name.endswith(suffix) else name + suffix
 
 
-def _agreed(published: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all weights of a name were trained on; nothing where they differ."""
+def _common_preprocessing(published: list[dict[str, Any]]) -> dict[str, Any]:
+    """The preprocessing of all published weights of a name; empty if they differ."""
     return published[0] if published and all(cfg == published[0] for cfg in published) else {}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 
 from jest_loader.clip.config.model import ModelConfig
-from jest_loader.clip.models.blocks import through
+from jest_loader.clip.models.blocks import run_blocks
 from jest_loader.clip.models.conv import ConvTower, conv_flops
 from jest_loader.clip.models.flexi import as_pixels, resize_kernel, resize_positions
 from jest_loader.clip.models.model import ClipModel
@@ -19,10 +19,10 @@ from jest_loader.protocols import Loss
 
 @dataclass(frozen=True)
 class BundledArchitecture:
-    """The bundled model as data, caches and checkpoints see it.
+    """What builds the bundled model, and what it takes.
 
     Args:
-        sizes: Of the two towers.
+        sizes: Sizes of the two towers.
     """
 
     sizes: ModelConfig
@@ -88,7 +88,7 @@ class BundledArchitecture:
     def build(
         self, loss: Loss, *, logit_scale: float = 10.0, logit_bias: float = -10.0
     ) -> "TwoTower":
-        """A model for ``loss``, drawn by torch's generator: a softmax model has no bias."""
+        """A model with random weights of torch's generator; the softmax loss has no bias."""
         return TwoTower(
             self.sizes,
             logit_scale=logit_scale,
@@ -160,7 +160,7 @@ class _ImageTower(nn.Module):
         kernel = resize_kernel(self.patches.weight, size)
         patches = conv2d(pixels, kernel, self.patches.bias, stride=size)
         tokens = patches.flatten(2).mT + resize_positions(self.positions, *patches.shape[-2:])
-        tokens = through(self.blocks, tokens, None, checkpointing=self.checkpointing)
+        tokens = run_blocks(self.blocks, tokens, None, checkpointing=self.checkpointing)
         projected: Tensor = self.project(self.norm(tokens).mean(dim=1))
         return projected
 
@@ -182,7 +182,7 @@ class _TextTower(nn.Module):
         real = real | ~real.any(dim=1, keepdim=True)  # An empty caption attends to its padding.
         tokens = self.words(text) + self.positions
         mask = real[:, None, None, :]
-        tokens = through(self.blocks, tokens, mask, checkpointing=self.checkpointing)
+        tokens = run_blocks(self.blocks, tokens, mask, checkpointing=self.checkpointing)
         weights = real[..., None].to(tokens.dtype)
         pooled = (self.norm(tokens) * weights).sum(dim=1) / weights.sum(dim=1)
         projected: Tensor = self.project(pooled)

@@ -1,1 +1,4 @@
-"""Checkpoints: what is in them, and where they are."""
+"""Checkpoints: ``checkpoint`` is the file's content, ``checkpoint_folder`` which files a run keeps.
+
+A change of what a checkpoint holds needs a new version number there.
+"""

@@ -18,12 +18,12 @@ from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.files import replacing
 
 _VERSION = 4
-# May differ when a run goes on.
+# Options that may change when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
-# What torch.load raises for files that it did not write whole, or at all.
+# What torch.load raises for files that are cut off, or not torch's.
 _UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
@@ -38,7 +38,7 @@ def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
         head = {"version": _VERSION, "config": plain(config)}
         architecture = trained_architecture(config)
         if isinstance(architecture, OpenClipArchitecture):
-            # The file or folder that named it may be gone when the checkpoint is read.
+            # The file or folder that described it may be gone when the checkpoint is read.
             head["open_clip"] = architecture.saved()
         try:
             torch.save({**head, **contents}, part)
@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU.
 
     Args:
-        path: A checkpoint, or the folder of a run, whose newest it is then.
+        path: A checkpoint, or the folder of a run, for its newest checkpoint.
 
     Raises:
         ValueError: if there is no checkpoint, or it is of another version.
@@ -91,8 +91,8 @@ def load_model(
 
     Args:
         path: The checkpoint.
-        for_inputs_of: A run whose images and tokens the model is to take; None takes any model.
-        ema: Take the average of its weights in place of its last.
+        for_inputs_of: A run; the model must take its images and tokens. None takes any model.
+        ema: Take the average of its weights instead of its last weights.
 
     Raises:
         ValueError: as ``load``, if the model takes other inputs or has another loss, or if the
@@ -106,7 +106,7 @@ def load_model(
 
 
 def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
-    """The model of what ``load`` returned, on the CPU, with the average of its weights if ``ema``.
+    """The model of a loaded checkpoint, on the CPU, with the average of its weights if ``ema``.
 
     Raises:
         ValueError: if there is no average.
@@ -123,7 +123,7 @@ def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
 
 
 def architecture_of(contents: dict[str, Any]) -> Architecture:
-    """What the model of a checkpoint is built from."""
+    """What builds the model of a loaded checkpoint."""
     if "open_clip" in contents:
         return OpenClipArchitecture(**contents["open_clip"])
     return BundledArchitecture(ModelConfig(**contents["config"]["model"]))

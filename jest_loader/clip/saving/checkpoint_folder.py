@@ -15,13 +15,13 @@ _OF_DATA = ("index.json", "zarr.json", ".zgroup")
 
 
 class CheckpointFolder:
-    """``checkpoint.pt`` is the newest, always whole; ``checkpoint-00000200.pt`` that of a step.
+    """A run's folder: ``checkpoint.pt`` is the newest, ``checkpoint-00000200.pt`` that of step 200.
 
-    The newest numbered one is the same file as ``checkpoint.pt``, so that it takes no space of its
-    own, where the file system knows two names for a file.
+    ``checkpoint.pt`` is whole at any time. The newest numbered one is a hard link to the same file,
+    so that it takes no space of its own, or a copy where the file system has no hard links.
 
     Args:
-        path: The run's folder, which is made. What a killed process left half-written is deleted.
+        path: The folder, which is made. What a killed process left half-written is deleted.
         keep: How many numbered checkpoints stay.
 
     Raises:
@@ -54,8 +54,8 @@ class CheckpointFolder:
         if self._keep == 0:
             checkpoint.save(self.newest, config, contents)
             return
-        # The newest last: a run that is killed before goes on from the one before it, and does all
-        # of this again.
+        # ``checkpoint.pt`` comes last: a run that is killed earlier goes on from the one before and
+        # does all of this again.
         numbered = self.newest.with_name(f"checkpoint-{step:08}.pt")
         checkpoint.save(numbered, config, contents)
         for old in self._numbered(step)[: -self._keep]:
@@ -64,7 +64,7 @@ class CheckpointFolder:
             _link(numbered, part)
 
     def _numbered(self, step: int) -> list[Path]:
-        """Those up to ``step``, oldest first; later ones are of a run that was begun again."""
+        """Numbered checkpoints up to ``step``, oldest first; later ones are an earlier run's."""
         found = {
             int(match[1]): path
             for path in self.newest.parent.iterdir()
@@ -74,7 +74,7 @@ class CheckpointFolder:
 
 
 def _link(path: Path, name: Path) -> None:
-    """Make ``name`` another name of the file, or a copy where there is no such thing."""
+    """Make ``name`` a hard link to the file, or a copy where there are no hard links."""
     try:
         os.link(path, name)
     except OSError:

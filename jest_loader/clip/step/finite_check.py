@@ -1,4 +1,4 @@
-"""Watches that losses and gradients are finite, without waiting for the device at each step."""
+"""Checks that losses and gradients are finite, without waiting for the device at each step."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _NUM_NAMED = 5
 
 @dataclass(frozen=True)
 class StepValues:
-    """What one optimizer step was like.
+    """Loss and gradient of one optimizer step.
 
     Args:
         step: Its number, from 1.
@@ -29,15 +29,15 @@ class StepValues:
 
 
 class FiniteCheck:
-    """Looks at each step's loss and gradient norm once they are known: on a GPU one step later.
+    """Checks each step's loss and gradient norm once they are known: on a GPU one step later.
 
-    They are copied while the GPU goes on, so no step waits for them. ``settle`` waits; call it
-    before anything of the last step is saved, measured or written down.
+    They are copied while the GPU computes the next step, so no step waits for them. ``settle``
+    waits; call it before anything of the last step is saved, measured or logged.
 
     Args:
-        path: Where the file ``nonfinite.json`` goes.
-        rank: Whose part of the batch this is. All see the same loss; each names its own samples,
-            those but rank 0 in ``nonfinite-1.json`` and so on.
+        path: Folder of the file ``nonfinite.json``.
+        rank: This process. All ranks see the same loss, and each names its own samples: rank 0 in
+            ``nonfinite.json``, rank 1 in ``nonfinite-1.json``.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
@@ -46,7 +46,7 @@ class FiniteCheck:
         self._last: StepValues | None = None
 
     def add(self, step: int, loss: Tensor, gradient_norm: Tensor, sample_ids: Any) -> None:
-        """Take in a step, and look at the one before.
+        """Queue a step's values, and check the step before.
 
         Args:
             step: Its number, from 1.
@@ -60,7 +60,7 @@ class FiniteCheck:
         """
         before, self._pending = self._pending, _Pending(step, loss, gradient_norm, sample_ids)
         if before is not None:
-            self._look_at(before)
+            self._check(before)
         if loss.device.type == "cpu":
             self.settle()
 
@@ -72,10 +72,10 @@ class FiniteCheck:
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._look_at(pending)
+            self._check(pending)
         return self._last
 
-    def _look_at(self, pending: "_Pending") -> None:
+    def _check(self, pending: "_Pending") -> None:
         values = pending.values()
         if math.isfinite(values.loss) and math.isfinite(values.gradient_norm):
             self._last = values

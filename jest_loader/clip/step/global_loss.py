@@ -1,9 +1,11 @@
-"""The loss of the batch of all ranks, and its gradients with respect to one rank's embeddings.
+"""The contrastive loss over all ranks, and its gradients with respect to one rank's embeddings.
 
-Each rank is told everyone's embeddings and computes the gradients of its own rows: of its images
-with all texts, and of its texts with all images. So the gradients count what a row does as another
-rank's negative, and none has to travel back. Logits are made for a block of rows at a time.
-``ops.losses.contrastive_loss`` is the specification.
+The ranks gather all embeddings. Each computes the gradients of its own rows: its images against all
+texts, and its texts against all images. These include what a row contributes as a negative of other
+ranks' rows, so no gradient is sent back. ``ops.losses.contrastive_loss`` is the specification.
+
+It is written by hand, without autograd, so that it never holds the B x B logits: autograd through a
+gathered batch would keep them all for the backward pass, and send gradients back to each rank.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,15 +24,15 @@ from jest_loader.ranks.ranks import Ranks
 
 @dataclass(frozen=True, eq=False)
 class GlobalLoss:
-    """The loss of B examples, of which b are this rank's.
+    """The loss of B examples, b of them on this rank, and its gradients.
 
     Args:
-        value: [], the same on all ranks.
+        value: [], the loss, the same on all ranks.
         num_examples: B.
-        image: [b, D], the gradient with respect to this rank's images.
-        text: [b, D], the gradient with respect to this rank's texts.
-        logit_scale: [], this rank's part of the gradient: the parts of all ranks add up to it.
-        logit_bias: [], likewise.
+        image: [b, D], gradient with respect to this rank's image embeddings.
+        text: [b, D], gradient with respect to this rank's text embeddings.
+        logit_scale: [], this rank's term of the gradient, which is the sum over ranks.
+        logit_bias: [], this rank's term of the gradient, which is the sum over ranks.
     """
 
     value: Tensor
@@ -45,16 +47,16 @@ class GlobalLoss:
 def global_loss(
     embeddings: Embeddings, loss: Loss, ranks: Ranks, groups: Tensor | None = None
 ) -> GlobalLoss:
-    """``contrastive_loss`` of the examples of all ranks, in fp32 (fp64 where they are), and more.
+    """``contrastive_loss`` of the examples of all ranks with its gradients, in fp32 (fp64 of fp64).
 
-    All ranks call it at once. It never holds more than some rows of the B x B logits.
+    All ranks call it at once. It holds a block of rows of the B x B logits at a time.
 
     Args:
-        embeddings: Of this rank's examples, one or more; ranks may have different numbers of them.
-        loss: Which.
-        ranks: Whose examples are each other's negatives.
-        groups: Int64 [b], an id of each example; different examples with equal ids, on any ranks,
-            are not each other's negatives: their pairs are left out. None leaves none out.
+        embeddings: Of this rank's examples, at least one; ranks may have different numbers.
+        loss: The contrastive loss.
+        ranks: The processes whose examples are each other's negatives.
+        groups: Int64 [b], a group of each example. Different examples of one group, on any ranks,
+            are not each other's negatives: the loss leaves their pairs out. None has no groups.
     """
     own = exact(detached(embeddings))
     with torch.autocast(own.image.device.type, enabled=False):
@@ -72,7 +74,7 @@ def global_loss(
         else:
             by_image, by_text = _softmax_sums(sides, counts, ranks)
         size = sum(counts)
-        # Both directions have every pair; value, scale and bias are those of one of them.
+        # Every pair is in both directions, so value, scale and bias are taken from one of them.
         return GlobalLoss(
             ranks.all_gather(by_image.value).sum() / size,
             size,
@@ -87,9 +89,9 @@ class _Block(NamedTuple):
     """Some rows of the logits.
 
     Args:
-        rows: Which of this rank's rows.
+        rows: Their place among this rank's rows.
         logits: [rows, B].
-        pairs: Where each row's own pair stands in ``logits``.
+        pairs: Row and column of each row's positive in ``logits``.
     """
 
     rows: slice
@@ -98,20 +100,20 @@ class _Block(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """Ids of this rank's examples, int64 [b], and of everyone's, [B]."""
+    """Groups of this rank's examples, int64 [b], and of all examples, int64 [B]."""
 
     own: Tensor
-    everyones: Tensor
+    of_all: Tensor
 
 
 class _Logit(NamedTuple):
-    """How logits are made of products.
+    """How products of embeddings become logits.
 
     Args:
-        first: The column of row 0's own pair.
+        first: The column of row 0's positive.
         logit_scale: Inverse temperature.
-        logit_bias: Logit bias, if there is one.
-        groups: Whose pairs are left out, if any are.
+        logit_bias: Logit bias; None for the softmax loss.
+        groups: Groups whose inner pairs are left out; None leaves out none.
     """
 
     first: int
@@ -122,14 +124,14 @@ class _Logit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """This rank's rows of one modality, [b, D], and everyone's of the other, [B, D]."""
+    """This rank's embeddings of one modality, [b, D], and all of the other, [B, D]."""
 
     rows: Tensor
     columns: Tensor
     logit: _Logit
 
     def blocks(self) -> Iterator[_Block]:
-        """All logits of the rows, some rows at a time."""
+        """The logits of all rows, a block of rows at a time."""
         size = block_rows(self.rows, len(self.columns))
         first, scale, bias, groups = self.logit
         for start in range(0, len(self.rows), size):
@@ -139,19 +141,20 @@ class _Side:
             here = torch.arange(len(logits), device=logits.device)
             pairs = (here, here + (first + start))
             if groups is not None:
-                same = groups.own[rows, None] == groups.everyones
+                same = groups.own[rows, None] == groups.of_all
                 same[pairs] = False
                 logits.masked_fill_(same, -torch.inf)
             yield _Block(rows, logits, pairs)
 
 
 class _Sums(NamedTuple):
-    """Over the pairs of a side's rows, not yet divided by the batch size.
+    """Sums over the pairs of a side's rows, not yet divided by the batch size.
 
     Args:
-        value: [], the loss.
-        products: [b, D], each row's slopes (the loss by its logits) times the columns.
-        slope: [], the sum of all slopes.
+        value: [], of the loss.
+        products: [b, D], of each row's slopes (derivatives of the loss by its logits) times the
+            columns.
+        slope: [], of all slopes.
     """
 
     value: Tensor
@@ -160,7 +163,7 @@ class _Sums(NamedTuple):
 
 
 _Terms = Callable[[_Block], tuple[Tensor, Tensor]]
-"""The value of a block, [], and its slopes, [rows, B]; may write over its logits."""
+"""The loss of a block, [], and its slopes, [rows, B]; may overwrite the block's logits."""
 
 
 def _sums(side: _Side, terms: _Terms) -> _Sums:
@@ -176,7 +179,7 @@ def _sums(side: _Side, terms: _Terms) -> _Sums:
 
 def _sigmoid_terms(block: _Block) -> tuple[Tensor, Tensor]:
     logits, pairs = block.logits, block.pairs
-    logits[pairs] = -logits[pairs]  # An example's own pair is the positive one.
+    logits[pairs] = -logits[pairs]  # Positives.
     slopes = logits.sigmoid()
     slopes[pairs] = -slopes[pairs]
     return softplus(logits).sum(), slopes
@@ -185,11 +188,11 @@ def _sigmoid_terms(block: _Block) -> tuple[Tensor, Tensor]:
 def _softmax_sums(
     sides: tuple[_Side, _Side], counts: list[int], ranks: Ranks
 ) -> tuple[_Sums, _Sums]:
-    """Each logit is in two log-sum-exps: its row's, and its column's, which another rank may do."""
+    """Each logit is in the log-sum-exps of its row and of its column, maybe of another rank."""
     own = torch.stack(
         [torch.cat([b.logits.logsumexp(dim=1) for b in side.blocks()]) for side in sides], dim=1
     )
-    everyones = ranks.all_gather_rows(own, counts)
+    of_all = ranks.all_gather_rows(own, counts)
 
     def terms(of_row: Tensor, of_column: Tensor) -> _Terms:
         def terms_of(block: _Block) -> tuple[Tensor, Tensor]:
@@ -201,5 +204,5 @@ def _softmax_sums(
 
         return terms_of
 
-    by_image = _sums(sides[0], terms(own[:, 0], everyones[:, 1]))
-    return by_image, _sums(sides[1], terms(own[:, 1], everyones[:, 0]))
+    by_image = _sums(sides[0], terms(own[:, 0], of_all[:, 1]))
+    return by_image, _sums(sides[1], terms(own[:, 1], of_all[:, 0]))

@@ -21,12 +21,12 @@ from jest_loader.scoring.groups import group_ids
 from jest_loader.scoring.wrappers import unwrapped
 
 
-class TrainedOn(NamedTuple):
-    """What gradients were added for.
+class StepLoss(NamedTuple):
+    """The loss of a step, over the examples of all ranks.
 
     Args:
-        loss: [], without gradient; of the examples of all ranks.
-        num_examples: Of all ranks.
+        loss: [], without gradient.
+        num_examples: How many examples it is the loss of.
     """
 
     loss: Tensor
@@ -35,23 +35,22 @@ class TrainedOn(NamedTuple):
 
 def backward(
     model: nn.Module, batch: Batch, step: int, config: TrainConfig, ranks: Ranks
-) -> TrainedOn:
-    """Add the gradients of the batch's loss to the model's.
+) -> StepLoss:
+    """Compute the batch's loss and add its gradients to the model's parameters.
 
-    Over several ranks, and with ``data.micro_batch_size``, all examples of the step are each
-    other's negatives, and the gradients are those of the whole batch at once up to rounding. In
-    micro-batches everything is embedded twice (GradCache, arXiv 2101.06983): without gradients for
-    the loss, which says what each embedding's gradient is, and then with them.
+    All examples of the step are each other's negatives, also over several ranks and with
+    ``data.micro_batch_size``: the gradients equal those of the whole batch up to rounding.
+    Micro-batches are embedded twice (GradCache, arXiv 2101.06983): first without gradients, which
+    gives the loss and its gradient with respect to each embedding, and then with gradients, which
+    takes them to the parameters. By hand, since ``global_loss`` already gives the gradients of the
+    embeddings, and running the micro-batches again is all that is left to do.
 
     Args:
         model: The learner, or DDP around it.
-        batch: Prepared columns on the model's device, of this rank's examples.
-        step: Optimizer steps done, which seeds what is random here.
+        batch: This rank's examples: prepared columns on the model's device.
+        step: Optimizer steps done; augmentation and the choice of resolutions are seeded by it.
         config: The run.
-        ranks: Who trains on a part of the step's batch.
-
-    Returns:
-        The loss, which ``FiniteCheck`` looks at later, and of how many examples it is.
+        ranks: The processes that share the step's batch.
     """
     if config.data.augment:
         batch["image"] = augment(batch["image"], seed=fold(config.seed, step))
@@ -63,16 +62,16 @@ def backward(
     forward = _Forward(config, batch["image"].device)
     micro = config.data.micro_batch_size
     if micro is not None and micro < config.data.batch_size // ranks.size:
-        # Even if this rank has but one: all ranks communicate in the same order.
+        # Also where this rank has one micro-batch only: all ranks communicate in the same order.
         return _in_micro_batches(model, parts, forward, step, ranks)
     embeddings, groups = forward(model, parts[0]), parts[0].batch.get("group")
     if ranks.size > 1:
         found = global_loss(embeddings, config.loss, ranks, groups)
-        _pass_back(embeddings, found, ranks)
-        return TrainedOn(found.value, found.num_examples)
+        _backpropagate(embeddings, found, ranks)
+        return StepLoss(found.value, found.num_examples)
     loss = contrastive_loss(embeddings, config.loss, groups)
     loss.backward()  # type: ignore[no-untyped-call]
-    return TrainedOn(loss.detach(), len(batch["image"]))
+    return StepLoss(loss.detach(), len(batch["image"]))
 
 
 def num_at_low_resolution(config: TrainConfig) -> int:
@@ -81,11 +80,11 @@ def num_at_low_resolution(config: TrainConfig) -> int:
 
 
 class _Part(NamedTuple):
-    """Examples that are run at once.
+    """A micro-batch.
 
     Args:
-        batch: Their images, texts, and ids of equal captions if these are masked.
-        num_low: How many, the first ones, are seen at the resolution of scoring.
+        batch: Images, texts, and ids of equal captions if these are masked.
+        num_low: The first examples that are embedded at the resolution of scoring.
     """
 
     batch: Batch
@@ -94,13 +93,16 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Forward:
-    """Embeds parts as a run's configuration says."""
+    """Embeds micro-batches with the precision and the resolutions of a run."""
 
     config: TrainConfig
     device: torch.device
 
     def __call__(self, model: nn.Module, part: _Part) -> Embeddings:
-        """Embeddings of the part's examples; by itself, since autocast remembers casted weights."""
+        """Embeddings of the part's examples.
+
+        Each call enters autocast anew, which forgets the weights that it has cast.
+        """
         config, device, (batch, num_low) = self.config, self.device, part
         in_bf16 = config.precision == "bf16" or (
             config.precision == "auto" and device.type == "cuda"
@@ -114,13 +116,13 @@ class _Forward:
 
 
 def _parts(batch: Batch, step: int, config: TrainConfig, ranks: Ranks) -> Iterator[_Part]:
-    """The sub-batch in micro-batches, those at a low resolution first."""
+    """The sub-batch in micro-batches, the examples at a low resolution first."""
     batch = {name: batch[name] for name in ("image", "text", "group") if name in batch}
-    num_rows, everyones = len(batch["image"]), num_at_low_resolution(config)
-    ends = [everyones * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)]
+    num_rows, num_low_of_all = len(batch["image"]), num_at_low_resolution(config)
+    ends = [num_low_of_all * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)]
     num_low = ends[1] - ends[0]
     if num_low:
-        # Any of them, since the order drawn is no order of chance; the loss knows no order.
+        # Shuffled, since a selector's first draws differ from its last. The loss knows no order.
         generator = torch.Generator().manual_seed(fold(config.seed, step, 1 + ranks.rank))
         order = torch.randperm(num_rows, generator=generator).to(batch["image"].device)
         batch = {name: column[order] for name, column in batch.items()}
@@ -131,7 +133,7 @@ def _parts(batch: Batch, step: int, config: TrainConfig, ranks: Ranks) -> Iterat
 
 def _in_micro_batches(
     model: nn.Module, parts: list[_Part], forward: _Forward, step: int, ranks: Ranks
-) -> TrainedOn:
+) -> StepLoss:
     inner, states, cached = unwrapped(model), [], []
     with torch.no_grad():
         for part in parts:
@@ -154,12 +156,12 @@ def _in_micro_batches(
         with nullcontext() if is_last else _no_sync(model):
             again = forward(model, part)
             rows = slice(first, first + len(again.image))
-            _pass_back(again, found, ranks, rows, with_logit=is_last)
+            _backpropagate(again, found, ranks, rows, with_logit=is_last)
         first = rows.stop
-    return TrainedOn(found.value, found.num_examples)
+    return StepLoss(found.value, found.num_examples)
 
 
-def _pass_back(
+def _backpropagate(
     embeddings: Embeddings,
     found: GlobalLoss,
     ranks: Ranks,
@@ -167,14 +169,15 @@ def _pass_back(
     *,
     with_logit: bool = True,
 ) -> None:
-    """Add the gradients that go through embeddings to the parameters'.
+    """Add the gradients of the parameters, from the loss's gradients of the embeddings.
 
     Args:
         embeddings: With their graph.
-        found: The gradients with respect to them.
-        ranks: DDP divides the sum over them by their number, though the sum is what is wanted.
-        rows: Which of ``found`` they are.
-        with_logit: Whether scale and bias get theirs too.
+        found: The loss's gradients with respect to this rank's embeddings.
+        ranks: DDP takes the mean over them where the sum is wanted, so gradients are multiplied by
+            their number.
+        rows: The rows of ``found`` that belong to these embeddings.
+        with_logit: Whether the logit scale and bias receive their gradients too.
     """
     gradients = [(embeddings.image, found.image[rows]), (embeddings.text, found.text[rows])]
     if with_logit:
@@ -192,14 +195,14 @@ def _pass_back(
 
 
 def _no_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """In DDP gradients stay with their rank, to be averaged together with the next ones."""
+    """DDP averages gradients in the last backward pass of a step only."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def augment(image: Tensor, *, seed: int) -> Tensor:
-    """``image`` [B, C, H, W] shifted as a whole by up to 1/16 of its size, edges padded with zeros.
+    """``image`` [B, C, H, W], all shifted alike by up to 1/16 of their size and padded with zeros.
 
-    A function of ``seed``, so a resumed run sees the same images.
+    The shift is a function of ``seed``, so a resumed run sees the same images.
     """
     largest = image.shape[-1] // 16
     generator = torch.Generator().manual_seed(seed)

@@ -28,7 +28,7 @@ def set_learning_rate(
 ) -> None:
     """Give every group its learning rate at ``step`` of a run of ``steps``.
 
-    It is a function of the step and not an ``LRScheduler``, whose state could differ from the step.
+    By hand and not by an ``LRScheduler``: a function of the step has no state to save and restore.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * schedule(step, steps, config)
@@ -37,8 +37,8 @@ def set_learning_rate(
 def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
     """The factor on the peak learning rate at ``step``, counted from 0, of a run of ``steps``.
 
-    Linear warm-up from 1 / warmup_steps, then by ``config.schedule``. What falls to zero would be
-    there at ``steps``, after the last step.
+    Linear warm-up from 1 / warmup_steps, then by ``config.schedule``. Schedules that fall to zero
+    reach it at ``steps``, one step after the last.
     """
     warmup = config.warmup_steps
     if step < warmup:
@@ -53,7 +53,7 @@ def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def average_weights(model: ClipModel, decay: float) -> AveragedModel:
-    """An exponential moving average of the model's weights, which starts from them as they are.
+    """An exponential moving average of the model's weights, starting at the present ones.
 
     Args:
         model: The model; ``update_parameters(model)`` moves the average towards its weights.
@@ -61,12 +61,12 @@ def average_weights(model: ClipModel, decay: float) -> AveragedModel:
     """
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
     average.requires_grad_(requires_grad=False).eval()
-    average.update_parameters(model)  # The first update copies; the first step's has to average.
+    average.update_parameters(model)  # Its first update copies; the first step must average.
     return average
 
 
 @torch.no_grad()
 def clamp_scale(model: ClipModel, max_scale: float | None) -> None:
-    """Bring the model's logit scale back to ``max_scale`` where it is larger."""
+    """Lower the model's logit scale to ``max_scale`` if it is larger; None does nothing."""
     if max_scale is not None:
         model.log_scale.clamp_(max=math.log(max_scale))

@@ -1,4 +1,4 @@
-"""Means of columns over the sub-batches trained on."""
+"""Means of the data's columns over the sub-batches that were trained on."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from jest_loader.ranks.ranks import Ranks
 
 
 class WatchedColumns:
-    """Running means of columns of numbers; asking for them starts them anew.
+    """Running means of columns of numbers; reading the means starts new ones.
 
     Args:
         names: The columns.
@@ -23,7 +23,7 @@ class WatchedColumns:
         self._count = 0
 
     def add(self, batch: Batch, ranks: Ranks) -> None:
-        """Count in the rows of the batches of all ranks, which call this at once.
+        """Add the rows of a step, of all ranks, which call this at once.
 
         Raises:
             ValueError: if a column does not hold one number per example.
@@ -38,13 +38,13 @@ class WatchedColumns:
         self._count += int(count)
 
     def means(self) -> dict[str, float]:
-        """The means since they were last asked for; empty if nothing was trained on since."""
+        """The means since the last call; empty if no row was added since."""
         means = {name: total / self._count for name, total in self._sums.items() if self._count}
         self.load_state_dict({})
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums and how many rows are in them."""
+        """The sums and their number of rows."""
         return {"sums": dict(self._sums), "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def _numbers(name: str, column: Any) -> NDArray[np.float64]:
     values = np.asarray(column)
     if values.dtype.kind in "biufU" and values.ndim == 1:
         try:
-            # Of text too, as `jest-loader pack` keeps columns.
+            # Text is read as numbers, since `jest-loader pack` keeps columns as text.
             numbers = values.astype(np.float64)
         except ValueError:
             numbers = np.array([np.nan])
