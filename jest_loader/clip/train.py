@@ -99,7 +99,7 @@ def _train_step(run: Run, batch: Batch) -> None:
     seed_all(fold(config.seed, run.step, run.ranks.rank))  # So that no state need be saved.
     run.watched.add(batch, run.ranks)
     run.optimizer.zero_grad(set_to_none=True)
-    step_loss = backward(run.in_training, to_device(batch, run.device), run.step, config, run.ranks)
+    loss = backward(run.in_training, to_device(batch, run.device), run.step, config, run.ranks)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
     set_learning_rate(run.optimizer, run.step, config.steps, config.optimizer)
     run.optimizer.step()
@@ -107,7 +107,7 @@ def _train_step(run: Run, batch: Batch) -> None:
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1
-    run.check.add(run.step, step_loss.loss, norm, batch["sample_id"])
+    run.check.add(run.step, loss, norm, batch["sample_id"])
 
 
 def _next(run: Run, batches: Iterator[Batch]) -> Batch:

@@ -42,7 +42,7 @@ def test_the_loss_leaves_out_pairs_of_equal_captions(
     assert len(set(batch["caption"])) < 8
     monkeypatch.setattr(TwoTower, "forward", recording)
     found = [
-        backward(model, dict(batch), 3, replace(config, mask_equal_captions=masked), Ranks()).loss
+        backward(model, dict(batch), 3, replace(config, mask_equal_captions=masked), Ranks())
         for masked in (False, True)
     ]
     for (text, embeddings), loss_found, masked in zip(seen, found, (False, True), strict=True):
@@ -60,7 +60,7 @@ def test_scores_leave_out_pairs_of_equal_captions(shards, tmp_path, score):
     masked = replace(config, selection=replace(selection, mask_equal_captions=True))
     model = TwoTower(config.model, logit_scale=10.0, logit_bias=-2.0)
     scorers = [build_loader(each, model, torch.device("cpu")).scorer for each in (config, masked)]
-    assert [scorer.same for scorer in scorers] == [None, "caption"]
+    assert [scorer.equal_by for scorer in scorers] == [None, "caption"]
 
 
 def test_runs_with_and_without_differ_and_do_not_go_on_as_each_other(shards, tmp_path):

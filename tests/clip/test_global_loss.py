@@ -66,7 +66,6 @@ def test_any_ranks_find_the_gradients_of_one_batch(sizes, loss, bias):
     value, (image, text, scale, *rest) = by_autograd(of, loss)
     found = over_ranks(of, sizes, loss)
     for each in found:
-        assert each.num_examples == sum(sizes)
         torch.testing.assert_close(each.value, value, rtol=1e-12, atol=0)
     close = {"rtol": 1e-10, "atol": 1e-13}
     torch.testing.assert_close(torch.cat([each.image for each in found]), image, **close)

@@ -27,7 +27,7 @@ class ClipModel(nn.Module):
     """``text_tower(text)``: floating [B, embed_dim] of int64 [B, context_length]."""
 
     log_scale: nn.Parameter
-    bias: nn.Parameter | None
+    logit_bias: nn.Parameter | None
 
     def __init__(self, config: ModelInputs) -> None:
         super().__init__()

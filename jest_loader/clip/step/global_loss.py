@@ -28,7 +28,6 @@ class GlobalLoss:
 
     Args:
         value: [], the loss, the same on all ranks.
-        num_examples: B.
         image: [b, D], gradient with respect to this rank's image embeddings.
         text: [b, D], gradient with respect to this rank's text embeddings.
         logit_scale: [], this rank's term of the gradient, which is the sum over ranks.
@@ -36,7 +35,6 @@ class GlobalLoss:
     """
 
     value: Tensor
-    num_examples: int
     image: Tensor
     text: Tensor
     logit_scale: Tensor
@@ -77,7 +75,6 @@ def global_loss(
         # Every pair is in both directions, so value, scale and bias are taken from one of them.
         return GlobalLoss(
             ranks.all_gather(by_image.value).sum() / size,
-            size,
             by_image.products * own.logit_scale / size,
             by_text.products * own.logit_scale / size,
             (own.image * by_image.products).sum() / size,

@@ -21,21 +21,9 @@ from jest_loader.scoring.groups import group_ids
 from jest_loader.scoring.wrappers import unwrapped
 
 
-class StepLoss(NamedTuple):
-    """The loss of a step, over the examples of all ranks.
-
-    Args:
-        loss: [], without gradient.
-        num_examples: How many examples it is the loss of.
-    """
-
-    loss: Tensor
-    num_examples: int
-
-
 def backward(
     model: nn.Module, batch: Batch, step: int, config: TrainConfig, ranks: Ranks
-) -> StepLoss:
+) -> Tensor:
     """Compute the batch's loss and add its gradients to the model's parameters.
 
     All examples of the step are each other's negatives, also over several ranks and with
@@ -51,6 +39,9 @@ def backward(
         step: Optimizer steps done; augmentation and the choice of resolutions are seeded by it.
         config: The run.
         ranks: The processes that share the step's batch.
+
+    Returns:
+        The loss over the examples of all ranks, [], without gradient.
     """
     if config.data.augment:
         batch["image"] = augment(batch["image"], seed=fold(config.seed, step))
@@ -63,15 +54,15 @@ def backward(
     micro = config.data.micro_batch_size
     if micro is not None and micro < config.data.batch_size // ranks.size:
         # Also where this rank has one micro-batch only: all ranks communicate in the same order.
-        return _in_micro_batches(model, parts, forward, step, ranks)
+        return _in_micro_batches(model, parts, forward, ranks)
     embeddings, groups = forward(model, parts[0]), parts[0].batch.get("group")
     if ranks.size > 1:
         found = global_loss(embeddings, config.loss, ranks, groups)
         _backpropagate(embeddings, found, ranks)
-        return StepLoss(found.value, found.num_examples)
+        return found.value
     loss = contrastive_loss(embeddings, config.loss, groups)
     loss.backward()  # type: ignore[no-untyped-call]
-    return StepLoss(loss.detach(), len(batch["image"]))
+    return loss.detach()
 
 
 def num_at_low_resolution(config: TrainConfig) -> int:
@@ -132,8 +123,8 @@ def _parts(batch: Batch, step: int, config: TrainConfig, ranks: Ranks) -> Iterat
 
 
 def _in_micro_batches(
-    model: nn.Module, parts: list[_Part], forward: _Forward, step: int, ranks: Ranks
-) -> StepLoss:
+    model: nn.Module, parts: list[_Part], forward: _Forward, ranks: Ranks
+) -> Tensor:
     inner, states, cached = unwrapped(model), [], []
     with torch.no_grad():
         for part in parts:
@@ -158,7 +149,7 @@ def _in_micro_batches(
             rows = slice(first, first + len(again.image))
             _backpropagate(again, found, ranks, rows, with_logit=is_last)
         first = rows.stop
-    return StepLoss(found.value, found.num_examples)
+    return found.value
 
 
 def _backpropagate(
