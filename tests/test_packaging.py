@@ -1,5 +1,6 @@
 """What is installed is what is in the tree: the package list, the wheel, a clean environment."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -39,8 +40,16 @@ def files_of_package(name: str) -> set[str]:
 
 
 def run(*command: str | Path, cwd: Path) -> str:
+    # PYTHONPATH may name this tree, which would be imported in place of what is installed.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
     )
     assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}"
     return result.stdout
