@@ -8,8 +8,8 @@
       identity        what a cache is made from
     verify          compares a cache with its checksums
     cached          CachedReference and CachedLosses, which look up what was kept
-      stored_rows     arrays whose rows belong to samples, in memory or mapped
-      sample_index    where the row of each sample is
+      stored_rows     arrays whose rows belong to examples, in memory or mapped
+      sample_index    the row of each sample id
       mapped_rows     an array in many files, gathered by one index
     format          what is in the folder; all of the above agree on it
 

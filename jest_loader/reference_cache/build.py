@@ -73,8 +73,8 @@ def build(
         What the cache holds.
 
     Raises:
-        ValueError: if ``path`` holds something else or a cache with other settings, a sample comes
-            twice, fewer come than promised, or what the reference returns cannot be kept.
+        ValueError: if ``path`` holds something else or a cache with other settings, an example
+            comes twice, fewer come than promised, or what the reference returns cannot be kept.
     """
     folder, rank = Path(path), Rank.of_this_process()
     measure = measure_of(reference)
@@ -129,7 +129,7 @@ class _Builder:
         self._source, self._measure, self._folder = source, measure, folder
         self._chunk_rows = folder.settings.chunk_rows
         self._id_column, self._advance = id_column, advance
-        self._reasons: dict[int, str] = {}  # Why samples of the chunk in the making are missing.
+        self._reasons: dict[int, str] = {}  # Why examples of the chunk in the making are missing.
 
     def build(self, rank: Rank) -> None:
         """Build those of this process's chunks that are not there yet."""
@@ -188,13 +188,14 @@ class _Builder:
         ids = columns["sample_id"][missing]
         if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
             raise ValueError(
-                f"a reference must be able to use some samples of a chunk, but of {len(ids)}, from "
-                f"sample {ids[0]} on, it could use none; check the model and the data's columns"
+                "a reference must be able to use some examples of a chunk, but of "
+                f"{len(ids)}, from sample {ids[0]} on, it could use none; check the model and "
+                "the data's columns"
             )
         if len(ids):
             reasons = [f"sample {i}: {self._reasons.pop(i, 'it is NaN')}" for i in ids.tolist()]
             shown = first_few(reasons, separator="; ")
-            _LOG.warning("chunk %d: %d samples are missing: %s", number, len(ids), shown)
+            _LOG.warning("chunk %d: %d examples are missing: %s", number, len(ids), shown)
         self._folder.add(number, columns, self._measure.logit, state)
 
     def _measured(self, number: int) -> Iterator[tuple[Columns, dict[str, Any] | None]]:

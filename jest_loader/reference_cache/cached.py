@@ -25,7 +25,7 @@ Live = TypeVar("Live")
 """What computes values that the cache lacks: an embedder, or a function of a batch."""
 
 Values = NDArray[Any] | Tensor | MappedRows
-"""Stored values, a row for each sample."""
+"""Stored values, a row for each example."""
 
 Ids = NDArray[np.int64] | Tensor | SampleIndex | None
 """The sample ids of rows; None for 0, 1, 2, ..."""
@@ -62,7 +62,7 @@ class _Cached(Generic[Live]):
         self._rows = StoredRows(arrays, index, options.get("id_column", "sample_id"))
 
     def __len__(self) -> int:
-        """Samples in the cache, also those without values."""
+        """Examples in the cache, with or without values."""
         return self._rows.index.num_rows
 
     def _look_up(self, batch: Batch, remedy: str) -> Found:
@@ -70,7 +70,7 @@ class _Cached(Generic[Live]):
         if found.skipped and self.missing == "error":
             names = listed(named(found.skipped, {"sample_id": found.ids}))
             raise ValueError(
-                "every sample must have values in the reference cache, but "
+                "every example must have values in the reference cache, but "
                 f"{len(found.skipped)} of this batch have none ({names}); build the cache from "
                 f"this data set, or pass missing='skip' to skip them, or {remedy}"
             )
@@ -108,7 +108,7 @@ class CachedReference(_Cached[Embedder]):
     ) -> None:
         if len(image.shape) != 2 or tuple(image.shape) != tuple(text.shape):
             raise ValueError(
-                "cached image and text embeddings must both have shape [samples, width], "
+                "cached image and text embeddings must both have shape [examples, width], "
                 f"got {tuple(image.shape)} and {tuple(text.shape)}"
             )
         super().__init__({"image": image, "text": text}, ids, **options)
@@ -177,7 +177,7 @@ class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
         **options: Unpack[LookUp[Callable[[Batch], Tensor]]],
     ) -> None:
         if len(loss.shape) != 1:
-            raise ValueError(f"cached losses must have shape [samples], got {tuple(loss.shape)}")
+            raise ValueError(f"cached losses must have shape [examples], got {tuple(loss.shape)}")
         super().__init__({"loss": loss}, ids, **options)
         if self.missing not in ("error", "skip") and not callable(self.missing):
             raise ValueError(
@@ -259,11 +259,11 @@ def _check_same_model(live: Embeddings, cached: Embeddings) -> None:
             fresh is not None and not isclose(float(fresh), float(stored), rel_tol=1e-3)
         ):
             raise ValueError(
-                f"the embedder for missing samples must be the cache's model, but its {name} is "
+                f"the embedder for missing examples must be the cache's model, but its {name} is "
                 f"{fresh if fresh is None else float(fresh)} and the cache's {stored}"
             )
     if live.image.shape[1] != cached.image.shape[1]:
         raise ValueError(
-            "the embedder for missing samples must be the cache's model, but its embeddings have "
+            "the embedder for missing examples must be the cache's model, but its embeddings have "
             f"width {live.image.shape[1]} and the cache's {cached.image.shape[1]}"
         )

@@ -99,7 +99,7 @@ class CacheFolder:
         """Write the index and the manifest, once all chunks are there.
 
         Raises:
-            ValueError: if the chunks are not of one model, a sample came twice, or rows that the
+            ValueError: if the chunks are not of one model, an example came twice, or rows that the
                 source promises are not there.
         """
         records = self._records()

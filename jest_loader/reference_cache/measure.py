@@ -99,7 +99,7 @@ class EmbeddingMeasure:
         if used.output is None:
             if self.logit is None:
                 raise ValueError(
-                    "the reference must be able to use some samples of the first batch, but of "
+                    "the reference must be able to use some examples of the first batch, but of "
                     f"samples {ids.min()} to {ids.max()} it can use none; check the data's columns"
                 )
             empty = np.full((len(ids), self.logit.width), np.nan, np.float16)

@@ -1,4 +1,4 @@
-"""Where the row of each sample is, by its id."""
+"""The row of each sample id."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from jest_loader.ragged import Int64Array
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Where the row of each sample is.
+    """The row of each sample id.
 
     Args:
         num_rows: How many rows there are.
@@ -39,7 +39,7 @@ class SampleIndex:
         twice = ascending[1:][ascending[1:] == ascending[:-1]]
         if len(twice) > 0:
             raise ValueError(
-                f"each sample must come once, but {len(np.unique(twice))} came again (first "
+                f"each sample id must come once, but {len(np.unique(twice))} came again (first "
                 f"{int(twice[0])}); read one epoch, without replacement"
             )
         return cls(len(ids), ascending, rows)
@@ -83,8 +83,8 @@ def sample_ids(batch: Batch, column: str) -> Int64Array:
         found = batch[column]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"a reference cache finds samples by id, but the batch has no column {column!r}; "
-            "add the sample's number to it, or pass id_column"
+            "a reference cache finds examples by sample id, but the batch has no column "
+            f"{column!r}; add the numbers of its examples, or pass id_column"
         ) from error
     ids = np.asarray(found.cpu() if isinstance(found, Tensor) else found)
     if ids.dtype.kind not in "iu" or ids.ndim != 1:

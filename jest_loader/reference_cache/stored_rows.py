@@ -1,4 +1,4 @@
-"""Stored values of samples, found by sample id."""
+"""Stored values of examples, found by sample id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Arrays of values whose rows belong to samples.
+    """Arrays of values whose rows belong to examples.
 
     Args:
         columns: The arrays by name, of one length.
-        index: Where each sample's row is.
+        index: The row of each sample id.
         id_column: The column of batches that holds sample ids.
     """
 
@@ -81,7 +81,7 @@ class OpenCache(NamedTuple):
     Args:
         manifest: What it holds.
         columns: The arrays of values by name.
-        samples: Where each sample's row is.
+        samples: The row of each sample id.
     """
 
     manifest: Manifest

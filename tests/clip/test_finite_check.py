@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_names_its_samples(shards, tmp_path, monkeypat
     assert len(ids) == 8
     named = ", ".join(map(str, ids[:5]))
     assert message == (
-        f"the loss must be finite, got nan at step 8 on samples {named}, ... (all in "
+        f"the loss must be finite, got nan at step 8 on samples {named}, and 3 more (all in "
         f"{out / 'nonfinite.json'}); look at those, or start again with a lower optimizer.lr, in "
         "another folder"
     )

@@ -150,7 +150,7 @@ def test_samples_that_cannot_be_used_are_missing_and_not_zero(tmp_path, caplog, 
         manifest = build(tmp_path / "cache", batches(range(18)), Reference(bad=bad), chunk_rows=18)
     assert manifest.num_missing == len(bad)
     reasons = "; ".join(f"sample {row}: bad {row}" for row in bad)
-    assert f"{len(bad)} samples are missing: {reasons}" in caplog.text
+    assert f"{len(bad)} examples are missing: {reasons}" in caplog.text
     stored = zarr.open_group(tmp_path / "cache", mode="r")
     for side in ("image", "text"):
         absent = np.isnan(stored[side][:]).all(axis=1)
@@ -166,7 +166,7 @@ def test_rows_that_a_live_model_leaves_out_are_missing(tmp_path, caplog):
 
     manifest = build(tmp_path / "cache", batches(range(8)), FrozenReference(Half(1, 1)))
     assert manifest.num_missing == 1
-    assert "1 samples are missing: sample 2: bad 2" in caplog.text
+    assert "1 examples are missing: sample 2: bad 2" in caplog.text
     assert manifest.identity["model"].startswith("Half ")
 
 
@@ -219,7 +219,7 @@ class Drifting(Reference):
             "one logit_scale throughout, but the reference's was 8.5 and is now 9.5",
         ),
         (range(18), Reference(logit_scale=-1.0), "logit_scale must be positive, got -1.0"),
-        (range(18), Reference(bad=range(18)), "use some samples of the first batch, but of sam"),
+        (range(18), Reference(bad=range(18)), "use some examples of the first batch, but of sam"),
         (range(18), Reference(bad=range(7, 14)), "of 7, from sample 7 on, it could use none"),
         (range(5), NanReference(), "of 5, from sample 0 on, it could use none"),
         (range(18), lambda batch: torch.zeros(3), r"shape \(4,\), .* got torch.float32 of \(3,\)"),

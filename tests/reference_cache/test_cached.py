@@ -120,6 +120,12 @@ def test_a_sample_without_a_row_is_skipped(cache):
     (chosen,) = dataset
     assert not np.isin(IDS[[4, 20, 30, 31]], chosen["sample_id"]).any()
     assert dataset.counts.skipped == 4
+    assert dataset.stats.skipped == (
+        f"sample {IDS[4]}: the reference could not use it",
+        f"sample {IDS[20]}: the reference could not use it",
+        f"sample {IDS[30]}: it is not in the reference cache",
+        f"sample {IDS[31]}: it is not in the reference cache",
+    )
 
 
 def test_a_sample_without_a_row_is_scored_live(cache):
@@ -269,7 +275,7 @@ def test_rows_may_have_any_ids(cache):
         CachedReference(image, text, 1.0, missing="live")
     with pytest.raises(ValueError, match=r"'error', 'skip' or a function .* got 'live'"):
         CachedLosses(image[:, 0], missing="live")
-    with pytest.raises(ValueError, match=r"losses must have shape \[samples\], got \(40, 6\)"):
+    with pytest.raises(ValueError, match=r"losses must have shape \[examples\], got \(40, 6\)"):
         CachedLosses(image)
 
 

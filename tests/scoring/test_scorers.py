@@ -331,7 +331,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
     [
         (
             lambda: CachedReference(np.zeros((3, 2)), np.zeros((4, 2)), 1.0),
-            r"must both have shape \[samples, width\], got \(3, 2\) and \(4, 2\)",
+            r"must both have shape \[examples, width\], got \(3, 2\) and \(4, 2\)",
         ),
         (
             lambda: CachedReference(np.zeros((3, 2)), np.zeros((3, 2)), 1.0).embed({"image": []}),

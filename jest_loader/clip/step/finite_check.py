@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jest_loader.checks import first_few
 from jest_loader.files import save_json
 
 _NUM_NAMED = 5
@@ -94,11 +95,10 @@ class FiniteCheck:
             what, found = "norm of the gradient", values.gradient_norm
         else:
             what, found = "loss", values.loss
-        named = ", ".join(map(str, ids[:_NUM_NAMED])) + (", ..." if len(ids) > _NUM_NAMED else "")
         raise FloatingPointError(
-            f"the {what} must be finite, got {found} at step {values.step} on samples {named} (all "
-            f"in {self._path}); look at those, or start again with a lower optimizer.lr, in "
-            "another folder"
+            f"the {what} must be finite, got {found} at step {values.step} on samples "
+            f"{first_few(ids, most=_NUM_NAMED)} (all in {self._path}); look at "
+            "those, or start again with a lower optimizer.lr, in another folder"
         )
 
 
