@@ -69,7 +69,7 @@ def _collected(pipes: list[Connection]) -> list[Ended]:
     ended = [Ended()] * len(pipes)
     left, deadline = list(pipes), time.monotonic() + LIMIT_S
     while left:
-        ready = wait(left, timeout=max(0, deadline - time.monotonic()))
+        ready: list[Any] = wait(left, timeout=max(0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError(f"ranks {[pipes.index(pipe) for pipe in left]} hang")
         for pipe in ready:

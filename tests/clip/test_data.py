@@ -96,7 +96,7 @@ def decoded(monkeypatch) -> list[object]:
     import jest_loader.adapters.images.decode_images as module
 
     calls: list[object] = []
-    decode = module.decode
+    decode = module.decode  # type: ignore[attr-defined]
     monkeypatch.setattr(
         module, "decode", lambda *args, **options: (calls.append(args), decode(*args, **options))[1]
     )

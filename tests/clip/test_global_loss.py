@@ -83,7 +83,7 @@ def test_examples_of_one_group_are_not_each_others_negatives(sizes, loss):
     of = embeddings(sum(sizes))
     groups = torch.arange(sum(sizes)) % 5
     image, text = of.image.clone().requires_grad_(), of.text.clone().requires_grad_()
-    logits, value = of.logit_scale * image @ text.T + of.logit_bias, 0.0
+    logits, value = of.logit_scale * image @ text.T + of.logit_bias, torch.zeros(())
     for row, own in enumerate(groups):
         others = [k for k in range(len(groups)) if k == row or groups[k] != own]
         if loss == "sigmoid":

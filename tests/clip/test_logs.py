@@ -47,7 +47,8 @@ def test_a_line_says_what_a_step_was(shards, tmp_path):
 
 def test_losses_norms_and_rates_are_those_of_the_steps(shards, tmp_path, monkeypatch):
     losses, norms = [], []
-    backward, clip = training.backward, torch.nn.utils.clip_grad_norm_
+    backward = training.backward  # type: ignore[attr-defined]
+    clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(
         training, "backward", lambda *given: losses.append(backward(*given)) or losses[-1]
     )

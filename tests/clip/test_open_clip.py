@@ -130,7 +130,10 @@ def test_siglip_models_see_pixels_as_they_were_trained_to():
 
 @pytest.mark.parametrize("patch_size", [4, 16])
 def test_other_patch_sizes_are_those_of_a_model_resampled_by_timm(folder, patch_size):
-    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+    from timm.layers import (  # type: ignore[attr-defined]
+        resample_abs_pos_embed,
+        resample_patch_embed,
+    )
 
     model = built(folder)
     state = model.open_clip_state()

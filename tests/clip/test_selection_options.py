@@ -143,7 +143,7 @@ def test_the_selector_has_the_quota(shards, tmp_path, selector):
     selection = replace(HARD, selector=selector, quota="global")
     config = config_for(shards, tmp_path / "run", selection=selection)
     loader = build_loader(config, TwoTower(config.model), torch.device("cpu"))
-    assert loader._arguments.selector.quota == "global"
+    assert loader._arguments.selector.quota == "global"  # type: ignore[attr-defined]
 
 
 @pytest.mark.filterwarnings("ignore:.*looks like the logarithm")  # Its scale falls below 5.

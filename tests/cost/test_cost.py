@@ -98,7 +98,7 @@ def test_known_models_are_those_of_open_clip(name):
         blocks, patch_size = visual.transformer.resblocks, visual.patch_size
         hidden, class_tokens = blocks[0].mlp[0].out_features, 1
         width = visual.transformer.width
-    assert shape.vision == VisionShape(
+    assert shape.vision == VisionShape(  # type: ignore[call-arg]
         len(blocks), width, *{*patch_size}, *{*visual.image_size}, shape.vision.mlp_ratio,
         class_tokens,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_counts_and_skipped_samples_are_those_of_one_super_batch():
     assert dataset.stats is None
     total = 0
     for _ in dataset:
-        stats = dataset.stats
+        stats: Any = dataset.stats
         total += stats.counts.skipped
         assert stats.counts == Counts(60, 60, 12, skipped=len(stats.skipped))
         assert all(

@@ -1,6 +1,7 @@
 """How a model is run on candidates: prepared, within a memory budget, without the bad rows."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,7 +257,7 @@ def test_shrinking_by_whole_factors_stays_near_the_average_over_areas(dtype):
     """Of smooth images: there the antialiased filter and the plain average agree."""
     ramp = torch.linspace(0, 200, 32)
     image = (ramp[:, None] + 0.2 * ramp).expand(2, 3, 32, 32).to(dtype)
-    batch = {"image": image, "number": [1, 2]}
+    batch: dict[str, Any] = {"image": image, "number": [1, 2]}
     small = Shrink("image", 8)(batch)
     assert small["image"].dtype == dtype
     assert small["number"] == [1, 2]

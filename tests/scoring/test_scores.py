@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_factored_scores_with_groups_equal_dense_scores_with_groups(loss):
     learner, reference = sides(loss=loss)
     for given in ((learner, reference), (None, reference), (learner, None)):
         factored = FactoredScores(*given, loss, groups=GROUPS)
-        dense = factored.dense()
+        dense: Any = factored.dense()
         torch.testing.assert_close(factored.mean(), dense.mean(), rtol=0, atol=1e-12)
         assert_scores_consistent(factored, chosen=torch.tensor([3, 1, 8, 15]))
         some = torch.tensor([1, 8, 15, 3, 0])
@@ -327,7 +328,7 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
             lambda: Embeddings(torch.rand(6, 4), torch.rand(6, 4).half(), 1.0),
             "one floating-point dtype, got torch.float32 and torch.float16",
         ),
-        (lambda: Embeddings(*torch.ones(2, 6, 4).long(), 1.0), "got torch.int64"),
+        (lambda: Embeddings(*torch.ones(2, 6, 4).long(), logit_scale=1.0), "got torch.int64"),
         (
             lambda: DenseScores(torch.rand(4, 5)),
             r"square floating-point matrix, got shape \(4, 5\)",

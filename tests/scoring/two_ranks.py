@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from test_scorers import Towers, batch_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader import LiveLearner, OnlineProxy
+from tests.scoring.test_scorers import Towers, batch_of
 
 
 class Forward(Towers):
@@ -101,7 +101,7 @@ def main() -> None:
     """Run every check, both ranks at once."""
     rank, path = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    store = dist.FileStore(path, 2)
+    store = dist.FileStore(path, 2)  # type: ignore[attr-defined]
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )

@@ -17,6 +17,7 @@ from jest_loader import (
     GibbsSelector,
     IndependentSelector,
     JointSelector,
+    Selector,
     TopKSelector,
     UniformSelector,
 )
@@ -97,7 +98,7 @@ def test_joint_differs_from_independent_where_negatives_matter():
     independent = IndependentSelector().select(scores, 128, key=0)
     shared = len(set(joint.tolist()) & set(independent.tolist()))
     assert shared < 100
-    pairwise = scores.dense()._pairwise.numpy()
+    pairwise = scores.dense()._pairwise.numpy()  # type: ignore[attr-defined]
     assert total_score(pairwise, joint.numpy()) > 1.2 * total_score(pairwise, independent.numpy())
 
 
@@ -119,8 +120,9 @@ def test_the_first_chunk_is_drawn_as_independent_selection_draws():
 def test_example_scores_draw_each_chunk_independently():
     values = torch.linspace(-3, 3, 50, dtype=torch.float64)
     counts = torch.zeros(2, 50)
+    selectors: list[Selector] = [JointSelector(4), IndependentSelector()]
     for step in range(3000):
-        for row, selector in enumerate((JointSelector(4), IndependentSelector())):
+        for row, selector in enumerate(selectors):
             counts[row, selector.select(ExampleScores(values), 8, key=step)] += 1
     share = counts / 3000
     spread = (2 * share.mean(0) * (1 - share.mean(0)) / 3000).sqrt()
@@ -217,7 +219,8 @@ def test_uniform_ignores_scores_and_top_k_follows_them():
 def test_a_small_gain_draws_more_evenly():
     scores = ExampleScores(torch.tensor([0.0, 4.0], dtype=torch.float64))
     share = torch.zeros(2)
-    for row, selector in enumerate((JointSelector(gain=0.25), IndependentSelector(gain=0.25))):
+    selectors: list[Selector] = [JointSelector(gain=0.25), IndependentSelector(gain=0.25)]
+    for row, selector in enumerate(selectors):
         picks = [int(selector.select(scores, 1, key=fold(row, step))) for step in range(4000)]
         share[row] = sum(picks) / 4000
     expected = math.e / (1 + math.e)
