@@ -18,7 +18,18 @@ from jest_loader.loader.super_batch import (
     size_error,
 )
 from jest_loader.ops.noise import fold
-from jest_loader.protocols import Scorer, Selector, Snapshots, Source, Stateful
+from jest_loader.protocols import (
+    GainSelector,
+    Scorer,
+    Selector,
+    ShardableSource,
+    Snapshots,
+    Source,
+    Stateful,
+    WithEqualBy,
+    WithLoss,
+    WithReference,
+)
 from jest_loader.selecting.selectors import UniformSelector, moves_rows
 
 
@@ -87,14 +98,16 @@ class Arguments:
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
         batch_size = declared_batch_size(self.source)
-        loss, equal_by = (getattr(self.scorer, name, None) for name in ("loss", "equal_by"))
+        scorer: object = self.scorer
+        loss = scorer.loss if isinstance(scorer, WithLoss) else None
+        equal_by = scorer.equal_by if isinstance(scorer, WithEqualBy) else None
         schedule = self.options.schedule
         return {
             "super_batch_size over all ranks": num_ranks * self.super_batch_size,
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
             "source batch size over all ranks": batch_size and num_ranks * batch_size,
             # Only a source that deals its rows itself can say where another number would be.
-            "number of ranks": None if hasattr(self.source, "shard") else num_ranks,
+            "number of ranks": None if isinstance(self.source, ShardableSource) else num_ranks,
             "seed": self.options.seed,
             "scorer": type(self.scorer).__name__,
             "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.
@@ -124,7 +137,7 @@ class Arguments:
         return round(self.sub_batch_size / (1 - filter_ratio))
 
     def _check_emit(self) -> None:
-        if self.options.emit_reference and not hasattr(self.scorer, "reference"):
+        if self.options.emit_reference and not isinstance(self.scorer, WithReference):
             raise ValueError(
                 "emit_reference=True needs a scorer with a reference, "
                 f"got {type(self.scorer).__name__}"
@@ -134,7 +147,9 @@ class Arguments:
         schedule = self.options.schedule
         if schedule is None:
             return
-        if schedule.gain and not (is_dataclass(self.selector) and hasattr(self.selector, "gain")):
+        if schedule.gain and not (
+            is_dataclass(self.selector) and isinstance(self.selector, GainSelector)
+        ):
             raise ValueError(
                 "a schedule of gains needs a selector that is a dataclass with a gain, "
                 f"got {type(self.selector).__name__}"

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, num_examples, take
+from jest_loader.embeddings import Embeddings
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.super_batch import SuperBatch
-from jest_loader.loader.telemetry import Batchable, Counts, Measured, Stopwatch
-from jest_loader.protocols import Scorer, Scores
+from jest_loader.loader.telemetry import Counts, Measured, Stopwatch
+from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores, WithReference
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
@@ -111,7 +112,7 @@ class _Choosing:
         """The scores, where skipped rows are not to be drawn."""
         scores = self._scores()
         logits = scores.logits
-        reasons = dict(getattr(scores, "skipped", {}))
+        reasons = dict(scores.skipped) if isinstance(scores, SkippingScores) else {}
         for row in (~torch.isfinite(logits)).nonzero()[:, 0].tolist():
             reasons.setdefault(row, "its score is not finite")
         self._skipped = named(reasons, self._super_batch.candidates) | self._skipped
@@ -220,7 +221,7 @@ class _Choosing:
         num_rows = self._super_batch.num_rows
         own = index[index < num_rows]  # Other ranks' rows have no scores here.
         local = scores.local
-        if self._scorer is None or not isinstance(local, Batchable) or not len(own):
+        if self._scorer is None or not isinstance(local, BatchScores) or not len(own):
             return Measured(names, self._times)
         chosen = own.to(local.logits.device)
         key, size = self._super_batch.step.key, len(index)
@@ -247,8 +248,8 @@ class _Choosing:
 
 
 def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
-    reference = getattr(scores, "reference", None)
-    if not isinstance(sub_batch, dict) or reference is None:
+    reference = scores.reference if isinstance(scores, WithReference) else None
+    if not isinstance(sub_batch, dict) or not isinstance(reference, Embeddings):
         raise ValueError(
             "emit_reference=True needs sub-batches that are dicts and scores with a reference's "
             f"embeddings, got {type(sub_batch).__name__} and {type(scores).__name__}"

@@ -19,7 +19,14 @@ from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.super_batch import num_full_rows
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
-from jest_loader.protocols import Scorer, Selector, Source, Stateful
+from jest_loader.protocols import (
+    EpochSource,
+    Scorer,
+    Selector,
+    ShardableSource,
+    Source,
+    Stateful,
+)
 from jest_loader.ranks.ranks import Ranks, ranks_of
 from jest_loader.selecting.selectors import JointSelector
 
@@ -133,7 +140,7 @@ class JestDataset(IterableDataset[Batch]):
             TypeError: if the source has no length or no ``batch_size``.
         """
         arguments, num_ranks = self._arguments, self._ranks_now().size
-        is_undivided = hasattr(self.source, "shard") and self._ranks.size == 1
+        is_undivided = isinstance(self.source, ShardableSource) and self._ranks.size == 1
         rows = num_full_rows(self.source, num_ranks if is_undivided else 1)
         if arguments.options.schedule is None:
             return rows // self.super_batch_size
@@ -190,7 +197,7 @@ class JestDataset(IterableDataset[Batch]):
         if self._pass is not None:
             self._pass.choose_again()
         position, num_ranks = self._position, self._ranks_now().size
-        is_undivided = hasattr(source, "shard") and num_ranks != self._ranks.size
+        is_undivided = isinstance(source, ShardableSource) and num_ranks != self._ranks.size
         if not (self._began or self._restored or is_undivided):
             # The source may have an order of its own.
             position = replace(position, source=source.state_dict())
@@ -257,7 +264,7 @@ class JestDataset(IterableDataset[Batch]):
         if self._pass is not None:
             self._pass.wait()  # Two passes over one source would each get part of the data.
         ranks = self._ranks_now()
-        if self._ranks.size != ranks.size and hasattr(self.source, "shard"):
+        if self._ranks.size != ranks.size and isinstance(self.source, ShardableSource):
             self.source.shard(ranks.rank, ranks.size)
         self._ranks = ranks
         start = self._position
@@ -266,7 +273,7 @@ class JestDataset(IterableDataset[Batch]):
         elif self._restored and start.source is not None and isinstance(self.source, Stateful):
             self.source.load_state_dict(start.source)
         self._restored = False
-        if hasattr(self.source, "set_epoch"):
+        if isinstance(self.source, EpochSource):
             self.source.set_epoch(self._position.epoch)
 
     def _supersede(self) -> None:

@@ -15,7 +15,14 @@ from jest_loader.loader.read_ahead import ReadAhead
 from jest_loader.loader.side_stream import SideStream
 from jest_loader.loader.super_batch import SuperBatch, num_promised_rows, super_batches
 from jest_loader.loader.telemetry import Counts
-from jest_loader.protocols import Snapshots, Source, Stateful, Trainable
+from jest_loader.protocols import (
+    EpochSource,
+    ShardableSource,
+    Snapshots,
+    Source,
+    Stateful,
+    Trainable,
+)
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.ranks import Ranks
 
@@ -79,18 +86,17 @@ class Pass:
             ValueError: if the pass had less than the source promises.
         """
         source, next_epoch = self._arguments.source, position.epoch + 1
-        set_epoch = getattr(source, "set_epoch", None)
         with self._agreement.step("ending an epoch") as ending:
             if self._ended_here:
                 self._check_whole(position)
             else:
                 self.close()
                 self.wait()
-                if set_epoch is not None:
-                    set_epoch(next_epoch)
+                if isinstance(source, EpochSource):
+                    source.set_epoch(next_epoch)
             ending.numbers = (self._num_left,)
         with self._agreement.step("ending an epoch") as ended:
-            ended.numbers = (int(self._ended_here or set_epoch is not None),)
+            ended.numbers = (int(self._ended_here or isinstance(source, EpochSource)),)
         no_source_is_midway = ended.totals == [self._agreement.ranks.size]
         (num_left,) = ending.totals
         counts = position.counts.plus(Counts(loaded=num_left, dropped=num_left))
@@ -183,13 +189,16 @@ class Pass:
         num_ranks = self._agreement.ranks.size
         if num_ranks == 1:
             return
-        shards = hasattr(source, "shard")
         self._agreement.check_same(
             {
                 "epoch": start.epoch,
                 "super_batches": start.super_batches,
                 "num_steps": start.num_steps,
-                "source": check_stateful(source).state_dict() if shards else None,
+                "source": (
+                    check_stateful(source).state_dict()
+                    if isinstance(source, ShardableSource)
+                    else None
+                ),
                 **self._arguments.configuration(num_ranks),
             }
         )

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from jest_loader.protocols import BatchScores
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,6 @@ class SelectionStats:
         return asdict(self)
 
 
-@runtime_checkable
-class Batchable(Protocol):
-    """Scores that know what some candidates are worth as a batch by themselves."""
-
-    def rows(self, chosen: Tensor) -> "Batchable":
-        """The scores of ``chosen`` (int64 [n]) alone, with nothing chosen."""
-        ...
-
-    def mean(self) -> Tensor:
-        """[]: the score of all candidates as one batch, per example."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Measured:
     """What ``SelectionStats`` are made of when they are asked for.
@@ -114,8 +103,8 @@ class Measured:
 
     skipped: tuple[str, ...]
     times: "Stopwatch"
-    chosen: Batchable | None = None
-    uniform: Batchable | None = None
+    chosen: BatchScores | None = None
+    uniform: BatchScores | None = None
     independent_overlap: Tensor | None = None
     counts: Counts = field(default_factory=Counts)
     waiting_ms: float = 0.0

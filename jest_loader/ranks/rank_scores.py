@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jest_loader.protocols import Scores, SharedScores
+from jest_loader.protocols import ContextScores, Scores, SharedScores
 from jest_loader.ranks.ranks import Ranks
 
 
@@ -42,7 +42,7 @@ class RankScores:
     @property
     def needs_context(self) -> bool:
         """Whether the scores are equal for all candidates until some are chosen."""
-        return getattr(self.local, "needs_context", False)
+        return isinstance(self.local, ContextScores) and self.local.needs_context
 
     def alone(self) -> "RankScores":
         """The same scores, selected from without the other ranks."""

@@ -118,7 +118,8 @@ class IndependentSelector(_OverRanks):
 
     Args:
         gain: Factor on the logits.
-        quota: As for ``JointSelector``; with nothing to condition on, ``"local"`` is ``"equal"``.
+        quota: Who draws how many over several ranks. Nothing is conditioned on, so ``"local"`` is
+            ``"equal"``.
 
     Raises:
         ValueError: if ``gain`` is not positive, or ``quota`` is another word.
@@ -149,7 +150,7 @@ class TopKSelector(_OverRanks):
     """The candidates with the highest scores, highest first; nothing random.
 
     Args:
-        quota: As for ``IndependentSelector``.
+        quota: Who draws how many over several ranks; ``"local"`` is ``"equal"``.
 
     Raises:
         ValueError: if ``quota`` is another word.
@@ -171,7 +172,7 @@ class UniformSelector(_OverRanks):
     """Draws uniformly from the candidates with a finite score: the baseline of any selection.
 
     Args:
-        quota: As for ``IndependentSelector``.
+        quota: Who draws how many over several ranks; ``"local"`` is ``"equal"``.
 
     Raises:
         ValueError: if ``quota`` is another word.

@@ -62,7 +62,7 @@ def test_losses_norms_and_rates_are_those_of_the_steps(shards, tmp_path, monkeyp
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", by_hand)
     run = train(config_for(shards, tmp_path / "run", log=LogConfig(every=4)))
     lines = [line for line in lines_of(tmp_path / "run") if "loss" in line]
-    assert [line["loss"] for line in lines] == [losses[index].loss.item() for index in (3, 7, 11)]
+    assert [line["loss"] for line in lines] == [losses[index].item() for index in (3, 7, 11)]
     assert [line["gradient_norm"] for line in lines] == pytest.approx(norms[3::4])
     seconds = sum(4 * 8 / line["examples_per_s"] for line in lines)
     assert seconds == pytest.approx(run.seconds)
