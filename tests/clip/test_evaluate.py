@@ -64,7 +64,7 @@ def test_a_model_that_diverged_is_refused(what):
     broken = [float("nan"), 0.0]
     texts = {name: broken if what == "class names" else [1.0, 0.0] for name in CLASSES}
     images = [broken if what == "images" else [1.0, 0.0]] * 6
-    with pytest.raises(FloatingPointError, match=rf"finite .* but those of \d of \d {what} are"):
+    with pytest.raises(FloatingPointError, match=rf"finite .* but \d of \d {what} have NaN"):
         evaluate(Given(images, texts), held_out([0, 0, 1, 1, 2, 2]))
 
 
