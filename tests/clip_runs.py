@@ -33,7 +33,7 @@ def config_for(shards: Path, out: Path, **changes) -> TrainConfig:
         model=MODEL,
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=5),
         steps=12,
-        initial_bias=-2.0,
+        initial_logit_bias=-2.0,
         device="cpu",
         eval_every=4,
         checkpoint_every=5,

@@ -259,7 +259,7 @@ def base_config(
         loss=loss,
         optimizer=OptimizerConfig(lr=_LR, warmup_steps=max(1, steps // 16)),
         steps=steps,
-        initial_bias=-5.0,
+        initial_logit_bias=-5.0,
         eval_every=max(1, steps // 32),
         checkpoint_every=max(1, steps // 8),
     )  # fmt: skip

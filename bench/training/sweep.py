@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--loss", nargs="+", default=["sigmoid", "softmax"])
     parser.add_argument("--start", nargs="+", default=["middle"], choices=STARTS)
-    parser.add_argument("--scale-lr-factor", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--logit-lr-factor", type=float, nargs="+", default=[10.0])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128])
     parser.add_argument("--augment", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     rows = []
-    axes = ("loss", "lr", "start", "scale_lr_factor", "batch_size", "augment")
+    axes = ("loss", "lr", "start", "logit_lr_factor", "batch_size", "augment")
     for values in product(*(getattr(arguments, axis) for axis in axes)):
         row = dict(zip(axes, values, strict=True))
         name = "-".join([arguments.train_on, *(f"{value}" for value in values)])
@@ -62,10 +62,10 @@ def changed(base: TrainConfig, row: dict[str, Any]) -> TrainConfig:
     return replace(
         base,
         loss=row["loss"],
-        initial_scale=scale,
-        initial_bias=bias,
+        initial_logit_scale=scale,
+        initial_logit_bias=bias,
         data=replace(base.data, batch_size=row["batch_size"], augment=bool(row["augment"])),
-        optimizer=replace(base.optimizer, lr=row["lr"], scale_lr_factor=row["scale_lr_factor"]),
+        optimizer=replace(base.optimizer, lr=row["lr"], logit_lr_factor=row["logit_lr_factor"]),
     )
 
 

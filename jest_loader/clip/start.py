@@ -71,7 +71,9 @@ def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:
         architecture.empty(config.loss)
         if resuming
         else architecture.build(
-            config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
+            config.loss,
+            logit_scale=config.initial_logit_scale,
+            logit_bias=config.initial_logit_bias,
         )
     )
     if config.checkpoint_activations:

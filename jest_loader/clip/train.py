@@ -20,7 +20,7 @@ from jest_loader.clip.run import Evaluation, Run
 from jest_loader.clip.start import start_run
 from jest_loader.clip.step.generators import seed_all
 from jest_loader.clip.step.gradients import backward
-from jest_loader.clip.step.optimizer import clamp_scale, set_learning_rate
+from jest_loader.clip.step.optimizer import clamp_logit_scale, set_learning_rate
 from jest_loader.clip.stop import Stop, Stopped
 from jest_loader.files import save_json
 from jest_loader.loader.dataset import JestDataset
@@ -103,7 +103,7 @@ def _train_step(run: Run, batch: Batch) -> None:
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
     set_learning_rate(run.optimizer, run.step, config.steps, config.optimizer)
     run.optimizer.step()
-    clamp_scale(run.model, config.optimizer.max_scale)
+    clamp_logit_scale(run.model, config.optimizer.max_logit_scale)
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1

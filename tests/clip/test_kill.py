@@ -46,7 +46,7 @@ def config_of(shards: Path, out: Path, **changes):
         keep_checkpoints=2,
         log=LogConfig(every=1),
     )
-    optimizer = replace(config.optimizer, ema_decay=0.9, max_scale=12.0)
+    optimizer = replace(config.optimizer, ema_decay=0.9, max_logit_scale=12.0)
     return replace(config, optimizer=optimizer, **changes)
 
 

@@ -73,8 +73,8 @@ def test_betas_and_eps_reach_the_optimizer(shards, tmp_path):
     assert {(group["betas"], group["eps"]) for group in groups} == {((0.9, 0.98), 1e-8)}
 
 
-@pytest.mark.parametrize("max_scale", [None, 10.25])
-def test_the_scale_stays_at_its_limit(shards, tmp_path, monkeypatch, max_scale):
+@pytest.mark.parametrize("max_logit_scale", [None, 10.25])
+def test_the_scale_stays_at_its_limit(shards, tmp_path, monkeypatch, max_logit_scale):
     step = training._train_step
 
     def raised(run, batch):
@@ -84,9 +84,11 @@ def test_the_scale_stays_at_its_limit(shards, tmp_path, monkeypatch, max_scale):
 
     monkeypatch.setattr(training, "_train_step", raised)
     config = config_for(shards, tmp_path / "run", steps=2)
-    run = train(replace(config, optimizer=replace(config.optimizer, max_scale=max_scale)))
+    run = train(
+        replace(config, optimizer=replace(config.optimizer, max_logit_scale=max_logit_scale))
+    )
     scale = run.model.log_scale.exp().item()
-    assert scale > 40 if max_scale is None else scale == pytest.approx(max_scale)
+    assert scale > 40 if max_logit_scale is None else scale == pytest.approx(max_logit_scale)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,10 @@ def test_the_scale_stays_at_its_limit(shards, tmp_path, monkeypatch, max_scale):
         ({"warmup_steps": -1}, "optimizer.warmup_steps must not be negative, got -1"),
         ({"betas": (0.9, 1.0)}, r"betas must be at least 0 and below 1, got \(0.9, 1.0\)"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1, got 1.0"),
-        ({"max_scale": 5.0}, "max_scale must not be below initial_scale, got 5 and 10; raise it"),
+        (
+            {"max_logit_scale": 5.0},
+            "max_logit_scale must not be below initial_logit_scale, got 5 and 10; raise the first",
+        ),
         ({"cooldown_steps": 3}, "no effect while optimizer.schedule is cosine; set"),
         ({"schedule": "cooldown"}, "from 1 to the number of steps after the warm-up, got 0 and 7"),
         ({"schedule": "cooldown", "cooldown_steps": 8}, "warm-up, got 8 and 7; change it"),

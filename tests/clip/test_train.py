@@ -339,7 +339,7 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
         ),
         ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"initial_bias": float("inf")}, "initial_bias must be finite, got inf"),
+        ({"initial_logit_bias": float("inf")}, "initial_logit_bias must be finite, got inf"),
         (
             {"open_clip": OpenClipConfig("ViT-B-32")},
             "the options of model are the bundled one's and have no effect while open_clip.name is",

@@ -19,7 +19,7 @@ class OptimizerConfig:
     cooldown_steps: int = 0
     """Last steps of the schedule cooldown, in which the learning rate falls to zero."""
 
-    scale_lr_factor: float = 10.0
+    logit_lr_factor: float = 10.0
     """Learning rate of the logit scale and bias, as a multiple of lr: they must travel further."""
 
     weight_decay: float = 0.1
@@ -37,7 +37,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
 
-    max_scale: float | None = None
+    max_logit_scale: float | None = None
     """After each step the logit scale is brought back to this (100 in CLIP); None lets it grow."""
 
     ema_decay: float | None = None
@@ -45,7 +45,7 @@ class OptimizerConfig:
     each step, ema_decay * average + (1 - ema_decay) * weights. None keeps none.
     """
 
-    def check(self, steps: int, initial_scale: float) -> None:
+    def check(self, steps: int, initial_logit_scale: float) -> None:
         """Raise ``ValueError`` unless these options suit a run of so many steps."""
         for name in ("lr", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
@@ -60,10 +60,11 @@ class OptimizerConfig:
                 raise ValueError(
                     f"optimizer.{name} must be at least 0 and below 1, got {getattr(self, name)}"
                 )
-        if self.max_scale is not None and not self.max_scale >= initial_scale:
+        if self.max_logit_scale is not None and not self.max_logit_scale >= initial_logit_scale:
             raise ValueError(
-                "optimizer.max_scale must not be below initial_scale, got "
-                f"{self.max_scale:g} and {initial_scale:g}; raise it, or lower initial_scale"
+                "optimizer.max_logit_scale must not be below initial_logit_scale, got "
+                f"{self.max_logit_scale:g} and {initial_logit_scale:g}; raise the first, or lower "
+                "the second"
             )
         self._check_cooldown(steps - self.warmup_steps)
 

@@ -55,7 +55,7 @@ def _demo(train: Path, out: Path) -> TrainConfig:
         ),
         optimizer=OptimizerConfig(lr=1e-3),
         steps=800,
-        initial_bias=-5.0,
+        initial_logit_bias=-5.0,
         eval_every=40,
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def _siglip2_finetune(train: Path, out: Path) -> TrainConfig:
         out,
         open_clip=OpenClipConfig("ViT-B-16-SigLIP2"),
         selection=SelectionConfig("joint", filter_ratio=0.5),
-        optimizer=OptimizerConfig(lr=1e-5, scale_lr_factor=1.0, weight_decay=0.0),
+        optimizer=OptimizerConfig(lr=1e-5, logit_lr_factor=1.0, weight_decay=0.0),
         steps=10_000,
         checkpoint_activations=True,
         eval_every=500,

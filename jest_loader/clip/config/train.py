@@ -102,10 +102,10 @@ class TrainConfig:
     would be negatives of each other; selection.mask_equal_captions does so when scoring.
     """
 
-    initial_scale: float = 10.0
+    initial_logit_scale: float = 10.0
     """Inverse temperature at the start, unless the weights that a run starts from have one."""
 
-    initial_bias: float = -10.0
+    initial_logit_bias: float = -10.0
     """Logit bias at the start, unless the weights that a run starts from have one; the softmax loss
     has none.
     """
@@ -156,7 +156,7 @@ class TrainConfig:
                 f"open_clip.name is set, got {self.open_clip.name}; leave them out"
             )
         check_selection(self.selection, bundled, self.steps)
-        self.optimizer.check(self.steps, self.initial_scale)
+        self.optimizer.check(self.steps, self.initial_logit_scale)
         self._check_resolution()
 
     def _check_watched(self) -> None:
@@ -188,14 +188,14 @@ class TrainConfig:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         positive = {
-            "initial_scale": self.initial_scale,
+            "initial_logit_scale": self.initial_logit_scale,
             "max_seconds": 1.0 if self.max_seconds is None else self.max_seconds,
         }
         for name, number in positive.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
-        if not math.isfinite(self.initial_bias):
-            raise ValueError(f"initial_bias must be finite, got {self.initial_bias}")
+        if not math.isfinite(self.initial_logit_bias):
+            raise ValueError(f"initial_logit_bias must be finite, got {self.initial_logit_bias}")
         whole("keep_checkpoints", self.keep_checkpoints, 0)
         whole("log.every", self.log.every, 1)
 

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.models.towers import BundledArchitecture
-from jest_loader.clip.step.optimizer import build_optimizer, clamp_scale, schedule
+from jest_loader.clip.step.optimizer import build_optimizer, clamp_logit_scale, schedule
 from jest_loader.ops.noise import fold
 from jest_loader.ranks.ranks import ranks_of
 from jest_loader.scoring.online_proxy import OnlineProxy
@@ -35,11 +35,13 @@ def build_proxy(config: TrainConfig, device: torch.device, *, micro_batch_size: 
         torch.manual_seed(fold(config.seed, _PURPOSE))
         architecture = BundledArchitecture(config.selection.proxy.model(config.model))
         model = architecture.build(
-            config.loss, logit_scale=config.initial_scale, logit_bias=config.initial_bias
+            config.loss,
+            logit_scale=config.initial_logit_scale,
+            logit_bias=config.initial_logit_bias,
         ).to(device)
     options = replace(config.optimizer, lr=config.selection.proxy.lr)
     optimizer = build_optimizer(model, options)
-    optimizer.register_step_post_hook(lambda *_: clamp_scale(model, options.max_scale))
+    optimizer.register_step_post_hook(lambda *_: clamp_logit_scale(model, options.max_logit_scale))
     return OnlineProxy(
         model,
         optimizer,

@@ -15,7 +15,7 @@ def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Op
     groups = [
         {"params": [p for p in towers if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in towers if p.ndim < 2], "weight_decay": 0.0},
-        {"params": logit, "weight_decay": 0.0, "lr": config.lr * config.scale_lr_factor},
+        {"params": logit, "weight_decay": 0.0, "lr": config.lr * config.logit_lr_factor},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     for group in optimizer.param_groups:
@@ -66,7 +66,7 @@ def average_weights(model: ClipModel, decay: float) -> AveragedModel:
 
 
 @torch.no_grad()
-def clamp_scale(model: ClipModel, max_scale: float | None) -> None:
-    """Lower the model's logit scale to ``max_scale`` if it is larger; None does nothing."""
-    if max_scale is not None:
-        model.log_scale.clamp_(max=math.log(max_scale))
+def clamp_logit_scale(model: ClipModel, max_logit_scale: float | None) -> None:
+    """Lower the model's logit scale to ``max_logit_scale`` if it is larger; None does nothing."""
+    if max_logit_scale is not None:
+        model.log_scale.clamp_(max=math.log(max_logit_scale))
