@@ -187,22 +187,25 @@ UNIFORM = SelectionConfig()
             replace(UNIFORM, overlap=True),
             "selection.overlap has no effect while selection.selector",
         ),
-        (replace(UNIFORM, quota="global"), "selection.quota has no effect .* to joint for example"),
+        (
+            replace(UNIFORM, quota="global"),
+            "selection.quota has no effect .* selection.selector to joint",
+        ),
         (replace(UNIFORM, schedule=SCHEDULE), "selection.schedule has no effect"),
         (replace(UNIFORM, mask_equal_captions=True), "selection.mask_equal_captions has no effect"),
         (replace(UNIFORM, scores_with="proxy"), "selection.scores_with has no effect"),
         (
             replace(HARD, proxy=PROXY),
-            "selection.proxy has no effect while selection.scores_with is learner; set "
-            "selection.scores_with, to proxy for example",
+            "selection.proxy has no effect while selection.scores_with is learner; leave it "
+            "out, or set selection.scores_with to proxy",
         ),
         (
             replace(SELECTIONS["proxy"], score_patch_size=8),
-            "score_patch_size has no effect .* set selection.proxy.patch_size for example",
+            "score_patch_size has no effect .* is proxy; .* set selection.scores_with to learner",
         ),
         (
             replace(SELECTIONS["proxy"], score="easy_reference"),
-            "scores_with must be learner with the score easy_reference",
+            "scores_with has no effect while selection.score is easy_reference",
         ),
         (
             replace(HARD, scores_with="proxy"),
@@ -210,11 +213,11 @@ UNIFORM = SelectionConfig()
         ),
         (
             replace(HARD, selector="topk", schedule=ScheduleConfig(final_gain=2.0)),
-            "final_gain has no effect while selection.selector is topk; set selection.selector, to",
+            "final_gain has no effect while selection.selector is topk; .*selector to joint",
         ),
         (
             replace(HARD, selector="topk", gain=2.0),
-            "selection.gain has no effect while selection.selector is topk; set selection.selector",
+            "selection.gain has no effect while selection.selector is topk; leave it out, or set",
         ),
         (
             replace(HARD, score="easy_reference", score_image_size=4),
