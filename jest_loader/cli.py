@@ -58,16 +58,16 @@ def _run() -> None:
 
     commands = _commands()
     config = tyro.extras.subcommand_cli_from_dict(
-        {name: options for name, (options, _) in commands.items()},
+        {name: options for name, (_, options, _) in commands.items()},
         prog="jest-loader",
         description="Joint example selection: train on the sub-batches most worth learning.",
     )
-    (run,) = (run for options, run in commands.values() if isinstance(config, options))
+    (run,) = (run for kind, _, run in commands.values() if isinstance(config, kind))
     run(config)
 
 
-def _commands() -> dict[str, tuple[Any, Callable[[Any], object]]]:
-    """The options of each command, and what runs it."""
+def _commands() -> dict[str, tuple[type, Callable[..., Any], Callable[[Any], object]]]:
+    """The configuration of each command, what tyro makes it of, and what runs it."""
     from jest_loader.clip.commands.cache import (
         CacheConfig,
         VerifyConfig,
@@ -77,20 +77,21 @@ def _commands() -> dict[str, tuple[Any, Callable[[Any], object]]]:
     from jest_loader.clip.commands.evaluate import EvaluateConfig, evaluate_command
     from jest_loader.clip.commands.export import ExportConfig, export_command
     from jest_loader.clip.commands.train import run_train_command, train_command
+    from jest_loader.clip.config.train import TrainConfig
     from jest_loader.cost.estimate import CostConfig
     from jest_loader.cost.estimate import describe as describe_cost
     from jest_loader.demo.run import DemoConfig, run_demo
     from jest_loader.pack import PackConfig, pack_command
 
     return {
-        "demo": (DemoConfig, run_demo),
-        "train": (train_command(sys.argv[1:]), run_train_command),
-        "evaluate": (EvaluateConfig, _printing(evaluate_command)),
-        "pack": (PackConfig, pack_command),
-        "cache": (CacheConfig, _printing(cache_command)),
-        "verify-cache": (VerifyConfig, _printing(verify_command)),
-        "export-open-clip": (ExportConfig, _printing(export_command)),
-        "cost": (CostConfig, _printing(describe_cost)),
+        "demo": (DemoConfig, DemoConfig, run_demo),
+        "train": (TrainConfig, train_command(sys.argv[1:]), run_train_command),
+        "evaluate": (EvaluateConfig, EvaluateConfig, _printing(evaluate_command)),
+        "pack": (PackConfig, PackConfig, pack_command),
+        "cache": (CacheConfig, CacheConfig, _printing(cache_command)),
+        "verify-cache": (VerifyConfig, VerifyConfig, _printing(verify_command)),
+        "export-open-clip": (ExportConfig, ExportConfig, _printing(export_command)),
+        "cost": (CostConfig, CostConfig, _printing(describe_cost)),
     }
 
 

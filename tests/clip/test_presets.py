@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -24,8 +23,7 @@ PLACES = ["--data.train", "data", "--out", "run"]
 
 
 def parsed(*arguments: str) -> TrainConfig:
-    config = tyro.cli(train_command(arguments), args=arguments).config
-    return TrainConfig(**{each.name: getattr(config, each.name) for each in fields(config)})
+    return tyro.cli(train_command(arguments), args=arguments)
 
 
 @pytest.mark.parametrize("name", get_args(Preset))
