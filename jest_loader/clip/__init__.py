@@ -1,9 +1,17 @@
 """The bundled CLIP trainer: the reference consumer of ``JestDataset``.
 
-``train`` is the training loop, ``run`` its state, ``start`` makes a run or continues one. The rooms
-are ``config`` for options, ``loading`` for data and selection, ``models`` for the two towers,
-``step`` for the parts of a training step, ``evaluation`` for held-out metrics, ``journal`` for logs
-and progress, ``saving`` for checkpoints, and ``commands`` for what ``jest-loader`` runs. ``cost``
-counts a run's operations, ``processes`` and ``stop`` handle ranks and signals.
-Users call the command; ``train.train`` is the same from Python. All else may change.
+    commands       what is typed: train, evaluate, cache, verify-cache, export-open-clip
+    train          the loop; start, how a run begins or goes on
+    run            what changes from step to step, and what a checkpoint holds of it
+    cost           what a run costs, by the cost model
+    journal        logs and progress
+    evaluation     zero-shot accuracy and retrieval on held-out data
+    loading        from shards to the JestDataset that is trained on
+    saving         checkpoints
+    step           loss, gradients and optimizer of one training step
+    models         the bundled model and those of open_clip
+    config         the options, plain data
+    processes      devices and processes; stop, when to save and end
+
+Read ``train`` first. Users touch the commands; everything here may change.
 """

@@ -36,6 +36,10 @@ def test_a_preset_is_what_other_options_override(name):
     assert changed.data == expected.data
 
 
+def test_an_option_can_be_typed_as_messages_name_it():
+    assert parsed("--data.batch_size", "7", *PLACES).data.batch_size == 7
+
+
 def test_without_a_preset_nothing_changes():
     assert parsed(*PLACES) == TrainConfig(parsed(*PLACES).data, Path("run"))
 

@@ -239,7 +239,10 @@ UNIFORM = SelectionConfig()
             replace(HARD, schedule=ScheduleConfig(0.9, 0.1)),
             "start_fraction of a schedule must be below its stop_fraction",
         ),
-        (replace(HARD, score_micro_batch_size=0), "score_micro_batch_size must be at least 1, got"),
+        (
+            replace(HARD, score_micro_batch_size=0),
+            "score_micro_batch_size must be a whole number",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(selection, message):

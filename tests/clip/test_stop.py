@@ -113,4 +113,4 @@ def test_the_command_ends_with_status_0_and_names_flags(shards, tmp_path):
     mistake = subprocess.run(
         [*program, "0.001", "--eval-every", "0"], capture_output=True, text=True, check=False
     )
-    assert "--eval-every must be at least 1, got 0" in mistake.stderr
+    assert "--eval-every must be a whole number of at least 1, got 0" in mistake.stderr

@@ -338,7 +338,7 @@ def test_checkpoints_are_read_without_unpickling_objects(tmp_path):
             "no checkpoint at nowhere",
         ),
         ({"data": DataConfig(train=Path("nowhere"))}, "nowhere must be a folder of MDS shards"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"initial_logit_bias": float("inf")}, "initial_logit_bias must be finite, got inf"),
         (
             {"open_clip": OpenClipConfig("ViT-B-32")},

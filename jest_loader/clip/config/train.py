@@ -179,14 +179,13 @@ class TrainConfig:
             "checkpoint_every": self.checkpoint_every,
             "data.batch_size": self.data.batch_size,
             "selection.num_chunks": self.selection.num_chunks,
+            "selection.score_micro_batch_size": self.selection.score_micro_batch_size,
+            "data.micro_batch_size": self.data.micro_batch_size,
+            "log.every": self.log.every,
         }
-        if self.selection.score_micro_batch_size is not None:
-            at_least_one["selection.score_micro_batch_size"] = self.selection.score_micro_batch_size
-        if self.data.micro_batch_size is not None:
-            at_least_one["data.micro_batch_size"] = self.data.micro_batch_size
         for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None:
+                whole(name, value, 1)
         positive = {
             "initial_logit_scale": self.initial_logit_scale,
             "max_seconds": 1.0 if self.max_seconds is None else self.max_seconds,
@@ -197,7 +196,6 @@ class TrainConfig:
         if not math.isfinite(self.initial_logit_bias):
             raise ValueError(f"initial_logit_bias must be finite, got {self.initial_logit_bias}")
         whole("keep_checkpoints", self.keep_checkpoints, 0)
-        whole("log.every", self.log.every, 1)
 
     def _check_resolution(self) -> None:
         selection, model = self.selection, self.model
