@@ -16,7 +16,6 @@ MAX_FUNCTION_LINES = 40
 # A path, or a path and a function as in "bench/x.py:Class.method", each with the reason.
 OLDER = "older than the limit"
 EXCEPTIONS = {
-    "jest_loader/clip/config/selection_checks.py:check_selection": OLDER,
     "jest_loader/ops/fused.py:_sum_over_chunk": "one loop, with what it carries from tile to tile",
 }
 
