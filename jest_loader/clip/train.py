@@ -1,6 +1,7 @@
 """The training loop: select, step, and now and then log, evaluate and save."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -44,6 +45,8 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
         Stopped: if the run was saved before its end, because of SIGTERM or ``config.max_seconds``.
         RankError: if another rank failed.
     """
+    # The scale of a model of ours is exp of its parameter, however small it gets.
+    warnings.filterwarnings("ignore", "the .*'s logit_scale is .*, which looks like the logarithm")
     device = choose_device(config.device)
     with Stop(config.max_seconds) as stop, process_group(device) as ranks:
         agreement = Agreement(ranks)
