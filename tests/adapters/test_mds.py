@@ -188,6 +188,7 @@ def test_a_hash_is_checked_once_and_again_if_the_file_has_changed(
             list(source)
 
 
+@pytest.mark.slow
 def test_a_shard_cut_short_while_it_is_mapped_is_an_error_and_no_crash(tmp_path: Path) -> None:
     """In a process of its own, which reading what was cut off would kill."""
     program = """

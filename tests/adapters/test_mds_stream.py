@@ -36,7 +36,7 @@ def url(remote, serve):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Between attempts ``streaming`` waits for seconds."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("streaming.base.util.sleep", lambda _: None)
 
 
 def open_source(*streams, **options):

@@ -27,7 +27,7 @@ def url(folder, serve):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Between attempts ``streaming`` waits for seconds."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("streaming.base.util.sleep", lambda _: None)
 
 
 def here(local) -> list[str]:

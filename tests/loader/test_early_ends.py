@@ -70,10 +70,7 @@ class Dies(Dataset):
 
 
 def read_from_a_worker_that_dies():
-    try:
-        list(dataset(DataLoader(Dies(), batch_size=4, num_workers=1)))
-    except RuntimeError as error:
-        sys.stdout.write(str(error))
+    list(dataset(DataLoader(Dies(), batch_size=4, num_workers=1)))
 
 
 def test_a_worker_that_is_killed_is_an_error():
@@ -83,4 +80,8 @@ def test_a_worker_that_is_killed_is_an_error():
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120
     )
-    assert re.search(r"DataLoader worker .* (killed by|exited)", ended.stdout + ended.stderr)
+    assert ended.returncode == 1
+    # Whichever torch meets first: that the worker is gone, or that it does not answer.
+    assert re.search(
+        r"RuntimeError: DataLoader worker .* (killed by|exited)|Connection\w+Error", ended.stderr
+    )

@@ -45,8 +45,8 @@ TRAIN = """
     [
         ("0.01", "raise KeyError('a bug')", "1"),
         ("0.01", "sys.exit(3)", "2"),
-        ("10_000", "raise KeyError('a bug')", "2"),
-        ("10_000", "sys.exit(3)", "1"),
+        pytest.param("10_000", "raise KeyError('a bug')", "2", marks=pytest.mark.slow),
+        pytest.param("10_000", "sys.exit(3)", "1", marks=pytest.mark.slow),
     ],
     ids=["reading-raises", "reading-exits", "hanging-raises", "hanging-exits"],
 )

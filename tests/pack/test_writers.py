@@ -186,6 +186,7 @@ def test_only_data_sets_are_overwritten(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "empty", COLUMNS, rows(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["write_mds", "write_zarr"])
 def test_a_killed_process_leaves_nothing_under_the_name(tmp_path: Path, name: str) -> None:
     program = f"""

@@ -45,6 +45,7 @@ def total_score(pairwise: np.ndarray, chosen: np.ndarray) -> float:
     return float(pairwise[np.ix_(chosen, chosen)].sum())
 
 
+@pytest.mark.slow
 def test_joint_selector_draws_as_the_published_algorithm():
     size, sub_batch, chunks, num_draws = 10, 5, 3, 4000
     pairwise = learnability_matrix(size, seed=3)
@@ -117,6 +118,7 @@ def test_the_first_chunk_is_drawn_as_independent_selection_draws():
     assert torch.equal(first_chunk, independent[:10])
 
 
+@pytest.mark.slow
 def test_example_scores_draw_each_chunk_independently():
     values = torch.linspace(-3, 3, 50, dtype=torch.float64)
     counts = torch.zeros(2, 50)
