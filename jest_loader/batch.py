@@ -81,14 +81,15 @@ def take(batch: Batch, index: Tensor) -> Batch:
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
-    """One batch with the rows of ``batches``, which must have equal ``structure``."""
+    """One batch with the rows of ``batches``, which must have equal ``structure``.
+
+    The keys of a dict may come in another order in each: columns are joined by name.
+    """
     first = batches[0]
     if len(batches) == 1:
         return first
-    joined_columns = zip(
-        *([column for _, column in columns(batch)] for batch in batches), strict=True
-    )
-    return with_columns(first, [_join(parts) for parts in joined_columns])
+    found = [dict(columns(batch)) for batch in batches]
+    return with_columns(first, [_join(tuple(one[path] for one in found)) for path in found[0]])
 
 
 def with_columns(batch: Batch, new: Sequence[Any]) -> Batch:

@@ -85,6 +85,17 @@ def test_take_concat_and_split_keep_structure_and_rows(shape):
     assert_same(concat(parts), whole)
 
 
+def test_columns_are_joined_by_name_whatever_the_order_of_keys():
+    """Of one shape they would be mixed up without a word."""
+    x, a, b = (torch.full((2, 3), float(value)) for value in range(3))
+    one, other = {"x": x, "y": {"a": a, "b": b}}, {"y": {"b": b, "a": a}, "x": x}
+    joined = concat([one, other, one])
+    assert list(joined) == ["x", "y"]
+    assert joined["x"].unique().tolist() == [0]
+    assert joined["y"]["a"].unique().tolist() == [1]
+    assert joined["y"]["b"].unique().tolist() == [2]
+
+
 def test_taking_leaves_the_batch_as_it_was():
     batch = columns_of([0, 1, 2])
     sub_batch = take(batch, torch.tensor([2]))

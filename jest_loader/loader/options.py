@@ -3,9 +3,11 @@
 import threading
 from dataclasses import dataclass
 
+import torch.distributed as dist
+
 from jest_loader.checks import is_number, whole
 from jest_loader.loader.schedule import Schedule
-from jest_loader.ranks.ranks import Group
+from jest_loader.ranks.ranks import Collective, Group
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Options:
         for name in ("overlap", "emit_reference"):
             if getattr(self, name) not in (True, False):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        group: object = self.group
+        if group is not None and not isinstance(group, dist.ProcessGroup | Collective):
+            raise ValueError(
+                "group must be a process group of torch.distributed or None, got "
+                f"{type(group).__name__}; use torch.distributed.new_group(ranks)"
+            )
         schedule: object = self.schedule
         if schedule is not None and not isinstance(schedule, Schedule):
             raise ValueError(

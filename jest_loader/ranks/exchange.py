@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.batch import Batch, columns, concat, num_examples, take, with_columns
+from jest_loader.batch import Batch, Path, columns, concat, num_examples, take, with_columns
 from jest_loader.ragged import RaggedBytes
 from jest_loader.ranks.agreement import Agreement
 
@@ -76,17 +76,23 @@ def _moves(counts: list[int]) -> list[tuple[int, int, int]]:
 def _packed(rows: Batch) -> Tensor:
     """Uint8 [bytes]: the columns of a batch."""
     buffer = io.BytesIO()
-    torch.save([_plain(column) for _, column in columns(rows)], buffer)
+    torch.save([_plain(column) for _, column in _by_name(rows)], buffer)
     return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
 
 def _unpacked(packed: Tensor, like: Batch) -> Batch:
     """The batch of which ``_packed`` made this, in the containers of ``like``."""
     values = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
-    found = [
-        _restored(value, column) for value, (_, column) in zip(values, columns(like), strict=True)
-    ]
-    return with_columns(like, found)
+    found = {
+        path: _restored(value, column)
+        for value, (path, column) in zip(values, _by_name(like), strict=True)
+    }
+    return with_columns(like, [found[path] for path, _ in columns(like)])
+
+
+def _by_name(batch: Batch) -> list[tuple[Path, Any]]:
+    """The columns in one order on all ranks, whatever the order of a dict's keys."""
+    return sorted(columns(batch), key=lambda column: repr(column[0]))
 
 
 def _plain(value: Any) -> Any:

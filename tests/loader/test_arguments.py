@@ -58,6 +58,7 @@ def test_parts_that_cannot_go_together_are_refused(source, scorer, selector, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"group": "data"}, "group must be a process group of torch.distributed or None, got str"),
         ({"schedule": 3}, "schedule must be a Schedule or None, got 3"),
         ({"overlap": "no"}, "overlap must be True or False, got 'no'"),
         ({"stall_timeout_s": "x"}, "stall_timeout_s must be a positive number .* got 'x'"),
