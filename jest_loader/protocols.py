@@ -140,7 +140,7 @@ class ContextScores(Protocol):
 
     @property
     def needs_context(self) -> bool:
-        """Whether they are."""
+        """Whether all candidates score equally until some are chosen."""
         ...
 
 
@@ -182,6 +182,15 @@ class ExampleValues(Protocol):
 
     def values(self, batch: Batch) -> Tensor:
         """Floating [B], NaN where an example has none."""
+        ...
+
+
+@runtime_checkable
+class SkippingValues(ExampleValues, Protocol):
+    """Values that say why examples have none."""
+
+    def values_and_skipped(self, batch: Batch) -> tuple[Tensor, Mapping[int, str]]:
+        """The values, and the reason by row for some or all that are NaN."""
         ...
 
 
@@ -231,7 +240,7 @@ class WithEqualBy(Protocol):
 
     @property
     def equal_by(self) -> object:
-        """The column whose equal values are not; None where all others are negatives."""
+        """The column in which equal candidates are not; None: all others are negatives."""
         ...
 
 

@@ -6,13 +6,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from jest_loader.batch import Batch, num_examples, take
-from jest_loader.checks import first_few
+from jest_loader.checks import first_few, whole
 
 Output = TypeVar("Output")
 
 
 class SkipRowsError(ValueError):
-    """Raised by ``prepare``, ``materialize`` or a scorer for rows that it cannot use.
+    """Raised by ``prepare``, ``materialize`` or what runs a model for rows that it cannot use.
 
     They are skipped, counted and named, and the others used.
 
@@ -20,11 +20,18 @@ class SkipRowsError(ValueError):
         reasons: What is wrong with each such row of the batch it was called with, by row number.
 
     Raises:
-        ValueError: if it names no row.
+        ValueError: if it is no mapping or an empty one, or a row is no whole number of at least 0.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
-        self.reasons = dict(reasons)
+        given: object = reasons
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"SkipRowsError takes the reason by row, as in {{3: 'torn'}}, got {reasons!r}"
+            )
+        self.reasons = {
+            whole("a row of SkipRowsError", row, 0): reason for row, reason in reasons.items()
+        }
         if not self.reasons:
             raise ValueError("SkipRowsError must name the rows to skip, got none")
         row, reason = next(iter(self.reasons.items()))
@@ -78,11 +85,11 @@ def use(function: Callable[[Batch], Output], batch: Batch) -> Used[Output]:
 
 def check_rows(error: SkipRowsError, num_rows: int) -> None:
     """Raise ``ValueError`` unless all rows that the error names are rows of the batch."""
-    odd = [row for row in error.reasons if type(row) is not int or not 0 <= row < num_rows]
+    odd = [row for row in error.reasons if row >= num_rows]
     if odd:
         raise ValueError(
             "SkipRowsError must name rows of the batch that the function was called with, from "
-            f"0 to {num_rows - 1}, got {odd[0]!r}"
+            f"0 to {num_rows - 1}, got {odd[0]}"
         ) from error
 
 

@@ -114,8 +114,8 @@ def batches_equal(first: Batch, second: Batch) -> bool:
     """Whether two batches have equal structure and equal rows."""
     if structure(first) != structure(second):
         return False
-    pairs = zip(columns(first), columns(second), strict=True)
-    return all(_columns_equal(one, other) for (_, one), (_, other) in pairs)
+    found = dict(columns(second))
+    return all(_columns_equal(column, found[path]) for path, column in columns(first))
 
 
 class _Table:

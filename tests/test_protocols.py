@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from jest_loader import (
+    CachedLosses,
     CachedReference,
     DenseScores,
     EasyReference,
@@ -90,9 +91,10 @@ def offered(part: object) -> set[str]:
         ),
         pytest.param(
             lambda: PerExample(nn.Linear(1, 1), lambda model, batch: None),
-            {"Snapshots", "WithReference"},
+            {"Snapshots", "WithReference", "SkippingValues"},
             id="PerExample",
         ),
+        pytest.param(lambda: CachedLosses(torch.zeros(4)), {"SkippingValues"}, id="CachedLosses"),
         pytest.param(
             lambda: FactoredScores(SIDE),
             {"ContextScores", "BatchScores", "SharedScores", "SkippingScores", "WithReference"},

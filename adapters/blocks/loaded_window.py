@@ -31,7 +31,7 @@ class LoadedWindow:
     rows: Rows
 
     def take(self, places: range, id_column: str | None) -> Columns:
-        """The rows at ``places``, which are some that follow each other in ``self.places``."""
+        """The rows at ``places``, a contiguous part of ``self.places``."""
         first = self.places.index(places[0])
         last = first + len(places)
         columns = self.rows.take(self.indices[first:last])

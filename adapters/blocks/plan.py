@@ -71,7 +71,7 @@ class BatchPlan:
 
     @property
     def num_examples(self) -> int:
-        """Rows in an epoch, the least of any rank, those that ``drop_last`` drops included."""
+        """Rows of an epoch on the rank that has the fewest, those that ``drop_last`` drops too."""
         return self.order.num_rows // self.num_ranks
 
     @property

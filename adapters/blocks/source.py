@@ -56,7 +56,7 @@ class BlockSource:
 
     @property
     def num_examples(self) -> int:
-        """Rows in an epoch, the least of any rank, those that ``drop_last`` drops included."""
+        """Rows of an epoch on the rank that has the fewest, those that ``drop_last`` drops too."""
         return self._plan.num_examples
 
     def __len__(self) -> int:

@@ -17,8 +17,8 @@ class MdsStream:
         limit_bytes: The most bytes that shards may take in ``local``; to make room, the least
             recently used are deleted. None for no limit.
         proportion: The stream's part of an epoch, relative to the other streams' proportions. An
-            epoch has as many rows as all streams together: a small stream's rows are repeated, of a
-            large stream each epoch has other rows. None for all streams: each row once.
+            epoch has as many rows as all streams together: rows of a small stream are repeated, and
+            a large stream gives other rows in each epoch. None for all streams: each row once.
 
     Raises:
         ValueError: if a URL has no ``local`` folder, or an argument is out of range.

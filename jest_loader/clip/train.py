@@ -45,10 +45,14 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
         Stopped: if the run was saved before its end, because of SIGTERM or ``config.max_seconds``.
         RankError: if another rank failed.
     """
-    # The scale of a model of ours is exp of its parameter, however small it gets.
-    warnings.filterwarnings("ignore", "the .*'s logit_scale is .*, which looks like the logarithm")
     device = choose_device(config.device)
-    with Stop(config.max_seconds) as stop, process_group(device) as ranks:
+    with (
+        warnings.catch_warnings(),
+        Stop(config.max_seconds) as stop,
+        process_group(device) as ranks,
+    ):
+        # The scale of a model of ours is exp of its parameter, however small it gets.
+        warnings.filterwarnings("ignore", "the learner's logit_scale is below")
         agreement = Agreement(ranks)
         with agreement.step("starting"):
             run = start_run(config, device, ranks)

@@ -20,7 +20,7 @@ class CostConfig:
     """
 
     filter_ratio: float = 0.8
-    """Share of candidates left out."""
+    """Share of candidates not chosen."""
 
     batch_size: int = 32768
     """Examples trained on per step."""

@@ -12,7 +12,7 @@ class VisionShape:
 
     Args:
         depth: Blocks.
-        width: Of a token.
+        width: Width of a token.
         patch_size: Height and width of a patch, pixels.
         image_size: Height and width of an image, pixels.
         mlp_ratio: Hidden width of the blocks' MLPs, over ``width``.
@@ -54,7 +54,7 @@ class TextShape:
 
     Args:
         depth: Blocks.
-        width: Of a token.
+        width: Width of a token.
         tokens: Per caption, padding included.
         mlp_ratio: Hidden width of the blocks' MLPs, over ``width``.
     """

@@ -50,7 +50,7 @@ class DemoConfig:
     """Training steps of the reference model on the curated set."""
 
     seed: int = 0
-    """Of weights, data order, augmentation and selection; the data set does not change with it."""
+    """Seed of weights, data order, augmentation and selection; the data set stays the same."""
 
     device: str = "auto"
     """A torch device; auto takes a GPU where there is one."""

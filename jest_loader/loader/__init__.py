@@ -5,7 +5,7 @@
     arguments      all that it is made of, once it is known to fit
     epoch          one pass over the source
     super_batch    the source's batches, prepared and joined, with how they are chosen from
-    choosing       from a super-batch to its sub-batch
+    choosing       from a super-batch to its sub-batch; checked_index, what the selector returned
     choice         a sub-batch on its way to the training loop
     read_ahead     a thread that works ahead; side_stream, its CUDA stream
     position       what a state saves

@@ -85,9 +85,8 @@ class Arguments:
             return
         if self.options.overlap:
             raise ValueError(
-                "overlap=True must not be used over several ranks, whose thread that chooses would "
-                f"talk in between what training steps say, but there are {num_ranks}; use "
-                "overlap=False"
+                f"overlap=True works on one rank only, got {num_ranks}: the thread that chooses "
+                "would mix its collectives with those of training steps; use overlap=False"
             )
         if self.options.emit_reference and moves_rows(self.selector):
             raise ValueError(
@@ -139,8 +138,8 @@ class Arguments:
     def _check_emit(self) -> None:
         if self.options.emit_reference and not isinstance(self.scorer, WithReference):
             raise ValueError(
-                "emit_reference=True needs a scorer with a reference, "
-                f"got {type(self.scorer).__name__}"
+                "emit_reference=True needs a scorer with a reference, got "
+                f"{type(self.scorer).__name__}; use Learnability or EasyReference"
             )
 
     def _check_schedule(self) -> None:

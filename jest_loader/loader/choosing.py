@@ -10,6 +10,7 @@ from torch import Tensor
 from jest_loader.batch import Batch, num_examples, take
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.arguments import Arguments
+from jest_loader.loader.checked_index import checked_index
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.super_batch import SuperBatch
 from jest_loader.loader.telemetry import Counts, Measured, Stopwatch
@@ -18,7 +19,6 @@ from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.scoring.scores import ExampleScores, rows_of
-from jest_loader.selecting.drawing import check_finite
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
@@ -36,7 +36,7 @@ class Chooser:
 
     Args:
         arguments: The dataset's.
-        agreement: Of the ranks that select together.
+        agreement: The agreement of the ranks that select together.
     """
 
     arguments: Arguments
@@ -125,7 +125,16 @@ class _Choosing:
         if self._scorer is None:
             return ExampleScores(torch.zeros(size))
         with torch.no_grad(), self._times.time("scoring", on_device=True):
-            scores = self._scorer.score(self._super_batch.candidates)
+            try:
+                scores = self._scorer.score(self._super_batch.candidates)
+            except SkipRowsError as error:
+                check_rows(error, size)
+                reasons = named(error.reasons, self._super_batch.candidates)
+                raise ValueError(
+                    f"a scorer must be able to use some candidates and give the others NaN, as in "
+                    f"ExampleScores(values, skipped=reasons), but it raised SkipRowsError for "
+                    f"{len(reasons)} of {size}: {listed(reasons)}; mend the data or the scorer"
+                ) from error
         if not isinstance(scores, Scores):
             raise ValueError(
                 f"a scorer must return Scores, got {type(scores).__name__}; "
@@ -155,7 +164,7 @@ class _Choosing:
         """Int64 [rows], on the host: what the selector takes of this rank's candidates."""
         with torch.no_grad(), self._times.time("selecting", on_device=True):
             drawn = self._selector.select(scores, size, key=self._super_batch.step.key)
-        return _checked(drawn, None if self._moves_rows else size, self._super_batch.num_rows)
+        return checked_index(drawn, None if self._moves_rows else size, self._super_batch.num_rows)
 
     def _materialized(
         self, candidates: Batch, scores: RankScores, index: Tensor, gone: set[int]
@@ -179,6 +188,12 @@ class _Choosing:
                 stays = torch.ones(len(index), dtype=torch.bool)
                 stays[bad[len(spare) :]] = False
                 index = index[stays]
+                if not len(index):
+                    raise ValueError(
+                        "materialize must be able to use some of the chosen rows, but can use "
+                        f"none: {listed(self._skipped)}; mend the data, or use a larger "
+                        "sub_batch_size"
+                    ) from error
                 continue
             if sub_batch is None:
                 raise ValueError("materialize must return the sub-batch, got None; add a return")
@@ -187,10 +202,10 @@ class _Choosing:
     def _spare(self, scores: RankScores, gone: set[int], size: int) -> Tensor:
         """What the selector takes next, in place of ``size`` chosen rows that must be skipped.
 
-        Given what was chosen, those rows and those passed on to other ranks too: so they are not
-        drawn again. Rows without a finite score are not drawn anyway, and would spoil the others'
-        scores. Of several ranks only one lacks a row, which it takes from its own candidates
-        without the others.
+        The draw is conditioned on what was chosen, on the rows being replaced and on rows sent to
+        other ranks, so none of them is drawn again. Rows whose score is not finite are left out of
+        the condition, since they would spoil the others' scores. Only this rank lacks rows, so it
+        draws from its own candidates, without the other ranks.
         """
         left = self._super_batch.num_rows - len(gone)
         if self._may_be_short:
@@ -207,7 +222,7 @@ class _Choosing:
         chosen = torch.tensor(sorted(row for row in gone if finite[row]), dtype=torch.int64)
         given = scores.alone().given(chosen.to(scores.logits.device))
         drawn = self._selector.select(given, size, key=self._super_batch.step.key)
-        spare = _checked(drawn, size, self._super_batch.num_rows)
+        spare = checked_index(drawn, size, self._super_batch.num_rows)
         if gone & set(spare.tolist()):
             raise ValueError(
                 f"{type(self._selector).__name__} must not take candidates whose logits are minus "
@@ -225,11 +240,12 @@ class _Choosing:
             return Measured(names, self._times)
         chosen = own.to(local.logits.device)
         key, size = self._super_batch.step.key, len(index)
-        uniform = UniformSelector().select(scores.alone(), size, key=key)
+        alone = scores.alone()
+        uniform = UniformSelector().select(alone, size, key=key)
         overlap = None
         if isinstance(self._selector, JointSelector) and not scores.needs_context:
             independent = IndependentSelector(self._selector.gain)
-            others = independent.select(scores.alone(), size, key=key)
+            others = independent.select(alone, size, key=key)
             overlap = torch.zeros_like(local.logits).index_fill(0, others, 1.0)[chosen].mean()
         return Measured(names, self._times, local.rows(chosen), local.rows(uniform), overlap)
 
@@ -249,10 +265,15 @@ class _Choosing:
 
 def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
     reference = scores.reference if isinstance(scores, WithReference) else None
-    if not isinstance(sub_batch, dict) or not isinstance(reference, Embeddings):
+    if not isinstance(reference, Embeddings):
         raise ValueError(
-            "emit_reference=True needs sub-batches that are dicts and scores with a reference's "
-            f"embeddings, got {type(sub_batch).__name__} and {type(scores).__name__}"
+            "emit_reference=True needs scores that hold the reference's embeddings, got "
+            f"{type(scores).__name__} without; use Learnability or EasyReference"
+        )
+    if not isinstance(sub_batch, dict):
+        raise ValueError(
+            "emit_reference=True adds a column, so sub-batches must be dicts, got "
+            f"{type(sub_batch).__name__}; return a dict from materialize"
         )
     if "reference" in sub_batch:
         raise ValueError(
@@ -261,30 +282,3 @@ def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
         )
     rows = rows_of(reference, index.to(reference.image.device))
     return {**sub_batch, "reference": rows}
-
-
-def _checked(index: object, size: int | None, num_candidates: int) -> Tensor:
-    """The index on the host. Selectors and scores are pluggable: check what they agreed on.
-
-    Args:
-        index: What a selector returned.
-        size: How many it should have; None for any number, where ranks even out.
-        num_candidates: Among how many.
-    """
-    if not isinstance(index, Tensor):
-        raise ValueError(f"a selector must return an int64 tensor, got {type(index).__name__}")
-    host = index.cpu().clone()  # Rows that must be skipped are replaced in it.
-    size = len(host) if size is None else size
-    if host.shape != (size,) or host.dtype != torch.int64:
-        raise ValueError(
-            f"a selector must return int64 of shape ({size},), "
-            f"got {host.dtype} of {tuple(host.shape)}"
-        )
-    check_finite(host)
-    rows = host.tolist()
-    if len(set(rows)) != size or any(not 0 <= row < num_candidates for row in rows):
-        raise ValueError(
-            f"a selector must return distinct rows in [0, {num_candidates}), but did not; "
-            "Scores.given must set the logits of chosen candidates to minus infinity"
-        )
-    return host

@@ -130,7 +130,7 @@ class JestDataset(IterableDataset[Batch]):
 
     @property
     def filter_ratio(self) -> float:
-        """The share of candidates left out."""
+        """The share of candidates not chosen."""
         return 1 - self.sub_batch_size / self.super_batch_size
 
     def __len__(self) -> int:
@@ -138,6 +138,7 @@ class JestDataset(IterableDataset[Batch]):
 
         Raises:
             TypeError: if the source has no length or no ``batch_size``.
+            ValueError: if so many ranks cannot choose with these options.
         """
         arguments, num_ranks = self._arguments, self._ranks_now().size
         is_undivided = isinstance(self.source, ShardableSource) and self._ranks.size == 1
@@ -187,8 +188,9 @@ class JestDataset(IterableDataset[Batch]):
     ) -> dict[str, Any]:
         """The state after the last sub-batch delivered; plain values if the source's state is.
 
-        It holds no weights: save the models, an online proxy among them, beside it. The arguments
-        are ignored; MosaicML Composer passes them.
+        It holds no weights: save the models, an online proxy among them, beside it. With
+        ``overlap`` the choice made ahead is discarded and made again. The arguments are ignored;
+        MosaicML Composer passes them.
 
         Raises:
             ValueError: if the source cannot save its state.

@@ -29,9 +29,10 @@ class Options:
             on; 0 reads in the training loop's own thread.
         stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error,
             in seconds; None waits for ever.
-        max_skipped_fraction: The share of a super-batch's candidates, or one candidate if that is
-            less, that may be skipped: rows for which ``prepare``, ``materialize`` or the scorer
-            raised ``SkipRowsError``, and rows whose scores are not finite. 0 allows none.
+        max_skipped_fraction: The largest share of a super-batch's candidates that may be skipped,
+            but at least one candidate: rows for which ``prepare``, ``materialize`` or a model's
+            ``embed`` or ``loss`` raised ``SkipRowsError``, and rows whose scores are not finite. 0
+            allows none.
 
     Raises:
         ValueError: if a value is out of range or of another type.

@@ -10,7 +10,7 @@ _VERSION = 3
 
 @dataclass(frozen=True)
 class Position:
-    """After some super-batches of an epoch.
+    """Where a dataset stands after some super-batches of an epoch.
 
     Args:
         epoch: The epoch, from 0.
@@ -30,7 +30,7 @@ class Position:
         """The position after one more sub-batch.
 
         Args:
-            counts: Of its super-batch.
+            counts: Examples of its super-batch.
             source: The source's state right after that was read.
         """
         return Position(
@@ -78,10 +78,15 @@ class Position:
             if saved.get(name) != configuration.get(name):
                 raise ValueError(
                     "a state must be loaded with the configuration that it was saved with, but "
-                    f"{name} was {saved.get(name)} and is now {configuration.get(name)}"
+                    f"{name} was {saved.get(name)} and is now {configuration.get(name)}; make the "
+                    "dataset as it was, or start without the state"
                 )
         if state["super_batches"] > 0 and state["source"] is None:
-            raise ValueError("the state must hold the source's state, but it is empty")
+            raise ValueError(
+                "the state must hold the source's state after "
+                f"{state['super_batches']} super-batches, but has none; it was saved from a source "
+                "that cannot resume, start without it"
+            )
         return cls(
             state["epoch"],
             state["super_batches"],

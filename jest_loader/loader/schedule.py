@@ -29,15 +29,15 @@ class Step:
 class Schedule:
     """Selection that changes over a run; a step is one sub-batch delivered, over all epochs.
 
-    A uniform step reads no more than it trains on, as far as the source's batch size lets it; the
-    batches of one that is no list and has no ``batch_size`` must divide the sub-batch.
+    A uniform step reads no more than it trains on, as far as the source's batch size lets it. A
+    source that is not a list and has no ``batch_size`` must have batches that divide the sub-batch.
 
     Args:
         num_steps: Steps of the run. Fractions below are of it; steps beyond are as at 1.
         start_fraction: Uniform steps until there.
         stop_fraction: Uniform steps from there on.
-        uniform_every: Makes each step with a number that this divides a uniform one, step 0 too.
-        filter_ratio: The share of candidates left out, from each fraction of the run on, such as
+        uniform_every: Every n-th step is uniform, step 0 included.
+        filter_ratio: The share of candidates not chosen, from each fraction of the run on, such as
             ``{0.0: 0.5, 0.2: 0.8}``; before the first the dataset's ``super_batch_size`` holds.
         gain: Factors on the selector's gain at fractions of the run, linear between them.
 

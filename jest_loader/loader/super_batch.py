@@ -157,7 +157,7 @@ class _Reader:
 def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
     """The batch as ``prepare`` returns it, once it is known to have a row for each of its rows."""
     if prepare is None:
-        return Used(batch, [], {})
+        return Used(batch, list(range(num_examples(batch))), {})
     used = use(prepare, batch)
     if used.rows and used.output is None:
         raise ValueError("prepare must return the batch, got None; add a return")

@@ -23,7 +23,7 @@ class Counts:
         loaded: Read from the source into a super-batch.
         scored: Seen by a scorer.
         trained: Emitted in a sub-batch.
-        dropped: Read at the end of an epoch, too few for another super-batch, and left out.
+        dropped: Read at the end of an epoch, too few for another super-batch.
         skipped: Candidates that could not be prepared, scored or materialized.
     """
 
@@ -58,8 +58,8 @@ class SelectionStats:
     Args:
         counts: Examples of this super-batch alone.
         skipped: What is wrong with each skipped candidate, by sample id where the batch has one.
-        score: Of the sub-batch; None where nothing was scored.
-        uniform_score: Of as many candidates drawn uniformly from the same super-batch.
+        score: The sub-batch's score; None where nothing was scored.
+        uniform_score: The score of a uniform draw of the same size from the same super-batch.
         independent_overlap: The share of the sub-batch that independent selection would have taken
             too, under the same noise; None but for joint selection under the sigmoid loss.
         waiting_ms: The training loop's wait for the super-batch, or with ``overlap`` for the choice

@@ -1,4 +1,4 @@
-"""Gumbel noise as a function of (seed, step, chunk, candidate).
+"""Gumbel noise as a function of (seed, epoch, super-batch, chunk, candidate).
 
 No draw depends on an earlier one, so reading ahead, resuming or splitting the candidates over
 devices cannot change which candidates are drawn.

@@ -49,7 +49,7 @@ class PackConfig:
     """
 
     max_skipped_fraction: float = 0.01
-    """Fail if more than this share of the records is unusable (from 0 to 1)."""
+    """Fail if more than this share of the records is skipped (from 0 to 1)."""
 
     overwrite: bool = False
     """Replace the data set that the output holds."""

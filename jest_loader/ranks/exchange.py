@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.batch import Batch, Path, columns, concat, num_examples, take, with_columns
+from jest_loader.batch import (
+    Batch,
+    Path,
+    columns,
+    concat,
+    num_examples,
+    structure,
+    take,
+    with_columns,
+)
 from jest_loader.ragged import RaggedBytes
 from jest_loader.ranks.agreement import Agreement
 
@@ -22,7 +31,7 @@ _ARRAY, _OBJECTS, _BYTES, _RAGGED, _LIST = "array", "objects", "bytes", "ragged"
 def even_out(
     candidates: Batch, index: Tensor, counts: list[int], agreement: Agreement
 ) -> tuple[Batch, Tensor]:
-    """Give every rank as many of the rows that all of them chose together.
+    """Move rows so that every rank has the same number of those chosen.
 
     Those that chose more pass on what they drew last.
 
@@ -30,15 +39,16 @@ def even_out(
         candidates: This rank's.
         index: Int64 [n], the rows that it chose.
         counts: Rows that each rank chose, whose sum they divide evenly.
-        agreement: Of all ranks.
+        agreement: The agreement of all ranks.
 
     Returns:
         The candidates, with the rows received after them, and int64 [mean of the counts], which to
         take.
 
     Raises:
-        ValueError: if a column holds values that are neither arrays, tensors, text nor numbers.
-        RankError: if another rank's does.
+        ValueError: if a column holds values that are neither arrays, tensors, text nor numbers, or
+            differs from another rank's.
+        RankError: if another rank raised.
     """
     ranks = agreement.ranks
     parts = [torch.empty(0, dtype=torch.uint8)] * ranks.size
@@ -50,14 +60,15 @@ def even_out(
                 stop -= number
     received = ranks.all_to_all(parts)
     pool = [candidates]
-    pool += [_unpacked(part, candidates) for part in received if part.numel()]
+    with agreement.step("taking rows from other ranks"):
+        pool += [_unpacked(part, candidates) for part in received if part.numel()]
     first = num_examples(candidates)
     others = torch.arange(first, first + sum(map(num_examples, pool[1:])))
     return concat(pool), torch.cat([index[:stop], others])
 
 
 def _moves(counts: list[int]) -> list[tuple[int, int, int]]:
-    """From which rank to which how many rows go, so that all have as many."""
+    """(from rank, to rank, number of rows) of each transfer that evens out the counts."""
     size = sum(counts) // len(counts)
     lacking = [[rank, size - count] for rank, count in enumerate(counts) if count < size]
     moves = []
@@ -76,13 +87,21 @@ def _moves(counts: list[int]) -> list[tuple[int, int, int]]:
 def _packed(rows: Batch) -> Tensor:
     """Uint8 [bytes]: the columns of a batch."""
     buffer = io.BytesIO()
-    torch.save([_plain(column) for _, column in _by_name(rows)], buffer)
+    torch.save([structure(rows), *(_plain(column) for _, column in _by_name(rows))], buffer)
     return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
 
 def _unpacked(packed: Tensor, like: Batch) -> Batch:
     """The batch of which ``_packed`` made this, in the containers of ``like``."""
-    values = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
+    theirs, *values = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
+    ours = structure(like)
+    for name in theirs | ours:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                "the candidates of all ranks must have the same columns, but column "
+                f"{name} is {ours.get(name, 'absent')} on this rank and "
+                f"{theirs.get(name, 'absent')} on another; give all ranks the same data"
+            )
     found = {
         path: _restored(value, column)
         for value, (path, column) in zip(values, _by_name(like), strict=True)

@@ -21,8 +21,8 @@ class RankScores:
         ranks: Who selects together.
         skipped: Int64 [n], candidates that are not to be drawn; None for none.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way.
-        even: Whether all ranks choose equally many each time, so that they need not say how many,
-            which an accelerator would have to be waited for.
+        even: Whether every rank chooses the same number each time; then the counts need not be
+            exchanged, which would wait for the GPU.
     """
 
     local: Scores

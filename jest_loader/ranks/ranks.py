@@ -92,7 +92,7 @@ class Ranks:
         return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
 
     def all_to_all(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Uint8 vectors of any lengths, one from each rank, for those given, one for each."""
+        """Send ``parts[r]`` (uint8, any length) to each rank r; returns what each sent here."""
         sent = self.all_gather(torch.tensor([part.numel() for part in parts]))
         sizes = sent[:, self.rank].tolist()
         found = self._collective.all_to_all(parts, sizes)

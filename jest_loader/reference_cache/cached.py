@@ -1,8 +1,6 @@
 """A reference that was run once, ahead of time: looks up what it said, runs no model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from math import isclose
 from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
@@ -16,6 +14,7 @@ from jest_loader.checks import check_keywords
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache.mapped_rows import MappedRows
+from jest_loader.reference_cache.missing import check_same_weights, filled
 from jest_loader.reference_cache.sample_index import SampleIndex
 from jest_loader.reference_cache.stored_rows import Found, StoredRows, open_cache
 from jest_loader.scoring.learnability import check_embedder
@@ -133,11 +132,12 @@ class CachedReference(_Cached[Embedder]):
             options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
 
         Raises:
-            ValueError: if there is no whole cache of embeddings at ``path``, or it was built from
-                something else.
+            ValueError: if there is no whole cache of embeddings at ``path``, it was built from
+                something else, or ``missing`` runs a model with other weights.
         """
         manifest, columns, samples = open_cache(path, "embeddings", expect)
         assert manifest.logit_scale is not None
+        check_same_weights(path, manifest.identity.get("model", ""), options.get("missing"))
         sides = columns["image"], columns["text"]
         return cls(*sides, manifest.logit_scale, manifest.logit_bias, ids=samples, **options)
 
@@ -152,7 +152,7 @@ class CachedReference(_Cached[Embedder]):
         embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias, found.skipped)
         if not found.skipped or isinstance(self.missing, str):
             return embeddings
-        return _filled(embeddings, batch, self.missing)
+        return filled(embeddings, batch, self.missing)
 
 
 class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
@@ -214,13 +214,31 @@ class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
         Raises:
             ValueError: if the batch has no ids, or, with ``missing="error"``, an example no row.
         """
+        return self.values_and_skipped(batch)[0]
+
+    def values_and_skipped(self, batch: Batch) -> tuple[Tensor, Mapping[int, str]]:
+        """The values, and the reason by row for those that are NaN.
+
+        Raises:
+            ValueError: as ``values``, or if ``missing`` does not return a value for each example.
+        """
         found = self._look_up(batch, "a function that computes them")
         values = self._on_device(found.columns["loss"])
         if not found.skipped or isinstance(self.missing, str):
-            return values
-        rows = torch.tensor(list(found.skipped))
-        computed = self.missing(take(batch, rows)).detach()
-        return values.index_copy(0, rows.to(values.device), computed.to(values))
+            return values, found.skipped
+        missing = list(found.skipped)
+        used = use(self.missing, take(batch, torch.tensor(missing)))
+        skipped = {missing[row]: reason for row, reason in used.reasons.items()}
+        if not used.rows:
+            return values, skipped
+        computed: object = used.output
+        if not isinstance(computed, Tensor) or computed.shape != (len(used.rows),):
+            raise ValueError(
+                f"missing must return one loss per example, shape ({len(used.rows)},), got "
+                f"{tuple(computed.shape) if isinstance(computed, Tensor) else computed!r}"
+            )
+        index = torch.tensor([missing[row] for row in used.rows], device=values.device)
+        return values.index_copy(0, index, computed.detach().to(values)), skipped
 
 
 def _array(values: Values) -> NDArray[Any] | MappedRows:
@@ -231,39 +249,3 @@ def _array(values: Values) -> NDArray[Any] | MappedRows:
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
     return np.asarray(values)
-
-
-def _filled(cached: Embeddings, batch: Batch, embedder: Embedder) -> Embeddings:
-    """The embeddings, with the skipped rows embedded; what the embedder skips too stays NaN."""
-    missing = list(cached.skipped)
-    used = use(embedder.embed, take(batch, torch.tensor(missing)))
-    live = used.output
-    reasons = used.with_reasons({} if live is None else live.skipped)
-    skipped = {missing[row]: reason for row, reason in reasons.items()}
-    if live is None:
-        return replace(cached, skipped=skipped)
-    _check_same_model(live, cached)
-    index = torch.tensor([missing[row] for row in used.rows], device=cached.image.device)
-    image, text = (
-        side.index_copy(0, index, fresh.to(side))
-        for side, fresh in ((cached.image, live.image), (cached.text, live.text))
-    )
-    return replace(cached, image=image, text=text, skipped=skipped)
-
-
-def _check_same_model(live: Embeddings, cached: Embeddings) -> None:
-    """Raise ``ValueError`` unless the embedder for what is missing can be the cache's model."""
-    for name in ("logit_scale", "logit_bias"):
-        fresh, stored = getattr(live, name), getattr(cached, name)
-        if (fresh is None) != (stored is None) or (
-            fresh is not None and not isclose(float(fresh), float(stored), rel_tol=1e-3)
-        ):
-            raise ValueError(
-                f"the embedder for missing examples must be the cache's model, but its {name} is "
-                f"{fresh if fresh is None else float(fresh)} and the cache's {stored}"
-            )
-    if live.image.shape[1] != cached.image.shape[1]:
-        raise ValueError(
-            "the embedder for missing examples must be the cache's model, but its embeddings have "
-            f"width {live.image.shape[1]} and the cache's {cached.image.shape[1]}"
-        )

@@ -32,7 +32,7 @@ class ArrayForm:
     """How an array is stored.
 
     Args:
-        dtype: Of its values, little-endian.
+        dtype: The values' dtype, little-endian.
         row_shape: The shape of a row.
         num_rows: Rows.
         chunk_rows: Rows of a chunk file; the last one is padded to as many.
@@ -63,13 +63,13 @@ class Manifest:
     """What a reference cache holds and what it was made from.
 
     Args:
-        version: Of the format.
+        version: Version of the format.
         written_by: The release of jest-loader that wrote it.
         kind: Whether it holds embeddings or per-example losses.
         num_rows: Examples, with or without values.
         num_missing: Examples that the reference could not use.
         chunk_rows: Rows of a chunk file.
-        width: Of the embeddings; None for losses.
+        width: Width of the embeddings; None for losses.
         logit_scale: The reference's inverse temperature; None for losses.
         logit_bias: Its logit bias; None for losses and for a softmax model.
         has_index: Whether ids are not simply 0, 1, 2, ...

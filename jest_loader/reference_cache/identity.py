@@ -1,6 +1,7 @@
 """What a cache is made from: text by name, to be compared."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def model_fingerprint(model: nn.Module) -> str:
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return f"{type(model).__name__} {digest.hexdigest()}"
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether ``model_fingerprint`` may have returned the text."""
+    return re.fullmatch(r"\w+ [0-9a-f]{32}", text) is not None
 
 
 def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:

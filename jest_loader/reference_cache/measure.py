@@ -1,6 +1,5 @@
 """What a reference says of a batch, checked, as the arrays that a cache keeps."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ from jest_loader.ops.plain import detached
 from jest_loader.protocols import Embedder
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import Kind
-from jest_loader.scoring.embedding_checks import is_unit, norms_of
+from jest_loader.scoring.embedding_checks import check_logit, is_unit, norms_of
 from jest_loader.scoring.learnability import check_embedder
 from jest_loader.skipped import Used, use
 
@@ -126,12 +125,7 @@ class EmbeddingMeasure:
     def _check_same(self, found: Embeddings) -> None:
         bias = None if found.logit_bias is None else float(found.logit_bias)
         logit = Logit(found.image.shape[1], float(found.logit_scale), bias)
-        if not (math.isfinite(logit.logit_scale) and logit.logit_scale > 0):
-            raise ValueError(
-                f"the reference's logit_scale must be positive, got {logit.logit_scale}"
-            )
-        if bias is not None and not math.isfinite(bias):
-            raise ValueError(f"the reference's logit_bias must be finite, got {bias}")
+        check_logit("reference", logit.logit_scale, bias or 0.0)
         self.expect(logit)
 
 

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -49,7 +48,7 @@ def check_sides(learner: Embeddings | None, reference: Embeddings | None, loss: 
         if loss == "sigmoid" and side.logit_bias is None:
             raise ValueError(
                 f"the sigmoid loss needs a logit bias, but the {name}'s embeddings have none; "
-                "use loss='softmax' for a softmax model, or give Embeddings a bias"
+                "use loss='softmax' for a softmax model, or give Embeddings a logit_bias"
             )
         _check_range(name, side)
 
@@ -104,29 +103,41 @@ def _check_range(name: str, side: Embeddings) -> None:
             f"(row {row} of its {('image', 'text')[which]} embeddings has norm "
             f"{norms[which, row].item():.3g}); use torch.nn.functional.normalize(rows, dim=1)"
         )
+    check_logit(name, scale, bias)
+    warn_if_coarse(name, side.image.dtype, scale)
+
+
+def check_logit(name: str, scale: float, bias: float) -> None:
+    """Raise ``ValueError`` for a scale or bias that makes no logits; warn of a logarithm.
+
+    Args:
+        name: Whose they are, such as ``"learner"``.
+        scale: The inverse temperature.
+        bias: The logit bias; 0 where there is none.
+    """
     if not 0 < scale < math.inf or not math.isfinite(bias):
         raise ValueError(
-            "an embedder's logit_scale must be positive and finite and its logit_bias finite, "
-            f"got {scale} and {bias} from the {name}; the scale is exp of what CLIP trains, and "
-            "a model whose learning rate is too high may end so"
+            f"the {name}'s logit_scale must be positive and finite and its logit_bias finite, "
+            f"got {scale} and {bias}; the scale is exp of what CLIP trains, and a model whose "
+            "learning rate is too high may end so"
         )
     if scale < _LEAST_USUAL_SCALE:
         warnings.warn(
-            f"the {name}'s logit_scale is {scale:.3g}, which looks like the logarithm that CLIP "
-            "trains and changes what is selected; give its exp(), from 10 to 100 as a rule",
-            stacklevel=5,
+            f"the {name}'s logit_scale is below {_LEAST_USUAL_SCALE:g}, which looks like the "
+            "logarithm that CLIP trains and changes what is selected; give its exp(), from 10 to "
+            "100 as a rule",
+            stacklevel=2,
         )
-    warn_if_coarse(name, replace(side, logit_scale=scale))
 
 
-def warn_if_coarse(name: str, side: Embeddings) -> None:
-    """Warn where rounding to the embeddings' dtype may change what is selected."""
-    eps = torch.finfo(side.image.dtype).eps
-    if not float(side.logit_scale) * eps > _MAX_ROUNDING:
+def warn_if_coarse(name: str, dtype: torch.dtype, scale: float) -> None:
+    """Warn where rounding embeddings to ``dtype`` may change what is selected."""
+    eps = torch.finfo(dtype).eps
+    if not scale * eps > _MAX_ROUNDING:
         return
     warnings.warn(
-        f"the {name}'s embeddings are {side.image.dtype}, which is too coarse beyond scale "
+        f"the {name}'s embeddings are {dtype}, which is too coarse beyond scale "
         f"{_MAX_ROUNDING / eps:g}: its logits may be off by more than {_MAX_ROUNDING}, which "
         "changes what is selected; give them a finer dtype",
-        stacklevel=5,
+        stacklevel=2,
     )

@@ -119,7 +119,8 @@ class HardLearner(_ContrastiveScorer):
 def _check_proxy(learner: object, loss: Loss) -> None:
     if isinstance(learner, WithLoss) and learner.loss != loss:
         raise ValueError(
-            f"a proxy must be trained with the loss it scores with, got {learner.loss} and {loss}"
+            "a proxy must be trained with the loss that it scores with, but its loss is "
+            f"{learner.loss!r} and the scorer's {loss!r}; pass loss={loss!r} to OnlineProxy"
         )
 
 

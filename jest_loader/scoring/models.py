@@ -67,7 +67,7 @@ class ModelEmbedder:
         first = found.parts[0]
         if first.image.dtype.itemsize < torch.float32.itemsize:
             # Scores see fp32 and cannot tell that the model has rounded.
-            warn_if_coarse("model", first)
+            warn_if_coarse("model", first.image.dtype, float(first.logit_scale))
         return Embeddings(
             found.column(lambda part: part.image),
             found.column(lambda part: part.text),

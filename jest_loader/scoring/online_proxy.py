@@ -1,5 +1,6 @@
 """An embedder that runs a small model in the learner's place and trains it alongside."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -121,7 +122,19 @@ class OnlineProxy(ModelEmbedder):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: if it is no such state, or only one of the two proxies has a scheduler.
+        """
+        names = {"model", "optimizer"} | ({"scheduler"} if self.scheduler is not None else set())
+        found: object = state_dict
+        if not isinstance(found, Mapping) or found.keys() != names:
+            kind = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            raise ValueError(
+                f"the state of this online proxy must have {', '.join(sorted(names))}, got {kind}; "
+                "make the proxy as it was, with or without a scheduler"
+            )
         without_compiler(unwrapped(self.model)).load_state_dict(state_dict["model"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         if self.scheduler is not None:

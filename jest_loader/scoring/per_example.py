@@ -7,7 +7,7 @@ from typing import TypeGuard, Unpack
 from torch import Tensor, nn
 
 from jest_loader.batch import Batch
-from jest_loader.protocols import ExampleValues
+from jest_loader.protocols import ExampleValues, SkippingValues
 from jest_loader.scoring.runner import ModelRunner, RunOptions
 from jest_loader.scoring.scores import ExampleScores
 
@@ -66,7 +66,17 @@ class PerExample:
                 number per example.
             SkipRowsError: if no row can be used.
         """
-        return self._runner.run(batch).column(lambda losses: losses)
+        return self.values_and_skipped(batch)[0]
+
+    def values_and_skipped(self, batch: Batch) -> tuple[Tensor, dict[int, str]]:
+        """The losses, and the reason by row for those that are skipped.
+
+        Raises:
+            ValueError: as ``values``.
+            SkipRowsError: as ``values``.
+        """
+        found = self._runner.run(batch)
+        return found.column(lambda losses: losses), found.skipped
 
     def score(self, super_batch: Batch) -> ExampleScores:
         """Scores of the super-batch's candidates.
@@ -74,15 +84,19 @@ class PerExample:
         Raises:
             ValueError: as ``values``, or if the reference has not one value per candidate.
         """
-        found = self._runner.run(super_batch)
-        losses = found.column(lambda losses: losses)
+        losses, skipped = self.values_and_skipped(super_batch)
         if self.reference is None:
-            return ExampleScores(losses, found.skipped)
-        irreducible = self.reference.values(super_batch)
+            return ExampleScores(losses, skipped)
+        if isinstance(self.reference, SkippingValues):
+            irreducible, absent = self.reference.values_and_skipped(super_batch)
+        else:
+            irreducible, absent = self.reference.values(super_batch), {}
         _check_values(irreducible, len(losses))
-        absent = irreducible.isnan().nonzero()[:, 0].tolist()
-        skipped = dict.fromkeys(absent, "the reference has no value for it") | found.skipped
-        return ExampleScores(losses - irreducible.to(losses.device, non_blocking=True), skipped)
+        unnamed = dict.fromkeys(
+            irreducible.isnan().nonzero()[:, 0].tolist(), "the reference has no value for it"
+        )
+        irreducible = irreducible.to(losses.device, non_blocking=True)
+        return ExampleScores(losses - irreducible, {**unnamed, **absent, **skipped})
 
     def snapshot(self) -> "PerExample":
         """The same with a copy of the weights as they are now, valid until the next call."""

@@ -97,5 +97,5 @@ def check_finite(index: Tensor) -> None:
         raise ValueError(
             f"a sub-batch of {len(index)} needs as many candidates with finite scores, but "
             f"{len(rows)} had none (the first at row {rows[0]} of the super-batch); check the "
-            "models' embeddings and scale"
+            "models' embeddings and logit_scale"
         )

@@ -61,10 +61,10 @@ class JointSelector(_OverRanks):
             size, the first chunks are one larger.
         gain: Factor on the logits. After the first chunk the draw is nearly greedy, because
             conditional logits grow with the chunks; a gain below 1 counters that.
-        quota: Over several ranks, ``"equal"`` lets each draw as many of its own candidates, given
-            what all have chosen. ``"global"`` draws the best of all ranks' candidates, exactly as
-            one process would; a rank that had more of them passes rows on. ``"local"`` conditions
-            each rank on its own choice alone, which loses most of what joint selection gains.
+        quota: How many each of several ranks draws. ``"equal"``: the same number from its own
+            candidates, given all ranks' choices. ``"global"``: the exact draw over all ranks'
+            candidates; a rank that had more of them passes rows on. ``"local"``: the same number,
+            given its own choices alone, which loses most of what joint selection gains.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way between ranks.
 
     Raises:

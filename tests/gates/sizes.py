@@ -14,7 +14,6 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40
 
 # A path, or a path and a function as in "bench/x.py:Class.method", each with the reason.
-OLDER = "older than the limit"
 EXCEPTIONS = {
     "jest_loader/ops/fused.py:_sum_over_chunk": "one loop, with what it carries from tile to tile",
 }

@@ -1,8 +1,9 @@
-"""Bad samples are left out, counted, named and replaced, up to a limit."""
+"""Rows that cannot be used are skipped, counted, named and replaced, up to a limit."""
 
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -190,13 +191,46 @@ def test_the_error_says_what_is_bad_and_survives_a_pickle():
         SkipRowsError({})
 
 
-@pytest.mark.parametrize("row", [-1, 40, True, 1.5, "a"])
-def test_rows_that_are_none_are_refused(row):
-    def materialize(batch):
-        raise SkipRowsError({row: "torn"})
+@pytest.mark.parametrize("row", [-1, True, 1.5, "a"])
+def test_rows_to_skip_must_be_numbers(row):
+    with pytest.raises(ValueError, match="a row of SkipRowsError must be a whole number of at le"):
+        SkipRowsError({row: "torn"})
 
-    with pytest.raises(ValueError, match=r"must name rows of the batch .*, from 0 to 39, got"):
+
+def test_rows_to_skip_may_be_of_numpy():
+    (row,) = SkipRowsError({np.flatnonzero([0, 1])[0]: "torn"}).reasons
+    assert (type(row), row) == (int, 1)
+
+
+def test_rows_to_skip_must_be_the_batchs():
+    def materialize(batch):
+        raise SkipRowsError({40: "torn"})
+
+    with pytest.raises(ValueError, match=r"must name rows of the batch .*, from 0 to 39, got 40"):
         numbers(make(Scores(), materialize=materialize))
+
+
+def test_a_scorer_that_raises_for_rows_is_told_how_to_skip_them():
+    class Raises:
+        def score(self, super_batch):
+            raise SkipRowsError({3: "torn"})
+
+    with pytest.raises(
+        ValueError, match=r"skipped=reasons\), but it raised .* for 1 of .* torn; m"
+    ):
+        numbers(make(Raises()))
+
+
+def test_a_sub_batch_with_no_row_left_is_refused():
+    def materialize(batch):
+        raise SkipRowsError(dict.fromkeys(range(len(batch["number"])), "torn"))
+
+    data = jest_dataset(
+        numbered_batches(2, 4), None, UniformSelector(), super_batch_size=4, sub_batch_size=4,
+        materialize=materialize, max_skipped_fraction=1.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"must be able to use some of the chosen rows, .* torn"):
+        numbers(data)
 
 
 def test_a_forgotten_return_is_refused():

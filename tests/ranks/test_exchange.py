@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from jest_loader import (
@@ -74,6 +75,36 @@ def test_what_cannot_move_is_refused():
     ended = simulate_ranks(2, run)
     assert "got a set; use quota='equal'" in ended[0]
     assert "rank 0 of 2 failed while packing rows for other ranks" in ended[1]
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (
+            {"c": torch.arange(2)},
+            "column ['b'] is absent on this rank and tensor of int64 rows () on",
+        ),
+        (
+            {"b": torch.arange(2)[:, None]},
+            "column ['b'] is tensor of int64 rows (1,) on this rank and",
+        ),
+        ({"b": torch.arange(2).int()}, "column ['b'] is tensor of int32 rows () on this rank and"),
+        ({}, "column ['b'] is absent on this rank"),
+    ],
+)
+def test_rows_of_other_columns_are_refused(others, message):
+    def run(group):
+        columns = others if group.rank == 1 else {"b": torch.arange(2)}
+        candidates = {"number": torch.arange(2), **columns}
+        index = torch.arange(2 * (1 - group.rank))
+        try:
+            return even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
+        except (ValueError, RankError) as error:
+            return str(error)
+
+    ended = simulate_ranks(2, run)
+    assert message in ended[1]
+    assert "rank 1 of 2 failed while taking rows from other ranks" in ended[0]
 
 
 def test_a_bad_row_is_replaced_by_its_rank_alone(folder):

@@ -29,7 +29,7 @@ def test_ranks_that_do_not_start_alike_are_refused(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"overlap": True}, "overlap=True must not be used over several ranks"),
+        ({"overlap": True}, "overlap=True works on one rank only, got 2"),
         (
             {"emit_reference": True},
             "emit_reference must not be True with quota='global'",

@@ -218,7 +218,11 @@ class Drifting(Reference):
             Drifting(),
             "one logit_scale throughout, but the reference's was 8.5 and is now 9.5",
         ),
-        (range(18), Reference(logit_scale=-1.0), "logit_scale must be positive, got -1.0"),
+        (
+            range(18),
+            Reference(logit_scale=-1.0),
+            "logit_scale must be positive and finite .*, got -1.0",
+        ),
         (range(18), Reference(bad=range(18)), "use some examples of the first batch, but of sam"),
         (range(18), Reference(bad=range(7, 14)), "of 7, from sample 7 on, it could use none"),
         (range(5), NanReference(), "of 5, from sample 0 on, it could use none"),

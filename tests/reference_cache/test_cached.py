@@ -13,10 +13,12 @@ from jest_loader import (
     EasyReference,
     Embeddings,
     FactoredScores,
+    FrozenReference,
     JestDataset,
     JointSelector,
     Learnability,
     Options,
+    PerExample,
     SkipRowsError,
 )
 from jest_loader.adapters.mds import MdsSource
@@ -178,6 +180,26 @@ def test_another_model_for_what_is_missing_is_refused(cache, live, message):
         CachedReference.open(cache, missing=live).embed({"sample_id": IDS[[33]]})
 
 
+def test_other_weights_for_what_is_missing_are_refused(tmp_path):
+    def embed(model, batch):
+        sides = model(batch["x"])
+        return Embeddings(*(torch.nn.functional.normalize(side) for side in (sides, sides)), 10.0)
+
+    def reference(seed):
+        torch.manual_seed(seed)
+        return FrozenReference(torch.nn.Linear(3, 4), embed)
+
+    batch = {"sample_id": torch.arange(8), "x": torch.randn(8, 3)}
+    some = {name: column[:4] for name, column in batch.items()}
+    build(tmp_path / "cache", [some], reference(0))
+    same = CachedReference.open(tmp_path / "cache", missing=reference(0)).embed(batch)
+    torch.testing.assert_close(
+        same.image[4:].float(), reference(0).embed(batch).image[4:], atol=1e-3, rtol=0
+    )
+    with pytest.raises(ValueError, match=r"must be the cache's model, but it runs Linear \w+ and"):
+        CachedReference.open(tmp_path / "cache", missing=reference(1))
+
+
 def test_losses_have_the_same_policies(tmp_path):
     def loss(batch):
         return torch.as_tensor(batch["sample_id"] % 97).float()
@@ -193,9 +215,32 @@ def test_losses_have_the_same_policies(tmp_path):
     live = CachedLosses.open(tmp_path / "cache", missing=loss)
     assert torch.equal(live.values(batch), expected)
     assert len(live) == 30
+    with pytest.raises(ValueError, match=r"one loss per example, shape \(1,\), got \(1, 2\)"):
+        CachedLosses.open(tmp_path / "cache", missing=lambda batch: torch.ones(1, 2)).values(batch)
     given = CachedLosses(torch.tensor([5.0, torch.nan]), ids=[7, -3], missing="skip")
     found = given.values({"sample_id": torch.tensor([-3, 7, 9])})
     torch.testing.assert_close(found, torch.tensor([torch.nan, 5.0, torch.nan]), equal_nan=True)
+
+
+def test_stored_losses_say_why_candidates_have_none():
+    def live(batch):
+        if 9 in batch["sample_id"]:
+            row = batch["sample_id"].tolist().index(9)
+            raise SkipRowsError({row: "torn"})
+        return torch.full((len(batch["sample_id"]),), 3.0)
+
+    def scores(missing):
+        cached = CachedLosses(torch.tensor([5.0]), ids=[7], missing=missing)
+        scorer = PerExample(
+            torch.nn.Linear(1, 1), lambda model, batch: torch.ones(len(batch["sample_id"])), cached
+        )
+        return scorer.score({"sample_id": torch.tensor([4, 9, 7])})
+
+    found = scores("skip")
+    assert found.skipped == dict.fromkeys((0, 1), "it is not in the reference cache")
+    found = scores(live)
+    assert found.skipped == {1: "torn"}
+    torch.testing.assert_close(found.logits, torch.tensor([-2.0, torch.nan, -4.0]), equal_nan=True)
 
 
 def test_a_cache_that_belongs_elsewhere_is_refused_with_both_values(cache):

@@ -146,12 +146,11 @@ def test_rows_that_turn_out_bad_one_after_the_other_are_all_left_out():
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("row", [5, -1, "a"])
-def test_bad_rows_must_be_rows(row):
+def test_rows_to_skip_must_be_the_batchs():
     def loss(model, batch):
-        raise SkipRowsError({row: "torn"})
+        raise SkipRowsError({5: "torn"})
 
-    with pytest.raises(ValueError, match=r"name rows of the batch .* from 0 to 4, got"):
+    with pytest.raises(ValueError, match=r"name rows of the batch .* from 0 to 4, got 5"):
         PerExample(nn.Linear(1, 1), loss).values({"number": torch.arange(5)})
 
 

@@ -229,6 +229,14 @@ def test_a_proxy_goes_on_from_its_state(scheduled):
     assert rates == [1e-2 / 8 if scheduled else 1e-2]
 
 
+def test_a_proxy_without_a_scheduler_does_not_take_one_from_a_state():
+    model = Towers().eval()
+    proxy = OnlineProxy(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    for state in ({**proxy.state_dict(), "scheduler": {}}, {}, None):
+        with pytest.raises(ValueError, match="must have model, optimizer, got"):
+            proxy.load_state_dict(state)
+
+
 def test_a_proxys_gradients_are_clipped():
     model = Towers().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -350,7 +358,7 @@ def test_a_cached_reference_finds_rows_by_sample_id():
             lambda: HardLearner(
                 OnlineProxy(model := Towers(), torch.optim.SGD(model.parameters()), loss="softmax")
             ),
-            "trained with the loss it scores with, got softmax and sigmoid",
+            "its loss is 'softmax' and the scorer's 'sigmoid'; pass loss='sigmoid' to OnlineProxy",
         ),
         (lambda: HardLearner(Fixed(LEARNER), "clip"), "'sigmoid' or 'softmax', got 'clip'"),
         (

@@ -299,7 +299,7 @@ ELSEWHERE = Embeddings(GOOD.image.to("meta"), GOOD.text.to("meta"), 10.0, -5.0)
         ),
         (
             lambda: FactoredScores(replace(GOOD, logit_scale=-2.0)),
-            "logit_scale must be positive and finite .*, got -2.0 and -5.0 from the lea",
+            "the learner's logit_scale must be positive .*, got -2.0 and -5.0",
         ),
         (
             lambda: FactoredScores(replace(GOOD, logit_scale=math.inf)),

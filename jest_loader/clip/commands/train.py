@@ -40,7 +40,7 @@ def train_command(arguments: Sequence[str]) -> Callable[..., TrainConfig]:
                 read and trained on. demo: what `jest-loader demo` trains, for grey images of 32
                 pixels. single_gpu: Flexi-JEST of a ViT-S/16 of 224 pixels from scratch; needs a
                 reference. eight_gpus: the same of a ViT-B/16. siglip2_finetune: a SigLIP 2 ViT-B/16
-                of open_clip, half of the candidates left out, at a low learning rate without weight
+                of open_clip, half of the candidates chosen, at a low learning rate without weight
                 decay; needs its weights (open_clip.checkpoint) and a reference.
         """
         return TrainConfig(**vars(config))

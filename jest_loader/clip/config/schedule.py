@@ -18,7 +18,7 @@ class ScheduleConfig:
     """Steps are uniform from this share of the run on."""
 
     uniform_every: int | None = None
-    """Each step whose number, counted from 0, this divides is uniform."""
+    """Every n-th step is uniform, step 0 included."""
 
     final_filter_ratio: float | None = None
     """What the filter ratio ends at: the super-batch grows or shrinks to it by one batch at a time,
@@ -27,11 +27,6 @@ class ScheduleConfig:
 
     final_gain: float | None = None
     """What the gain ends at, linearly over the run; None leaves it as it is."""
-
-    @property
-    def has_uniform_steps(self) -> bool:
-        """Whether nothing is scored in some steps."""
-        return self.start_fraction > 0 or self.stop_fraction < 1 or self.uniform_every is not None
 
     def schedule(self, num_steps: int, filter_ratio: float, gain: float) -> Schedule | None:
         """The schedule of a run that starts with that filter ratio and gain; None if none changes.
@@ -73,7 +68,7 @@ def num_batches(filter_ratio: float, name: str = "selection.filter_ratio") -> in
 
     Args:
         filter_ratio: The ratio.
-        name: Of the option that it is from.
+        name: The option that it is from.
 
     Raises:
         ValueError: if that is not a whole number.

@@ -21,7 +21,7 @@ class SelectionConfig:
     """Learner loss less reference loss, minus the reference loss, or the learner loss."""
 
     filter_ratio: float = 0.8
-    """Share of candidates left out, 1 - 1/n for a super-batch of n batches: 0.5, 0.75, 0.8, 0.9."""
+    """Share of candidates not chosen: 1 - 1/n of n batches, such as 0.5, 0.75, 0.8 or 0.9."""
 
     num_chunks: int = 16
     """Draws per sub-batch of the joint selector."""
@@ -64,14 +64,14 @@ class SelectionConfig:
     """
 
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
-    """That small model."""
+    """The small model of scores_with=proxy."""
 
     overlap: bool = False
     """Choose the next sub-batch while the last one is trained on, with the weights from before."""
 
     quota: Quota = "equal"
-    """Over several processes, what each draws: as much as the others, what it has of the best of
-    all, or as much by itself.
+    """How many each of several processes draws: equal, the same number, given all choices; global,
+    the exact draw over all; local, the same number, without communication.
     """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

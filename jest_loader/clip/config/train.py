@@ -56,8 +56,9 @@ class DataConfig:
     """
 
     max_skipped_fraction: float = 0.01
-    """Share of a super-batch's candidates, or one if that is less, that may be left out because
-    their pictures cannot be decoded or the reference has nothing on them; more is an error.
+    """The largest share of a super-batch's candidates, but at least one candidate, that may be
+    skipped because their pictures cannot be decoded or the reference has nothing on them; more is
+    an error, and 0 allows none.
     """
 
     augment: bool = True
@@ -111,13 +112,15 @@ class TrainConfig:
     """
 
     seed: int = 0
-    """Of the weights, the order of the data, augmentation and selection."""
+    """Seed of the weights, the order of the data, augmentation and selection."""
 
     device: str = "auto"
     """A torch device; auto takes a GPU where there is one."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in fp32."""
+    """Precision of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in
+    fp32.
+    """
 
     compile: bool = False
     """Compile the towers with torch.compile, for training and for scoring: minutes at the start,

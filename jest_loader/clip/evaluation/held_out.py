@@ -124,10 +124,10 @@ class _Pictures:
         try:
             pixels: Tensor = self._prepare({**wanted, "": [""] * len(rows)})["image"]
         except SkipRowsError as error:
-            unreadable = listed(named(error.reasons, wanted))
+            skipped = listed(named(error.reasons, wanted))
             raise ValueError(
                 f"all images of {self._held_out.data} must be readable to evaluate on them, but "
-                f"not {unreadable}; mend them, or leave them out of it"
+                f"not {skipped}; mend them, or leave them out of it"
             ) from error
         return pixels
 

@@ -52,7 +52,7 @@ def open_reference_cache(
 ) -> CachedReference:
     """The cache at ``path``, once it is known to be that of a run's data and inputs.
 
-    Candidates that the reference could not use are left out, or embedded by ``live``.
+    Candidates that the reference could not use are skipped, or embedded by ``live``.
 
     Raises:
         ValueError: if it is another's, or lacks some of the data and there is no ``live``.
@@ -65,7 +65,7 @@ def open_reference_cache(
     cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
     if num_rows < shards.num_examples and live is None:
         raise ValueError(
-            f"{path} must hold all of {config.data.train}, but holds {num_rows} samples where "
+            f"{path} must hold all of {config.data.train}, but holds {num_rows} examples where "
             f"that has {shards.num_examples}; build it again, or set "
             "selection.reference_checkpoint or selection.reference_open_clip.name too, whose "
             "model is then run on the others"

@@ -19,9 +19,9 @@ class StepValues:
     """Loss and gradient of one optimizer step.
 
     Args:
-        step: Its number, from 1.
-        loss: Of the sub-batch, before the step.
-        gradient_norm: Before clipping.
+        step: Number of the step, from 1.
+        loss: The sub-batch's loss before the step.
+        gradient_norm: The gradient's norm before clipping.
     """
 
     step: int
@@ -37,7 +37,7 @@ class FiniteCheck:
 
     Args:
         path: Folder of the file ``nonfinite.json``.
-        rank: This process. All ranks see the same loss, and each names its own samples: rank 0 in
+        rank: This process. All ranks see the same loss, and each names its own examples: rank 0 in
             ``nonfinite.json``, rank 1 in ``nonfinite-1.json``.
     """
 
@@ -53,11 +53,11 @@ class FiniteCheck:
             step: Its number, from 1.
             loss: [].
             gradient_norm: [], on the same device.
-            sample_ids: Of the sub-batch.
+            sample_ids: The sub-batch's.
 
         Raises:
             FloatingPointError: if the loss or the gradient of a step is not finite. Its message and
-                ``nonfinite.json`` name the samples.
+                ``nonfinite.json`` name the examples.
         """
         before, self._pending = self._pending, _Pending(step, loss, gradient_norm, sample_ids)
         if before is not None:

@@ -75,7 +75,7 @@ class _Part(NamedTuple):
 
     Args:
         batch: Images, texts, and ids of equal captions if these are masked.
-        num_low: The first examples that are embedded at the resolution of scoring.
+        num_low: How many of the first examples are embedded at the resolution of scoring.
     """
 
     batch: Batch
