@@ -38,7 +38,7 @@ check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports
 	$(BIN)/python tests/gates/names.py
 
 oldest: $(OLDEST)/installed ## run the quick tests with the oldest dependencies that pyproject.toml allows
-	$(OLDEST)/bin/python -m pytest -m "not slow"
+	$(OLDEST)/bin/python -m pytest -m "not slow" -W default # old libraries warn of each other
 
 clean: ## remove .venv, .venv-oldest, runs/ and all that the tools leave behind
 	rm -rf $(VENV) $(OLDEST) runs build dist *.egg-info .coverage .coverage.* htmlcov

@@ -1,10 +1,12 @@
 """One model's view of image-text pairs: what scores are made of."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from numbers import Real
+from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,23 @@ class Embeddings:
                 "image and text embeddings must be on one device, "
                 f"got {self.image.device} and {self.text.device}"
             )
+
+
+def _flatten(embeddings: Embeddings) -> tuple[list[Any], list[Any]]:
+    values = [getattr(embeddings, one.name) for one in fields(embeddings)]
+    return values[:-1], values[-1:]
+
+
+def _unflatten(leaves: Iterable[Any], rest: list[Any]) -> Embeddings:
+    made = object.__new__(Embeddings)  # Unchecked: leaves may be anything for the while.
+    for one, value in zip(fields(Embeddings), [*leaves, *rest], strict=True):
+        object.__setattr__(made, one.name, value)
+    return made
+
+
+# FSDP2 takes the tensors that a forward returned from a pytree. PyTorch 2.10 and older sees none in
+# a dataclass that is not registered, and then averages no gradients over the ranks.
+pytree.register_pytree_node(Embeddings, _flatten, _unflatten)
 
 
 def _check_number(name: str, value: object) -> None:

@@ -164,7 +164,8 @@ def gloo_threads() -> list[str]:
 
 def threads_left(rank: int, config, port: int) -> list[str]:
     """Of a process that torchrun started, after its training."""
-    assert gloo_threads()
+    if not gloo_threads():
+        return ["no names"]
     dist.destroy_process_group()
     os.environ.update(
         WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=str(port)
@@ -181,7 +182,10 @@ def test_the_threads_of_the_group_end_with_the_run(marked, tmp_path):
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     config = config_of(marked, tmp_path / "run")
-    assert results(launch(2, threads_left, config, port)) == [[], []]
+    left = results(launch(2, threads_left, config, port))
+    if left == [["no names"]] * 2:
+        pytest.skip("this PyTorch gives the threads of gloo no names")
+    assert left == [[], []]
 
 
 def test_what_ends_one_process_ends_the_others(marked, tmp_path):
