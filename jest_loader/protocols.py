@@ -245,6 +245,16 @@ class WithEqualBy(Protocol):
 
 
 @runtime_checkable
+class WithLearner(Protocol):
+    """A scorer in which the model being trained, or a proxy of it, has a part."""
+
+    @property
+    def learner(self) -> object:
+        """The embedder of that model."""
+        ...
+
+
+@runtime_checkable
 class WithReference(Protocol):
     """A scorer, or its scores, in which a reference model has a part."""
 

@@ -76,7 +76,7 @@ def offered(part: object) -> set[str]:
         pytest.param(cached, set(), id="CachedReference"),
         pytest.param(
             lambda: Learnability(live(), cached()),
-            {"Snapshots", "Trainable", "WithLoss", "WithEqualBy", "WithReference"},
+            {"Snapshots", "Trainable", "WithLoss", "WithEqualBy", "WithReference", "WithLearner"},
             id="Learnability",
         ),
         pytest.param(
@@ -86,7 +86,7 @@ def offered(part: object) -> set[str]:
         ),
         pytest.param(
             lambda: HardLearner(live()),
-            {"Snapshots", "Trainable", "WithLoss", "WithEqualBy"},
+            {"Snapshots", "Trainable", "WithLoss", "WithEqualBy", "WithLearner"},
             id="HardLearner",
         ),
         pytest.param(

@@ -8,7 +8,7 @@ from jest_loader.adapters.blocks.loaded_window import LoadedWindow, load_window
 from jest_loader.adapters.blocks.order import Window
 from jest_loader.adapters.blocks.plan import BatchPlan
 from jest_loader.adapters.blocks.scratch import Scratch
-from jest_loader.adapters.blocks.state import Position
+from jest_loader.adapters.blocks.state import SourcePosition
 
 
 class EpochPass(Iterator[Columns]):
@@ -21,7 +21,7 @@ class EpochPass(Iterator[Columns]):
             own there when it ends.
     """
 
-    def __init__(self, plan: BatchPlan, start: Position, spare: list[Scratch]) -> None:
+    def __init__(self, plan: BatchPlan, start: SourcePosition, spare: list[Scratch]) -> None:
         self.position = start
         self._plan = plan
         self._spare = spare
@@ -45,7 +45,7 @@ class EpochPass(Iterator[Columns]):
                 loaded = self._load(window, start)
                 parts.append(loaded.take(places, self._plan.options.id_column))
             start = upto
-        self.position = Position(self.position.epoch, self.position.batches + 1)
+        self.position = SourcePosition(self.position.epoch, self.position.batches + 1)
         return join(parts)
 
     def _window_at(self, place: int) -> Window:
@@ -66,6 +66,6 @@ class EpochPass(Iterator[Columns]):
         if self._ended:
             return
         self._ended = True
-        self.position = Position(self.position.epoch + 1, 0)
+        self.position = SourcePosition(self.position.epoch + 1, 0)
         self._windows = self._loaded = None
         self._spare[:] = [self._scratch]

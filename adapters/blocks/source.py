@@ -11,7 +11,7 @@ from jest_loader.adapters.blocks.order import Part
 from jest_loader.adapters.blocks.plan import BatchPlan
 from jest_loader.adapters.blocks.reader import BlockReader
 from jest_loader.adapters.blocks.scratch import Scratch
-from jest_loader.adapters.blocks.state import Position, from_state, to_state
+from jest_loader.adapters.blocks.state import SourcePosition, from_state, to_state
 from jest_loader.checks import whole
 
 
@@ -45,7 +45,7 @@ class BlockSource:
         **options: Unpack[SourceKeywords],
     ) -> None:
         self._plan = BatchPlan(reader, SourceOptions(**options), parts)
-        self._start = Position(0, 0)  # of the next iterator, where there is no newest
+        self._start = SourcePosition(0, 0)  # of the next iterator, where there is no newest
         self._newest: EpochPass | None = None
         self._spare: list[Scratch] = []  # of a pass that ended, for the next to begin
 
@@ -79,11 +79,11 @@ class BlockSource:
         num_ranks = whole("num_ranks", num_ranks, 1)
         rank = whole("rank", rank, 0, num_ranks - 1)
         self._plan = replace(self._plan, rank=rank, num_ranks=num_ranks)
-        self._move_to(Position(self._position.epoch, 0))
+        self._move_to(SourcePosition(self._position.epoch, 0))
 
     def __iter__(self) -> Iterator[Columns]:
         """A pass over the current epoch, from a loaded position if there is one; reads nothing."""
-        start = self._start if self._newest is None else Position(self._position.epoch, 0)
+        start = self._start if self._newest is None else SourcePosition(self._position.epoch, 0)
         self._newest = EpochPass(self._plan, start, self._spare)
         return self._newest
 
@@ -109,13 +109,13 @@ class BlockSource:
         Raises:
             ValueError: if the epoch has no such batch.
         """
-        self._move_to(Position(self._position.epoch, whole("batch", batch, 0, len(self))))
+        self._move_to(SourcePosition(self._position.epoch, whole("batch", batch, 0, len(self))))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iterator start ``epoch``; a loaded position in that epoch is kept."""
         epoch = whole("epoch", epoch, 0)
         if epoch != self._position.epoch:
-            self._move_to(Position(epoch, 0))
+            self._move_to(SourcePosition(epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch drawn, as plain JSON values."""
@@ -130,10 +130,10 @@ class BlockSource:
         self._move_to(from_state(state_dict, self._plan))
 
     @property
-    def _position(self) -> Position:
+    def _position(self) -> SourcePosition:
         """After the last batch drawn from the newest iterator."""
         return self._start if self._newest is None else self._newest.position
 
-    def _move_to(self, start: Position) -> None:
+    def _move_to(self, start: SourcePosition) -> None:
         self._newest = None
         self._start = start

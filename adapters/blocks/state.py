@@ -9,7 +9,7 @@ from jest_loader.checks import whole
 _VERSION = 1
 
 
-class Position(NamedTuple):
+class SourcePosition(NamedTuple):
     """Where a source stands.
 
     Args:
@@ -21,18 +21,18 @@ class Position(NamedTuple):
     batches: int
 
 
-def to_state(position: Position, plan: BatchPlan) -> dict[str, Any]:
+def to_state(position: SourcePosition, plan: BatchPlan) -> dict[str, Any]:
     """The state of a source with this plan at this position."""
     return {"version": _VERSION, **position._asdict(), "fingerprint": plan.identity()}
 
 
-def from_state(state: Mapping[str, Any], plan: BatchPlan) -> Position:
+def from_state(state: Mapping[str, Any], plan: BatchPlan) -> SourcePosition:
     """The position that a state describes.
 
     Raises:
         ValueError: if the state belongs to another data set, another order or another version.
     """
-    missing = {"version", *Position._fields, "fingerprint"} - state.keys()
+    missing = {"version", *SourcePosition._fields, "fingerprint"} - state.keys()
     if missing:
         raise ValueError(
             f"a state must be one that state_dict returned, got one without {sorted(missing)}; "
@@ -50,7 +50,7 @@ def from_state(state: Mapping[str, Any], plan: BatchPlan) -> Position:
                 f"the state must come from a source with the same {name}, got {saved!r} in the "
                 f"state and {value!r} here; build the source as it was, or start without the state"
             )
-    return Position(
+    return SourcePosition(
         whole("the state's epoch", state["epoch"], 0),
         whole("the state's batches", state["batches"], 0, plan.num_batches),
     )

@@ -27,6 +27,7 @@ from jest_loader.protocols import (
     Source,
     Stateful,
     WithEqualBy,
+    WithLearner,
     WithLoss,
     WithReference,
 )
@@ -166,7 +167,8 @@ class Arguments:
     def _check_overlap(self) -> None:
         if not self.options.overlap or self.scorer is None:
             return
-        for part in (self.scorer, getattr(self.scorer, "learner", self.scorer)):
+        learner = self.scorer.learner if isinstance(self.scorer, WithLearner) else self.scorer
+        for part in (self.scorer, learner):
             if not isinstance(part, Snapshots):
                 raise ValueError(
                     "overlap=True scores with a copy of the weights, so it needs a scorer and a "

@@ -69,6 +69,7 @@ class Pass:
             depth=1,
             stall_timeout_s=None,  # The source is watched already, and a model may take its time.
             finish=self._finish,
+            name="chooser",
         )
         self._threads.append(choosing)
         return iter(partial(_waited_for, choosing), None)

@@ -1,7 +1,7 @@
 """Reading ahead: a thread makes the next items while the consumer works on the last one.
 
-Whatever the thread makes travels with all that belongs to it, the source's state too, so what has
-been read and not taken yet is as if it had never been read.
+An item carries everything that belongs to it, the source's state too. So items that were made but
+not taken leave no trace.
 """
 
 import atexit
@@ -42,6 +42,7 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         stall_timeout_s: The longest to wait for an item; None waits for ever.
         finish: What becomes of an item once it is taken; runs in the consumer's thread, at a depth
             of 1 while nothing is in the making.
+        name: What the thread does, for its name.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class ReadAhead(Generic[In, Out], Iterator[Out]):
         depth: int,
         stall_timeout_s: float | None,
         finish: Callable[[Out], Out] = _same,
+        name: str = "reader",
     ) -> None:
         self._timeout_s = stall_timeout_s
         self._finish = finish
         self._over = False
         # The thread must not refer to this object, or it would never be collected and closed.
-        self._thread: _Maker[In, Out] = _Maker(inputs, make, depth)
+        self._thread: _Maker[In, Out] = _Maker(inputs, make, depth, name)
         weakref.finalize(self, self._thread.end)
         self._thread.start()
 
@@ -119,10 +121,14 @@ class _Maker(threading.Thread, Generic[In, Out]):
     """The thread, which makes items until it is ended."""
 
     def __init__(
-        self, inputs: Iterator[In], make: Callable[[Iterator[In]], Iterator[Out]], depth: int
+        self,
+        inputs: Iterator[In],
+        make: Callable[[Iterator[In]], Iterator[Out]],
+        depth: int,
+        name: str,
     ) -> None:
         # A reader that hangs must not keep the process alive.
-        super().__init__(name="jest-loader reader", daemon=True)
+        super().__init__(name=f"jest-loader {name}", daemon=True)
         self.ready: queue.SimpleQueue[_Made[Out]] = queue.SimpleQueue()
         self.free = threading.Semaphore(depth)
         self._ended = threading.Event()

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from jest_loader.batch import Batch, concat, num_examples, structure, take
 from jest_loader.loader.schedule import Step
-from jest_loader.protocols import Source, Stateful
+from jest_loader.protocols import BatchedSource, CountedSource, Source, Stateful
 from jest_loader.skipped import Used, listed, named, use
 
 Prepare = Callable[[Batch], Batch]
@@ -174,7 +174,7 @@ def declared_batch_size(source: Source) -> int | None:
     """The rows of a list's first batch, or the ``batch_size`` that the source declares."""
     if isinstance(source, Sequence) and len(source) > 0:
         return num_examples(source[0])
-    batch_size = getattr(source, "batch_size", None)
+    batch_size: object = source.batch_size if isinstance(source, BatchedSource) else None
     return batch_size if isinstance(batch_size, int) and batch_size > 0 else None
 
 
@@ -201,7 +201,7 @@ def num_full_rows(source: Any, num_shards: int = 1) -> int:
         batch_size = num_examples(source[0])
         return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
     declared = declared_batch_size(source)
-    if declared is None or not hasattr(source, "__len__"):
+    if declared is None or not isinstance(source, Sized):
         raise TypeError(
             "a JestDataset has a length only if its source has a length and a batch_size, "
             f"but {type(source).__name__} does not have both"
@@ -209,9 +209,8 @@ def num_full_rows(source: Any, num_shards: int = 1) -> int:
     if isinstance(source, DataLoader):
         rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
         return len(rows) // declared * declared
-    num_rows = getattr(source, "num_examples", None)
-    if isinstance(num_rows, int):
-        return num_rows // num_shards // declared * declared
+    if isinstance(source, CountedSource):
+        return source.num_examples // num_shards // declared * declared
     return len(source) // num_shards * declared
 
 

@@ -15,7 +15,7 @@ _FINE, _FAILED = 0, 1
 
 
 @dataclass
-class Tally:
+class Agreed:
     """Numbers that each rank tells the others.
 
     Args:
@@ -44,7 +44,7 @@ class Agreement:
         self._over = False  # Somewhere it failed and all know, so nobody is listening.
 
     @contextmanager
-    def step(self, doing: str, num_numbers: int = 1) -> Iterator[Tally]:
+    def step(self, doing: str, num_numbers: int = 1) -> Iterator[Agreed]:
         """Something that every rank does; when it ends well on one, it has on all.
 
         Args:
@@ -55,13 +55,13 @@ class Agreement:
             RankError: if it failed on another rank.
         """
         nothing = (0,) * num_numbers
-        tally = Tally(nothing)
+        agreed = Agreed(nothing)
         if self.ranks.size == 1:
-            yield tally
-            tally.everyones = [tally.numbers]
+            yield agreed
+            agreed.everyones = [agreed.numbers]
             return
         try:
-            yield tally
+            yield agreed
         except RankError:
             self._over = True
             raise
@@ -69,14 +69,14 @@ class Agreement:
             if not self._over:
                 self._exchange(_FAILED, nothing)
             raise
-        told = self._exchange(_FINE, tally.numbers)
+        told = self._exchange(_FINE, agreed.numbers)
         failed = [rank for rank, (status, *_) in enumerate(told) if status == _FAILED]
         if failed:
             raise RankError(
                 f"rank {failed[0]} of {self.ranks.size} failed while {doing}, which ends rank "
                 f"{self.ranks.rank} too; the error on rank {failed[0]} says why"
             )
-        tally.everyones = [tuple(numbers) for _, *numbers in told]
+        agreed.everyones = [tuple(numbers) for _, *numbers in told]
 
     def check_same(self, what: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless ``what``, plain values, is equal on all ranks."""

@@ -24,8 +24,8 @@ from jest_loader.reference_cache.chunk_records import Settings
 from jest_loader.reference_cache.folder import CacheFolder, finished, remove
 from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
 from jest_loader.reference_cache.identity import identity_of
-from jest_loader.reference_cache.measure import Columns, Measure, measure_of
-from jest_loader.reference_cache.processes import Rank, num_promised, progress_bar, wait_for
+from jest_loader.reference_cache.measure import Arrays, Measure, measure_of
+from jest_loader.reference_cache.processes import Process, num_promised, progress_bar, wait_for
 from jest_loader.reference_cache.sample_index import sample_ids
 from jest_loader.skipped import Used
 from jest_loader.version import __version__
@@ -76,7 +76,7 @@ def build(
         ValueError: if ``path`` holds something else or a cache with other settings, an example
             comes twice, fewer come than promised, or what the reference returns cannot be kept.
     """
-    folder, rank = Path(path), Rank.of_this_process()
+    folder, rank = Path(path), Process.of_this_process()
     measure = measure_of(reference)
     settings = Settings(
         measure.kind,
@@ -131,7 +131,7 @@ class _Builder:
         self._id_column, self._advance = id_column, advance
         self._reasons: dict[int, str] = {}  # Why examples of the chunk in the making are missing.
 
-    def build(self, rank: Rank) -> None:
+    def build(self, rank: Process) -> None:
         """Build those of this process's chunks that are not there yet."""
         chunks = rank.chunks(self._folder.settings.num_chunks)
         number = chunks.start
@@ -163,7 +163,7 @@ class _Builder:
         Returns:
             The number of that chunk, and whether the source ended before it.
         """
-        held: list[Columns] = []
+        held: list[Arrays] = []
         num_held = 0
         state = None
         for columns, after in self._measured(number):
@@ -183,7 +183,7 @@ class _Builder:
         self._add(number, _joined(held), None)
         return number + 1, True
 
-    def _add(self, number: int, columns: Columns, state: dict[str, Any] | None) -> None:
+    def _add(self, number: int, columns: Arrays, state: dict[str, Any] | None) -> None:
         missing = is_missing(columns["loss" if "loss" in columns else "image"])
         ids = columns["sample_id"][missing]
         if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
@@ -198,7 +198,7 @@ class _Builder:
             _LOG.warning("chunk %d: %d examples are missing: %s", number, len(ids), shown)
         self._folder.add(number, columns, self._measure.logit, state)
 
-    def _measured(self, number: int) -> Iterator[tuple[Columns, dict[str, Any] | None]]:
+    def _measured(self, number: int) -> Iterator[tuple[Arrays, dict[str, Any] | None]]:
         """Rows from the first of chunk ``number`` on, as they are stored.
 
         A batch is finished after the next one is started, so that the device does not wait.
@@ -211,7 +211,7 @@ class _Builder:
         if before is not None:
             yield self._finish(before), before.state
 
-    def _finish(self, drawn: _Drawn) -> Columns:
+    def _finish(self, drawn: _Drawn) -> Arrays:
         columns = self._measure.finish(drawn.used, drawn.ids)
         output = drawn.used.output
         reasons = drawn.used.with_reasons(output.skipped if isinstance(output, Embeddings) else {})
@@ -250,7 +250,7 @@ class _Builder:
         return iter(source), row
 
 
-def _joined(parts: list[Columns]) -> Columns:
+def _joined(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -266,7 +266,7 @@ def _plain_state(source: Source) -> dict[str, Any] | None:
     return state if is_plain else None
 
 
-def _finished(folder: CacheFolder, rank: Rank) -> Manifest:
+def _finished(folder: CacheFolder, rank: Process) -> Manifest:
     """The whole cache, once all processes have built their chunks."""
     if rank.number == 0:
         wait_for(lambda: _all_there(folder), f"the other {rank.world_size - 1} to build theirs")

@@ -34,7 +34,7 @@ from jest_loader.reference_cache.format import (
     read_manifest,
     value_forms,
 )
-from jest_loader.reference_cache.measure import Columns, Logit, check_same_logit
+from jest_loader.reference_cache.measure import Arrays, Logit, check_same_logit
 from jest_loader.reference_cache.sample_index import SampleIndex
 
 
@@ -79,7 +79,7 @@ class CacheFolder:
         return Record(**{**found, "logit": logit})
 
     def add(
-        self, number: int, columns: Columns, logit: Logit | None, source: dict[str, Any] | None
+        self, number: int, columns: Arrays, logit: Logit | None, source: dict[str, Any] | None
     ) -> None:
         """Write a chunk: its values and ``sample_id``."""
         num_rows = len(columns["sample_id"])

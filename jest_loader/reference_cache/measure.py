@@ -18,7 +18,7 @@ from jest_loader.scoring.embedding_checks import check_logit, is_unit, norms_of
 from jest_loader.scoring.learnability import check_embedder
 from jest_loader.skipped import Used, use
 
-Columns = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
 Output = TypeVar("Output")
 
 
@@ -48,7 +48,7 @@ class Measure(Protocol[Output]):
         """The reference's output for the batch, and why it skips rows."""
         ...
 
-    def finish(self, used: Used[Output], ids: Int64Array) -> Columns:
+    def finish(self, used: Used[Output], ids: Int64Array) -> Arrays:
         """The values as they are stored, a row for each of ``ids``; NaN where there are none.
 
         Raises:
@@ -93,7 +93,7 @@ class EmbeddingMeasure:
         """See ``Measure``."""
         return use(self._embed, batch)
 
-    def finish(self, used: Used[Embeddings], ids: Int64Array) -> Columns:
+    def finish(self, used: Used[Embeddings], ids: Int64Array) -> Arrays:
         """See ``Measure``."""
         if used.output is None:
             if self.logit is None:
@@ -149,7 +149,7 @@ class LossMeasure:
         """See ``Measure``."""
         return use(self._losses, batch)
 
-    def finish(self, used: Used[Tensor], ids: Int64Array) -> Columns:
+    def finish(self, used: Used[Tensor], ids: Int64Array) -> Arrays:
         """See ``Measure``."""
         if used.output is None:
             return {"loss": np.full(len(ids), np.nan, np.float32)}

@@ -17,7 +17,7 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Rank:
+class Process:
     """One of the processes that build a cache.
 
     Args:
@@ -29,7 +29,7 @@ class Rank:
     world_size: int
 
     @classmethod
-    def of_this_process(cls) -> "Rank":
+    def of_this_process(cls) -> "Process":
         """The rank that torchrun has set in the environment; else the only one."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
@@ -73,7 +73,7 @@ def wait_for(is_done: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def progress_bar(
-    folder: CacheFolder, rank: Rank, *, shown: bool
+    folder: CacheFolder, rank: Process, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """A function to call with the number of rows just done; shows a bar on stderr."""
     if not shown:

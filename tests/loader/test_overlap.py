@@ -138,7 +138,7 @@ def test_a_proxy_learns_between_two_choices():
     found = run(make(proxy), Model())
     assert [kind for kind, _ in events] == ["score", "update"] * 6
     assert {name for kind, name in events if kind == "update"} == {"MainThread"}
-    assert {name for kind, name in events if kind == "score"} == {"jest-loader reader"}
+    assert {name for kind, name in events if kind == "score"} == {"jest-loader chooser"}
     in_turn = Proxy()
     assert found == run(make(in_turn, overlap=False), Model())
 

@@ -27,7 +27,7 @@ from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
-from jest_loader.protocols import Embedder, Scorer, Selector
+from jest_loader.protocols import Embedder, Scorer, Selector, WithLearner
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.scoring.online_proxy import OnlineProxy
@@ -176,7 +176,8 @@ def _num_at_once(config: TrainConfig) -> int:
 
 def proxy_of(loader: JestDataset) -> OnlineProxy | None:
     """The small model that scores in the learner's place, whose weights must be saved too."""
-    learner = getattr(loader.scorer, "learner", None)
+    scorer: object = loader.scorer
+    learner = scorer.learner if isinstance(scorer, WithLearner) else None
     return learner if isinstance(learner, OnlineProxy) else None
 
 
