@@ -172,7 +172,7 @@ def simulated(smoke: bool) -> list[dict[str, Any]]:
 def chosen_learnability(
     selector: Selector, num_ranks: int, skew: float, size: int, seed: int
 ) -> float:
-    """Of the sub-batch that ranks choose together from one super-batch, a fifth of it."""
+    """Learnability of the sub-batch, a fifth of a super-batch, that ranks choose together."""
     pair, cluster = clustered(size, seed=seed)
     random = torch.rand(2, size, generator=torch.Generator().manual_seed(seed))
     place = torch.where(random[0] < skew, cluster / cluster.max(), random[1])

@@ -11,7 +11,7 @@ from jest_loader import JestDataset, Options
 
 
 def waiting_fraction(prefetch: int, num_steps: int) -> float:
-    """Of a loop whose step takes 100 ms, where reading a super-batch takes 90 ms."""
+    """Share of a loop's time that it waits: steps take 100 ms, reading a super-batch 90 ms."""
 
     def source() -> Iterator[dict[str, Any]]:
         while True:

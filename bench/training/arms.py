@@ -31,10 +31,10 @@ class Setting:
 
     Args:
         noise: Percent of the captions that are shuffled.
-        batch_size: Of all arms.
-        num_examples: That each arm is trained on, unless it is a part of a run or runs are longer.
-        loss: Of learner and reference: "sigmoid" or "softmax".
-        longer: How many times that many.
+        batch_size: Batch size of all arms.
+        num_examples: Examples that each arm is trained on, unless an arm says otherwise.
+        loss: Loss of learner and reference, "sigmoid" or "softmax".
+        longer: Factor on ``num_examples``.
     """
 
     noise: int = 20
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Of its folder, and in tables."""
+        """Name of its folder and of its rows in tables."""
         name = f"noise-{self.noise}-batch-{self.batch_size}"
         loss = "" if self.loss == "sigmoid" else f"-{self.loss}"
         return name + loss + ("" if self.longer == 1 else f"-times-{self.longer}")
@@ -61,7 +61,7 @@ class Arm:
     """What an arm is trained on, and how its sub-batches are chosen.
 
     Args:
-        about: For the table.
+        about: Description for the table.
         selection: The selection, but for the reference.
         subset: Makes what it is trained on from the uncurated data; None trains on all of these.
         masks_loss: Whether equal captions are no negatives in the loss.
@@ -89,8 +89,8 @@ class Bench:
 
     Args:
         data: What ``bench.training.data`` wrote.
-        out: Of runs, caches and subsets.
-        steps: Of the reference, of ``BATCH_SIZE``.
+        out: Folder of runs, caches and subsets.
+        steps: Steps of the reference, with batches of ``BATCH_SIZE``.
         stops_at: Time at which runs are to be saved and stopped, by ``time.monotonic``.
     """
 
@@ -139,7 +139,7 @@ class Bench:
         """The reference's embeddings of the uncurated data, made if they are not there.
 
         Args:
-            setting: Of the data, and of the reference's loss.
+            setting: Setting of the data and of the reference's loss.
             train_on: The folder of the data that the reference is trained on.
         """
         config = base_config(

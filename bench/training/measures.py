@@ -80,9 +80,9 @@ def measured(
     """What each arm's seeds reached, and when they passed the uniform arm.
 
     Args:
-        runs: Of one setting.
+        runs: Runs of one setting.
         slower: How many times as long as the uniform arm's a step of an arm takes, where known.
-        reference_flops: To train the reference, and to cache it.
+        reference_flops: Flops that train the reference and cache it.
     """
     uniform = runs["uniform"]
     goal = mean(accuracy(run) for run in uniform)

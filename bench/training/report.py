@@ -158,7 +158,7 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def rounded(value: float | None) -> float | None:
-    """To four places."""
+    """The value to four decimal places."""
     return None if value is None else round(value, 4)
 
 
