@@ -64,6 +64,11 @@ class OpenClipArchitecture:
             }.items()
             if is_it
         ]
+        timm_name = self.model_cfg["vision_cfg"].get("timm_model_name", "")
+        if ":" in str(timm_name):  # Timm would fetch hf-hub:name from the network.
+            raise ValueError(
+                f"timm_model_name of {self.name} must be a name of timm's own, got {timm_name!r}"
+            )
         if unknown:
             raise ValueError(
                 "the open_clip model's name must be that of two towers of open_clip's own, but "

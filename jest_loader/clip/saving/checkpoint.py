@@ -125,7 +125,7 @@ def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
 def architecture_of(contents: dict[str, Any]) -> Architecture:
     """What builds the model of a loaded checkpoint."""
     if "open_clip" in contents:
-        return OpenClipArchitecture(**contents["open_clip"])
+        return OpenClipArchitecture(**contents["open_clip"] | {"weights": None, "fetch": False})
     return BundledArchitecture(ModelConfig(**contents["config"]["model"]))
 
 
