@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywords, Table
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.threads import map_in_threads
+from jest_loader.adapters.zarr_codecs import check_codecs
 from jest_loader.ragged import Int64Array
 
 if TYPE_CHECKING:
@@ -213,7 +214,10 @@ def _arrays(
             f"a group must hold at least one array, but none was found in {path}; open the group "
             "that holds them, and name the columns if its store cannot list them"
         )
-    return {name: arrays[name] for name in choose_columns(sorted(arrays), columns, path)}
+    chosen = {name: arrays[name] for name in choose_columns(sorted(arrays), columns, path)}
+    for name, array in chosen.items():
+        check_codecs(name, array, path)
+    return chosen
 
 
 def _row_bytes(array: "zarr.Array[Any]") -> int:
