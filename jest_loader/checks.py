@@ -30,6 +30,21 @@ def check_keywords(given: Mapping[str, object], known: type) -> None:
             )
 
 
+def shown(text: object, *, most: int = 200) -> str:
+    """What others wrote, for a message: control characters escaped, and cut to a length.
+
+    Args:
+        text: A name, a caption, a version; anything else as ``str`` has it.
+        most: Characters of it to show.
+    """
+    given = str(text)
+    escaped = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in given[:most]
+    )
+    return escaped if len(given) <= most else f"{escaped}... ({len(given)} characters)"
+
+
 def first_few(names: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:
     """The first names as one text, and how many more there are."""
     more = [f"and {len(names) - most} more"] if len(names) > most else []

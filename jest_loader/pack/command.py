@@ -48,6 +48,11 @@ class PackConfig:
     at all candidates; None for none.
     """
 
+    allow_outside: bool = False
+    """Take pictures from outside the input folder too, where the captions file names them by an
+    absolute path, by `..` or through a link.
+    """
+
     max_skipped_fraction: float = 0.01
     """Fail if more than this share of the records is skipped (from 0 to 1)."""
 
@@ -132,7 +137,10 @@ def _open(config: PackConfig, tally: Tally) -> tuple[Iterator[Record], int | Non
         table = CaptionFile(
             config.captions, config.file_column, config.caption_column, config.keep_columns
         )
-        return table.records(config.input[0], tally), table.num_records
+        return (
+            table.records(config.input[0], tally, allow_outside=config.allow_outside),
+            table.num_records,
+        )
     if not config.input or not all(path.is_file() for path in config.input):
         raise ValueError(
             f"without captions, the input must be WebDataset tars, got {_names(config.input)}; for "

@@ -43,9 +43,18 @@ class CaptionFile:
         # Reading it through once finds a wrong encoding before anything is written.
         self.num_records = sum(1 for _ in self._entries())
 
-    def records(self, folder: Path, tally: Tally) -> Iterator[Record]:
-        """The pictures that exist, with their captions; the others go to the tally."""
+    def records(
+        self, folder: Path, tally: Tally, *, allow_outside: bool = False
+    ) -> Iterator[Record]:
+        """The pictures that exist, with their captions; the others go to the tally.
+
+        Args:
+            folder: Where the pictures are.
+            tally: Counts what is skipped.
+            allow_outside: Whether pictures may lie outside of the folder.
+        """
         seen = set()
+        bounds = None if allow_outside else folder.resolve()
         for place, fields in self._entries():
             name = place
             try:
@@ -61,7 +70,7 @@ class CaptionFile:
                 if (file_name, caption) in seen:  # another caption makes it another example
                     raise SkipError("duplicate")
                 extra = extra_columns(fields, self._keep_columns)
-                image = _read(folder / file_name)
+                image = _read(folder / file_name, bounds)
             except SkipError as skip:
                 tally.skip(name, str(skip))
                 continue
@@ -116,10 +125,16 @@ def _json_lines(file: TextIO) -> Iterator[_Entry]:
         yield f"line {number}", fields if isinstance(fields, dict) else None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, bounds: Path | None) -> bytes:
+    """The file's bytes, if it is a regular file and within ``bounds`` once links are followed."""
     try:
+        path = path.resolve()
+        if bounds is not None and not path.is_relative_to(bounds):
+            raise SkipError("outside the input folder (allow_outside takes it)")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise SkipError("no regular file")  # Reading a pipe or a device might never end.
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise SkipError("missing file") from None
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, no permission
         raise SkipError(f"unreadable file ({error})") from None

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from jest_loader.checks import shown
+
 _LOG = logging.getLogger(__name__)
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MOST_IN_A_ROW = 100
@@ -66,6 +68,7 @@ class Tally:
         Raises:
             ValueError: after 100 in a row, unless all of them may be skipped.
         """
+        name, reason = shown(name), shown(reason)
         _LOG.warning("skipped %s: %s", name, reason)
         self.skipped[reason] += 1
         self._in_a_row += 1
