@@ -1,14 +1,21 @@
 """Files and folders that appear whole or not at all, and the values that JSON can hold."""
 
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+_NOT_OURS = (
+    "must be a file of its own to be written to, but is a link, a second name of a file, or no "
+    "regular file; remove it, or choose another folder"
+)
 
 
 @contextmanager
@@ -86,6 +93,27 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def open_to_append(path: Path) -> int:
+    """The descriptor of a file to read and append to, made if it is not there; no link is followed.
+
+    Raises:
+        ValueError: if ``path`` is a link, has a second name, or is no regular file: what is written
+            to it would land elsewhere.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise ValueError(f"{path} {_NOT_OURS}") from error
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise ValueError(f"{path} {_NOT_OURS}")
+    return descriptor
 
 
 def save_json(path: Path, values: dict[str, Any]) -> None:

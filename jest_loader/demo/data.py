@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jest_loader.demo.icons import FONTS, ICON_SIZE, Icon, render
+from jest_loader.files import save_json
 from jest_loader.pack import write_mds
 
 HELD_OUT = ["phosphor"]
@@ -78,7 +79,7 @@ def prepare(folder: Path, *, noise_fraction: float, seed: int = 0) -> DemoData:
         "num_examples": sizes,
         "num_classes": len({_without_style(icon.caption) for icon in held_out}),
     }
-    manifest.write_text(json.dumps(found, indent=1) + "\n")
+    save_json(manifest, found)
     return _described(folder, found)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from jest_loader.clip.evaluation.evaluate import embed_captions
 from jest_loader.clip.run import Run
+from jest_loader.files import replacing
 
 _COLOURS = {
     "uniform": "tab:gray",
@@ -41,7 +42,8 @@ def draw_curves(results: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("held-out zero-shot accuracy")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110)
 
 
 @torch.no_grad()
@@ -61,7 +63,8 @@ def draw_icons(run: Run, queries: Sequence[str], path: Path, *, num_best: int = 
         for axes, index in zip(row, found, strict=True):
             axes.imshow(255 - images[index, 0].numpy(), cmap="gray", vmin=0, vmax=255)
             axes.axis("off")
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110)
 
 
 def _new_figure(width: float, height: float) -> Any:

@@ -14,6 +14,7 @@ from jest_loader.clip.run import Run
 from jest_loader.clip.train import train
 from jest_loader.demo import plots, table
 from jest_loader.demo.data import DemoData, prepare
+from jest_loader.files import save_json
 
 Arm = Literal["uniform", "independent", "joint"]
 
@@ -81,7 +82,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     }
     summaries = {arm: run.summary() for arm, run in runs.items()}
     results = {"reference": reference.summary(), "arms": summaries}
-    (config.out / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
+    save_json(config.out / "demo.json", results)
     plots.draw_curves(results, config.out / "curves.png")
     plots.draw_icons(runs["joint"], QUERIES, config.out / "icons.png")
     table.report(config.out, data, results)
@@ -94,7 +95,7 @@ def _check_same_demo(config: DemoConfig) -> None:
     path = config.out / "settings.json"
     if not path.is_file():
         config.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
+        save_json(path, settings)
     found = json.loads(path.read_text())
     for name, value in settings.items():
         if found.get(name) != value:

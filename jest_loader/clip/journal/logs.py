@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jest_loader.clip.config.log import LogConfig
-from jest_loader.files import finite
+from jest_loader.files import finite, open_to_append
 
 _NAME = "log.jsonl"
 
@@ -97,7 +97,7 @@ class JsonLines:
 @contextmanager
 def _json_lines(out: Path, step: int) -> Iterator[JsonLines]:
     path = out / _NAME
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = open_to_append(path)
     try:
         os.ftruncate(descriptor, _num_bytes_up_to(path, step))
         yield JsonLines(descriptor)
