@@ -6,11 +6,16 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from jest_loader.checks import shown
+
+BelongsTo = Callable[[str], bool]
+"""Whether a file belongs to a folder, by its path within it."""
 
 _NOT_OURS = (
     "must be a file of its own to be written to, but is a link, a second name of a file, or no "
@@ -20,7 +25,7 @@ _NOT_OURS = (
 
 @contextmanager
 def new_folder(
-    path: str | os.PathLike[str], *, overwrite: bool, marks: tuple[str, ...]
+    path: str | os.PathLike[str], *, overwrite: bool, files_at: Callable[[Path], BelongsTo]
 ) -> Iterator[Path]:
     """A folder to write into, which takes the name ``path`` once the block ends without an error.
 
@@ -29,15 +34,16 @@ def new_folder(
 
     Args:
         path: The folder to make. One that exists must be empty, or be overwritten.
-        overwrite: Whether to replace a folder that holds one of ``marks``. It stays as it is until
-            the new one is whole.
-        marks: Files that only a folder of this kind holds.
+        overwrite: Whether to replace a folder of the same kind. It stays as it is until the new one
+            is whole.
+        files_at: Looks into a folder that is to be replaced and says which files belong to it;
+            raises ``ValueError`` for a folder of another kind.
 
     Raises:
-        ValueError: if ``path`` exists and may not be replaced.
+        ValueError: if ``path`` exists and may not be replaced, or holds anything else.
     """
     final = Path(path).resolve()  # The folder itself is replaced, not a link to it.
-    _check_free(final, marks, overwrite=overwrite)
+    _check_free(final, files_at, overwrite=overwrite)
     tag = uuid4().hex[:8]
     partial = final.with_name(f".{final.name}.partial-{tag}")
     partial.mkdir(parents=True)
@@ -59,7 +65,7 @@ def _put_in_place(partial: Path, final: Path, tag: str) -> None:
     shutil.rmtree(replaced)
 
 
-def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
+def _check_free(path: Path, files_at: Callable[[Path], BelongsTo], *, overwrite: bool) -> None:
     if not path.name:
         raise ValueError(f"the output must be a folder with a name, got {str(path)!r}; give one")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -68,11 +74,32 @@ def _check_free(path: Path, marks: tuple[str, ...], *, overwrite: bool) -> None:
         raise ValueError(
             f"the output must not exist yet, got {str(path)!r}; choose another, or set overwrite"
         )
-    if not any((path / name).is_file() for name in marks):
+    check_only(path, files_at(path))
+
+
+def check_only(path: Path, belongs: BelongsTo) -> None:
+    """Raise ``ValueError`` if the folder, which is to be deleted, holds what does not belong to it.
+
+    Args:
+        path: The folder.
+        belongs: Whether a file does, by its path within the folder, with slashes.
+    """
+    for name in strangers(path, belongs):
         raise ValueError(
-            f"only a folder with {' or '.join(marks)} can be overwritten, but {str(path)!r} has "
-            "none; choose another output"
+            f"all files of what is overwritten must belong to it, but {str(path)!r} also holds "
+            f"{shown(name)}; move that away, or choose another output"
         )
+
+
+def strangers(path: Path, belongs: BelongsTo) -> Iterator[str]:
+    """Files and links below a folder that do not belong to it; links are not followed."""
+    for folder, folders, files in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted([*files, *links]):
+            file = Path(folder, name)
+            within = file.relative_to(path).as_posix()
+            if file.is_symlink() or not belongs(within):
+                yield within
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Write rows to MDS or Zarr. A data set appears under its name only when it is whole."""
 
 import hashlib
+import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.adapters.zarr import WRITER_ATTRIBUTE
-from jest_loader.files import new_folder
+from jest_loader.files import BelongsTo, new_folder
 from jest_loader.pack.encodings import array_form, check_columns, checked_row
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-_MARKS = ("index.json", "zarr.json", ".zgroup")  # of what may be overwritten
+_INDEX, _GROUP = "index.json", "zarr.json"
+_ZARR_FILE = re.compile(r"zarr\.json|[^/]+/zarr\.json|[^/]+/c/[0-9/]+")
 _HASH = "xxh64"  # ten times as fast as sha1; comes with streaming
 
 
@@ -56,7 +59,7 @@ def write_mds(
 
     check_columns(columns)
     number = 0
-    with new_folder(path, overwrite=overwrite, marks=_MARKS) as folder:
+    with new_folder(path, overwrite=overwrite, files_at=_files_at) as folder:
         writer = MDSWriter(
             out=str(folder),
             columns=dict(columns),
@@ -110,7 +113,7 @@ def write_zarr(
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     number = 0
-    with new_folder(path, overwrite=overwrite, marks=_MARKS) as folder:
+    with new_folder(path, overwrite=overwrite, files_at=_files_at) as folder:
         chunks = _ZarrChunks(folder, columns, chunk_rows, compression)
         for row in rows:
             chunks.add(checked_row(columns, row, number))
@@ -220,3 +223,29 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
         yield
+
+
+def _files_at(path: Path) -> BelongsTo:
+    """Which files belong to the data set at ``path``, by what it says itself."""
+    index, group = _json_at(path / _INDEX), _json_at(path / _GROUP)
+    if isinstance(index.get("shards"), list):
+        parts = [
+            part for shard in index["shards"] if isinstance(shard, dict) for part in shard.values()
+        ]
+        names = {part.get("basename") for part in parts if isinstance(part, dict)}
+        return {_INDEX, *names}.__contains__
+    if WRITER_ATTRIBUTE in (group.get("attributes") or {}):
+        return lambda name: _ZARR_FILE.fullmatch(name) is not None
+    raise ValueError(
+        "only a data set in MDS shards, or one that jest-loader wrote to Zarr, can be overwritten, "
+        f"but {str(path)!r} is none; choose another output"
+    )
+
+
+def _json_at(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one if there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -6,6 +6,7 @@ may be killed at any moment, and several may build different chunks.
 """
 
 import json
+import re
 import shutil
 import uuid
 from dataclasses import asdict, fields
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jest_loader.files import replacing
+from jest_loader.checks import shown
+from jest_loader.files import check_only, replacing, strangers
 from jest_loader.reference_cache.chunk_records import (
     Record,
     Settings,
@@ -37,6 +39,11 @@ from jest_loader.reference_cache.format import (
 from jest_loader.reference_cache.measure import Arrays, Logit, check_same_logit
 from jest_loader.reference_cache.sample_index import SampleIndex
 
+_FILE = re.compile(
+    r"zarr\.json|index/zarr\.json|(image|text|loss|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
+    rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/\..+\.part"
+)
+
 
 class CacheFolder:
     """A cache that is not whole yet.
@@ -53,11 +60,10 @@ class CacheFolder:
         self.path = path
         self.settings = settings
         self._building = path / BUILDING
-        ours = self._building.is_dir() or self.is_finished()
-        if path.exists() and not ours and any(path.iterdir()):
+        for name in strangers(path, _belongs):
             raise ValueError(
-                f"the output must not exist yet, got {str(path)!r}; choose another, or say "
-                "overwrite to replace a cache"
+                f"the output must not exist yet, but {str(path)!r} holds {shown(name)}; choose "
+                "another, or say overwrite to replace a cache"
             )
         self._building.mkdir(parents=True, exist_ok=True)
         described = self._building / "settings.json"
@@ -215,10 +221,16 @@ def remove(path: Path) -> None:
             f"only a reference cache can be overwritten, but {str(path)!r} is none; choose another "
             "output"
         )
+    check_only(path, _belongs)
     # Renamed first: a folder that a killed process deleted in part would no longer be recognised.
     gone = path.with_name(f"{path.name}.{uuid.uuid4().hex}.deleted")
     path.rename(gone)
     shutil.rmtree(gone)
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file of that name is a cache's, whole or not."""
+    return _FILE.fullmatch(name) is not None
 
 
 def _one_logit(records: list[Record]) -> Logit | None:

@@ -10,7 +10,14 @@ from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import CONFIG_FILE, WEIGHTS_FILE
 from jest_loader.clip.saving import checkpoint
-from jest_loader.files import new_folder
+from jest_loader.files import BelongsTo, new_folder
+
+# What tokenizers of Transformers are saved as.
+_TOKENIZER_FILES = (
+    "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model",
+    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
     assert isinstance(architecture, OpenClipArchitecture)  # No other builds such models.
     tokenizer: Any = architecture.tokenizer()
     state = {name: value.cpu().contiguous() for name, value in model.open_clip_state().items()}
-    with new_folder(out, overwrite=overwrite, marks=(CONFIG_FILE,)) as folder:
+    with new_folder(out, overwrite=overwrite, files_at=_files_at) as folder:
         settings = {
             "model_cfg": _model_cfg(architecture, has_bias=model.logit_bias is not None),
             "preprocess_cfg": architecture.preprocess_cfg,
@@ -78,3 +85,12 @@ def _model_cfg(architecture: OpenClipArchitecture, *, has_bias: bool) -> dict[st
     cfg = {**architecture.model_cfg, "custom_text": True}
     cfg.pop("init_logit_bias", None)
     return cfg | ({"init_logit_bias": 0.0} if has_bias else {})
+
+
+def _files_at(path: Path) -> BelongsTo:
+    if not (path / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"only a folder with {CONFIG_FILE} can be overwritten, but {str(path)!r} has none; "
+            "choose another output"
+        )
+    return {CONFIG_FILE, WEIGHTS_FILE, *_TOKENIZER_FILES}.__contains__
