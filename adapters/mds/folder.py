@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jest_loader.adapters.mds.index import INDEX, fetch_index, load_index
+from jest_loader.adapters.mds.owner import claim
 from jest_loader.adapters.mds.remote import RemoteFolder
 from jest_loader.adapters.mds.shard_files import ShardFiles
 from jest_loader.adapters.mds.stream import MdsStream
@@ -22,7 +23,8 @@ class ShardFolder:
         stream: Where they are; its index is fetched again.
 
     Raises:
-        ValueError: if there is no index that can be read.
+        ValueError: if there is no index that can be read, or ``stream.local`` holds what was not
+            fetched from ``stream.path``.
         OSError: if the index cannot be fetched.
     """
 
@@ -32,6 +34,7 @@ class ShardFolder:
         remote = None
         if stream.local is not None:
             remote = RemoteFolder(os.fspath(stream.path), self.path, stream.limit_bytes)
+            claim(self.path, remote.remote)
             remote.remove_old_parts()
             fetch_index(remote)
         self.index = load_index(self.path)

@@ -32,7 +32,7 @@ def _files_in(path: Path) -> dict[str, dict[str, Any]]:
         shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
         files = [file for info in shards for file in (info["raw_data"], info["zip_data"]) if file]
         return {PurePosixPath(file["basename"]).name: file for file in files}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -53,7 +53,7 @@ def load_index(path: Path) -> dict[str, Any]:
         shards = [(info["format"], info["raw_data"], info["zip_data"]) for info in index["shards"]]
         version = index["version"]
         files = [file["basename"] for _, *pair in shards for file in pair if file]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{index_path} is not an MDS index: {error!r}; fetch it again") from error
     formats = {format_ for format_, *_ in shards}
     if version != 2 or formats - {"mds"}:
