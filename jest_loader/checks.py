@@ -34,10 +34,10 @@ def shown(text: object, *, most: int = 200) -> str:
     """What others wrote, for a message: control characters escaped, and cut to a length.
 
     Args:
-        text: A name, a caption, a version; anything else as ``str`` has it.
+        text: A name, a caption, a version; anything else as an f-string has it.
         most: Characters of it to show.
     """
-    given = str(text)
+    given = f"{text}"  # Which a tensor of one number has as the number.
     escaped = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in given[:most]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from jest_loader.checks import shown
 from jest_loader.clip.stop import Stopped
 from jest_loader.ranks.ranks import RankError
 
@@ -27,7 +28,7 @@ def main() -> None:
     try:
         _run()
     except (ValueError, FloatingPointError, OSError, RankError) as error:
-        sys.stderr.write(f"jest-loader: {_as_typed(str(error))}\n")
+        sys.stderr.write(f"jest-loader: {shown(_as_typed(str(error)), most=4000)}\n")
         sys.exit(2)
     except Stopped as stopped:
         if stopped.rank == 0:

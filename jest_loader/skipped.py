@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from jest_loader.batch import Batch, num_examples, take
-from jest_loader.checks import first_few, whole
+from jest_loader.checks import first_few, shown, whole
 
 Output = TypeVar("Output")
 
@@ -110,9 +110,9 @@ def named(reasons: Mapping[int, str], batch: Batch, *, first_row: int = 0) -> di
     """
     ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
     return {
-        first_row + row: f"row {first_row + row}: {reason}"
+        first_row + row: f"row {first_row + row}: {shown(reason)}"
         if ids is None
-        else f"sample {ids[row]}: {reason}"
+        else f"sample {shown(ids[row])}: {shown(reason)}"
         for row, reason in reasons.items()
     }
 

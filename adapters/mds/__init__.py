@@ -12,6 +12,7 @@
     shard_files   opens their files, and checks them against the index
     shard_bytes   a shard's bytes, mapped or decompressed
     remote        fetches files into a folder with a limit
+    owner         whose files that folder holds
 """
 
 from jest_loader.adapters.mds.source import MdsSource
