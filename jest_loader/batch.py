@@ -121,6 +121,15 @@ def structure(batch: Batch) -> dict[str, str]:
     return {_name(path): _kind(column) for path, column in columns(batch)}
 
 
+def difference(first: dict[str, str], second: dict[str, str]) -> tuple[str, str, str] | None:
+    """A column that two structures have otherwise: its name and both kinds; None if none is."""
+    for name in first | second:
+        kinds = first.get(name, "absent"), second.get(name, "absent")
+        if kinds[0] != kinds[1]:
+            return (name, *kinds)
+    return None
+
+
 def _kind(column: Any) -> str:
     if isinstance(column, Tensor):
         return (

@@ -63,13 +63,23 @@ class Used(NamedTuple, Generic[Output]):
         return self.reasons | {self.rows[row]: reason for row, reason in of_output.items()}
 
 
-def use(function: Callable[[Batch], Output], batch: Batch) -> Used[Output]:
+def use(
+    function: Callable[[Batch], Output], batch: Batch, *, rows: list[int] | None = None
+) -> Used[Output]:
     """Call ``function`` on the batch, again without the rows for which it raises SkipRowsError.
 
+    Args:
+        function: What to call.
+        batch: The batch.
+        rows: The rows of it to call ``function`` with; None for all.
+
     Raises:
-        ValueError: if it names rows that the batch does not have.
+        ValueError: if it names rows that it was not called with.
     """
-    rows = list(range(num_examples(batch)))
+    if rows is None:
+        rows = list(range(num_examples(batch)))
+    else:
+        batch = take(batch, torch.tensor(rows, dtype=torch.int64))
     reasons: dict[int, str] = {}
     while rows:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 
 import hypothesis
 import numpy as np
@@ -34,3 +35,13 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (for third-party code: the project draws from no global generator)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that would reach the network fails."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("reads the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

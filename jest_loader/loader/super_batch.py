@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from jest_loader.batch import Batch, concat, num_examples, structure, take
+from jest_loader.batch import Batch, concat, difference, num_examples, structure, take
 from jest_loader.loader.schedule import Step
 from jest_loader.protocols import BatchedSource, CountedSource, Source, Stateful
 from jest_loader.skipped import Used, listed, named, use
@@ -144,14 +144,13 @@ class _Reader:
     def _check_structure(self, found: dict[str, str]) -> None:
         if self._structure is None:
             self._structure = found
-        for name in self._structure | found:
-            was, now = self._structure.get(name, "absent"), found.get(name, "absent")
-            if was != now:
-                raise ValueError(
-                    f"all batches of a source must have the same structure, but column {name} was "
-                    f"{was} and is now {now}; make collate_fn or prepare return fixed shapes, say "
-                    "by padding"
-                )
+        if changed := difference(self._structure, found):
+            name, was, now = changed
+            raise ValueError(
+                f"all batches of a source must have the same structure, but column {name} was "
+                f"{was} and is now {now}; make collate_fn or prepare return fixed shapes, say by "
+                "padding"
+            )
 
 
 def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
@@ -209,8 +208,9 @@ def num_full_rows(source: Any, num_shards: int = 1) -> int:
     if isinstance(source, DataLoader):
         rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
         return len(rows) // declared * declared
-    if isinstance(source, CountedSource):
-        return source.num_examples // num_shards // declared * declared
+    num_rows: object = source.num_examples if isinstance(source, CountedSource) else None
+    if isinstance(num_rows, int):
+        return num_rows // num_shards // declared * declared
     return len(source) // num_shards * declared
 
 

@@ -16,6 +16,7 @@ from jest_loader.batch import (
     Path,
     columns,
     concat,
+    difference,
     num_examples,
     structure,
     take,
@@ -94,19 +95,17 @@ def _packed(rows: Batch) -> Tensor:
 def _unpacked(packed: Tensor, like: Batch) -> Batch:
     """The batch of which ``_packed`` made this, in the containers of ``like``."""
     theirs, *values = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
-    ours = structure(like)
-    for name in theirs | ours:
-        if theirs.get(name) != ours.get(name):
-            raise ValueError(
-                "the candidates of all ranks must have the same columns, but column "
-                f"{name} is {ours.get(name, 'absent')} on this rank and "
-                f"{theirs.get(name, 'absent')} on another; give all ranks the same data"
-            )
-    found = {
+    if found := difference(theirs, structure(like)):
+        name, there, here = found
+        raise ValueError(
+            f"the candidates of all ranks must have the same columns, but column {name} is {here} "
+            f"on this rank and {there} on another; give all ranks the same data"
+        )
+    restored = {
         path: _restored(value, column)
         for value, (path, column) in zip(values, _by_name(like), strict=True)
     }
-    return with_columns(like, [found[path] for path, _ in columns(like)])
+    return with_columns(like, [restored[path] for path, _ in columns(like)])
 
 
 def _by_name(batch: Batch) -> list[tuple[Path, Any]]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jest_loader.batch import Batch, take
+from jest_loader.batch import Batch
 from jest_loader.checks import check_keywords
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
@@ -226,19 +226,17 @@ class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
         values = self._on_device(found.columns["loss"])
         if not found.skipped or isinstance(self.missing, str):
             return values, found.skipped
-        missing = list(found.skipped)
-        used = use(self.missing, take(batch, torch.tensor(missing)))
-        skipped = {missing[row]: reason for row, reason in used.reasons.items()}
+        used = use(self.missing, batch, rows=list(found.skipped))
         if not used.rows:
-            return values, skipped
+            return values, used.reasons
         computed: object = used.output
         if not isinstance(computed, Tensor) or computed.shape != (len(used.rows),):
             raise ValueError(
                 f"missing must return one loss per example, shape ({len(used.rows)},), got "
                 f"{tuple(computed.shape) if isinstance(computed, Tensor) else computed!r}"
             )
-        index = torch.tensor([missing[row] for row in used.rows], device=values.device)
-        return values.index_copy(0, index, computed.detach().to(values)), skipped
+        index = torch.tensor(used.rows, device=values.device)
+        return values.index_copy(0, index, computed.detach().to(values)), used.reasons
 
 
 def _array(values: Values) -> NDArray[Any] | MappedRows:

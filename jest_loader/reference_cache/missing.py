@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jest_loader.batch import Batch, take
+from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache.identity import is_fingerprint, model_fingerprint
@@ -16,15 +16,13 @@ from jest_loader.skipped import use
 
 def filled(cached: Embeddings, batch: Batch, embedder: Embedder) -> Embeddings:
     """The embeddings, with the skipped rows embedded; what the embedder skips too stays NaN."""
-    missing = list(cached.skipped)
-    used = use(embedder.embed, take(batch, torch.tensor(missing)))
+    used = use(embedder.embed, batch, rows=list(cached.skipped))
     live = used.output
-    reasons = used.with_reasons({} if live is None else live.skipped)
-    skipped = {missing[row]: reason for row, reason in reasons.items()}
+    skipped = used.with_reasons({} if live is None else live.skipped)
     if live is None:
         return replace(cached, skipped=skipped)
     _check_same_model(live, cached)
-    index = torch.tensor([missing[row] for row in used.rows], device=cached.image.device)
+    index = torch.tensor(used.rows, device=cached.image.device)
     image, text = (
         side.index_copy(0, index, fresh.to(side))
         for side, fresh in ((cached.image, live.image), (cached.text, live.text))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -47,13 +46,7 @@ SIGLIP = {
 }  # fmt: skip
 SQUASHED = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("reads the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

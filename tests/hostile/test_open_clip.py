@@ -1,7 +1,6 @@
 """What a model's description says of its tokenizer or towers runs nothing and fetches nothing."""
 
 import json
-import socket
 
 import pytest
 import torch
@@ -16,12 +15,11 @@ VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_s
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("reads the network")
+pytestmark = pytest.mark.usefixtures("offline")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+@pytest.fixture(autouse=True)
+def resolved_anew():
     resolve.cache_clear()
 
 

@@ -44,6 +44,19 @@ def test_length_is_the_number_of_sub_batches(source, expected):
     assert len(data) == len(list(data)) == expected
 
 
+def test_a_number_of_examples_that_is_not_known_is_not_asked_for():
+    class Batches:
+        batch_size, num_examples = 4, None
+
+        def __len__(self):
+            return 7
+
+        def __iter__(self):
+            return iter(numbered_batches(7, 4))
+
+    assert len(dataset(Batches())) == 3
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(Rows(31)[row] for row in range(31))

@@ -63,16 +63,22 @@ def test_rows_of_every_kind_move():
         assert batches_equal(in_order, take(everything, batch["number"]))
 
 
-def test_what_cannot_move_is_refused():
-    def run(group):
-        candidates = {"number": torch.arange(2), "set": [{1}, {2}]}
-        index = torch.arange(2 * (1 - group.rank))
-        try:
-            return even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
-        except (ValueError, RankError) as error:
-            return str(error)
+def errors_of_moving(*columns: dict[str, Any]) -> list[str]:
+    """What two ranks, each with its columns, raise where rank 0 chose both rows, rank 1 none."""
 
-    ended = simulate_ranks(2, run)
+    def run(group):
+        candidates = {"number": torch.arange(2), **columns[group.rank]}
+        index = torch.arange(2 * (1 - group.rank))
+        with pytest.raises((ValueError, RankError)) as raised:
+            even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
+        return str(raised.value)
+
+    return simulate_ranks(2, run)
+
+
+def test_what_cannot_move_is_refused():
+    sets = {"set": [{1}, {2}]}
+    ended = errors_of_moving(sets, sets)
     assert "got a set; use quota='equal'" in ended[0]
     assert "rank 0 of 2 failed while packing rows for other ranks" in ended[1]
 
@@ -93,16 +99,7 @@ def test_what_cannot_move_is_refused():
     ],
 )
 def test_rows_of_other_columns_are_refused(others, message):
-    def run(group):
-        columns = others if group.rank == 1 else {"b": torch.arange(2)}
-        candidates = {"number": torch.arange(2), **columns}
-        index = torch.arange(2 * (1 - group.rank))
-        try:
-            return even_out(candidates, index, [2, 0], Agreement(ranks_of(group)))
-        except (ValueError, RankError) as error:
-            return str(error)
-
-    ended = simulate_ranks(2, run)
+    ended = errors_of_moving({"b": torch.arange(2)}, others)
     assert message in ended[1]
     assert "rank 1 of 2 failed while taking rows from other ranks" in ended[0]
 
