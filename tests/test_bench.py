@@ -32,6 +32,7 @@ SHORT = {
     "scoring": ["--smoke"],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
+    "endurance": ["--smoke"],
     "ranks": ["--smoke", "--plot", "ranks.png"],
     "reading": ["--smoke"],
     "training.data": ["--package", "icons.tgz", "--out", "rendered", "--min-sets", "1"],

@@ -1,0 +1,1 @@
+"""Damage at random: ``python -m tests.fuzz``."""
