@@ -78,7 +78,8 @@ class ZarrBlocks:
         self._path = path
         self._num_threads = _REMOTE_THREADS if _is_remote(path) else _LOCAL_THREADS
         group = _open_group(path)
-        self._arrays = _arrays(group, columns, path)
+        arrays = _arrays(group, columns, path)
+        self._arrays = _chosen(arrays, columns, path)
         self.column_names = list(self._arrays)
         num_rows = self._num_rows()
         marks = group.attrs.asdict().get(WRITER_ATTRIBUTE)
@@ -89,7 +90,8 @@ class ZarrBlocks:
         self._rows_per_block = chunk_rows * -(-_LEAST_BLOCK_ROWS // chunk_rows)
         starts = np.arange(0, num_rows, self._rows_per_block)
         self.block_rows: Int64Array = np.minimum(self._rows_per_block, num_rows - starts)
-        self.fingerprint = self._describe(marks)
+        # Of all arrays, so that it is the same whichever columns are read.
+        self.fingerprint = _describe(marks, arrays)
 
     def first_rows(self, num_rows: int) -> str:
         """The digest of all rows: Zarr has none of some rows."""
@@ -165,12 +167,12 @@ class ZarrBlocks:
                     f"{found}; fetch the missing ones again"
                 )
 
-    def _describe(self, marks: Any) -> str:
-        """A digest of what is known without reading rows."""
-        arrays = {name: [array.shape, str(array.dtype)] for name, array in self._arrays.items()}
-        known = [marks, self._rows_per_block, arrays]
-        text = json.dumps(known, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+def _describe(marks: Any, arrays: "dict[str, zarr.Array[Any]]") -> str:
+    """A digest of what is known without reading rows."""
+    forms = {name: [array.shape, str(array.dtype)] for name, array in arrays.items()}
+    text = json.dumps([marks, forms], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_remote(path: str) -> bool:
@@ -214,6 +216,12 @@ def _arrays(
             f"a group must hold at least one array, but none was found in {path}; open the group "
             "that holds them, and name the columns if its store cannot list them"
         )
+    return arrays
+
+
+def _chosen(
+    arrays: "dict[str, zarr.Array[Any]]", columns: Sequence[str] | None, path: str
+) -> "dict[str, zarr.Array[Any]]":
     chosen = {name: arrays[name] for name in choose_columns(sorted(arrays), columns, path)}
     for name, array in chosen.items():
         check_codecs(name, array, path)

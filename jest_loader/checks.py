@@ -16,7 +16,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     if is_whole and least <= value and (most is None or value <= most):
         return int(value)
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
+    raise ValueError(f"{name} must be a whole number {bounds}, got {shown(repr(value))}")
 
 
 def check_keywords(given: Mapping[str, object], known: type) -> None:
@@ -28,6 +28,14 @@ def check_keywords(given: Mapping[str, object], known: type) -> None:
                 f"got an unexpected keyword argument {name!r}; beside the arguments of its own it "
                 f"takes {', '.join(names)}"
             )
+
+
+def differ(one: object, other: object) -> bool:
+    """Whether two values are not equal, or cannot be compared, as arrays cannot."""
+    try:
+        return bool(one != other)
+    except Exception:  # Whatever a comparison of foreign values raises.
+        return True
 
 
 def shown(text: object, *, most: int = 200) -> str:

@@ -97,6 +97,7 @@ class BatchPlan:
         return {
             "dataset": self.reader.fingerprint,
             "num_examples": self.order.num_rows,
+            "rows of a block": int(self.reader.block_rows.max()),  # Of Zarr the columns decide.
             "batch size over all ranks": self.batch_rows,
             "drop_last": self.options.drop_last,
             "shuffle": self.options.shuffle,

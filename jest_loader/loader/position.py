@@ -1,11 +1,16 @@
 """Where a dataset stands, and its form as a saved state."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jest_loader.checks import differ, shown, whole
 from jest_loader.loader.telemetry import Counts
+from jest_loader.state_digest import check_digest, with_digest
 
-_VERSION = 3
+_VERSION = 4
+_NUMBERS = ("epoch", "super_batches", "num_steps")
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Position:
 
     def to_state(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """The state to save: plain values if the source's state is."""
-        return {
+        state = {
             "version": _VERSION,
             "epoch": self.epoch,
             "super_batches": self.super_batches,
@@ -56,41 +61,75 @@ class Position:
             "configuration": configuration,
             "source": self.source,
         }
+        return with_digest(state)
 
     @classmethod
     def from_state(cls, state: Any, configuration: dict[str, Any]) -> "Position":
         """The position that ``to_state`` saved.
 
         Raises:
-            ValueError: if the state is of another version, incomplete or of another configuration.
+            ValueError: if the state is damaged, of another version or of another configuration.
         """
-        if not isinstance(state, dict) or state.get("version") != _VERSION:
-            found = state.get("version") if isinstance(state, dict) else type(state).__name__
+        version = state.get("version") if isinstance(state, dict) else type(state).__name__
+        if type(version) is not int or version != _VERSION:
             raise ValueError(
-                f"a JestDataset's state must have version {_VERSION}, got {found}; "
+                f"a JestDataset's state must have version {_VERSION}, got {shown(version)}; "
                 "load it with the release of jest-loader that saved it"
             )
-        missing = cls().to_state({}).keys() - state.keys()
-        if missing:
+        names = cls().to_state({}).keys()
+        if missing := names - state.keys():
             raise ValueError(f"the state must be whole, but it lacks {', '.join(sorted(missing))}")
-        saved = state["configuration"]
-        for name in saved | configuration:
-            if saved.get(name) != configuration.get(name):
-                raise ValueError(
-                    "a state must be loaded with the configuration that it was saved with, but "
-                    f"{name} was {saved.get(name)} and is now {configuration.get(name)}; make the "
-                    "dataset as it was, or start without the state"
-                )
-        if state["super_batches"] > 0 and state["source"] is None:
+        _check_configuration(state["configuration"], configuration)
+        position = cls(
+            **{name: whole(f"the state's {name}", state[name], 0, _MOST) for name in _NUMBERS},
+            counts=_counts(state["counts"]),
+            source=state["source"],
+        )
+        position._check()
+        check_digest(state, "the dataset's")
+        return position
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` if what the state says cannot be together."""
+        if self.super_batches > 0 and self.source is None:
             raise ValueError(
                 "the state must hold the source's state after "
-                f"{state['super_batches']} super-batches, but has none; it was saved from a source "
+                f"{self.super_batches} super-batches, but has none; it was saved from a source "
                 "that cannot resume, start without it"
             )
-        return cls(
-            state["epoch"],
-            state["super_batches"],
-            state["num_steps"],
-            Counts(**state["counts"]),
-            state["source"],
+        if self.source is not None and not isinstance(self.source, Mapping):
+            raise ValueError(
+                "the state must hold the source's state as a dict, got "
+                f"{shown(repr(self.source))}; load another saved state, or start without one"
+            )
+        if self.super_batches > self.num_steps:
+            raise ValueError(
+                f"the state's super_batches must be at most its num_steps, got "
+                f"{self.super_batches} and {self.num_steps}; load another saved state, or start "
+                "without one"
+            )
+
+
+def _check_configuration(saved: Any, now: dict[str, Any]) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(
+            f"the state's configuration must be a dict, got {shown(repr(saved))}; load another "
+            "saved state, or start without one"
         )
+    for name in {**saved, **now}:
+        if differ(saved.get(name), now.get(name)):
+            raise ValueError(
+                "a state must be loaded with the configuration that it was saved with, but "
+                f"{shown(name)} was {shown(saved.get(name))} and is now {shown(now.get(name))}; "
+                "make the dataset as it was, or start without the state"
+            )
+
+
+def _counts(saved: Any) -> Counts:
+    names = Counts().to_dict().keys()
+    if not isinstance(saved, Mapping) or saved.keys() != names:
+        raise ValueError(
+            f"the state's counts must be a dict of {', '.join(names)}, got {shown(repr(saved))}; "
+            "load another saved state, or start without one"
+        )
+    return Counts(**{n: whole(f"the state's counts of {n}", saved[n], 0, _MOST) for n in names})

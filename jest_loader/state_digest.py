@@ -1,0 +1,51 @@
+"""A digest inside a saved state, by which damage to it is found."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def with_digest(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state and, as ``digest``, the BLAKE2b of its values; plain values if the state's are."""
+    return {**state, "digest": _digest(state)}
+
+
+def check_digest(state: Mapping[str, Any], whose: str) -> None:
+    """Raise ``ValueError`` unless the state is as ``with_digest`` returned it.
+
+    JSON and ``torch.save`` keep it as it is; tuples may become lists.
+    """
+    values = {name: value for name, value in state.items() if name != "digest"}
+    try:
+        is_same = bool(state["digest"] == _digest(values))
+    except Exception:  # Values that no state has: some that cannot be compared, or endless nesting.
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"{whose} state must be as it was saved, but its digest does not fit its values; load "
+            "another saved state, or start without one"
+        )
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    text = json.dumps(_plain(values), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The values that JSON can hold, which are equal after JSON or ``torch.save``."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, bytes):
+        return value.hex()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return type(value).__name__  # An object of the source's own.
