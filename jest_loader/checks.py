@@ -1,5 +1,6 @@
 """Checks of arguments that several public edges make."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,14 @@ def shown(text: object, *, most: int = 200) -> str:
         for letter in given[:most]
     )
     return escaped if len(given) <= most else f"{escaped}... ({len(given)} characters)"
+
+
+def without_secrets(text: object) -> str:
+    """A text with URLs, without the passwords and signatures that they carry."""
+    hidden = re.sub(r"(https?://)[^\s/@]*@", r"\1***@", f"{text}")
+    hidden = re.sub(r"(://[^\s/:@]*):[^\s/]*@", r"\1:***@", hidden)
+    hidden = re.sub(r"(://[^\s?'\"]*)\?[^\s'\"<>]*", r"\1?***", hidden)
+    return re.sub(r"([?&][\w.~-]+=)[^&\s'\"]+", r"\1***", hidden)
 
 
 def first_few(names: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:

@@ -13,7 +13,8 @@ def fetch_index(remote: RemoteFolder) -> None:
     """Fetch the index again, and delete local files that it describes otherwise than before."""
     path = remote.local / INDEX
     before = _files_in(path)
-    remote.fetch(INDEX, again=True)
+    # One that cannot be read does not take the place of one that can.
+    remote.fetch(INDEX, check=lambda part: load_index(part.parent))
     after = _files_in(path)
     if before == after:
         return

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from jest_loader.checks import shown
+from jest_loader.checks import shown, without_secrets
 from jest_loader.files import replacing
 
 MARK = ".fetched_by_jest_loader.json"
@@ -18,7 +18,8 @@ def claim(local: Path, remote: str) -> None:
             fetching would delete or deliver what belongs to another data set.
     """
     local.mkdir(parents=True, exist_ok=True)
-    wanted = remote if "://" in remote else os.path.abspath(remote)
+    # A password or signature is no part of what the data is, and may be renewed.
+    wanted = without_secrets(remote) if "://" in remote else os.path.abspath(remote)
     wanted = wanted.rstrip("/")
     mark = local / MARK
     if _owner(mark) is None and not _others(local):

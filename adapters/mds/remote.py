@@ -1,23 +1,30 @@
 """Fetches files of a remote folder into a local one, which may have a limit.
 
-``streaming``'s downloaders fetch from S3, GCS, Azure, OCI, SFTP, Hugging Face, Databricks and local
-paths, fsspec over HTTP. A file appears under its name once it is whole. So processes may share the
-local folder, and a process that is killed leaves no file that looks whole and is not.
+``streaming``'s downloaders fetch from S3, GCS, Azure, OCI, SFTP, Hugging Face and Databricks;
+``http_file`` over HTTP; files of a path are copied. A file appears under its name once it is whole.
+So processes may share the local folder, and a process that is killed leaves no file that looks
+whole and is not.
 """
 
-import contextlib
-import os
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import quote, unquote, urlsplit
+
+from jest_loader.adapters.mds.http_file import HttpFile, NotFetched, PartFile, file_url
+from jest_loader.checks import shown, without_secrets
 
 _ATTEMPTS = 3
+_PROGRESS_BYTES = 1 << 20  # After which an attempt is the first again.
 _MOST_THREADS = 8
 _TIMEOUT_S = 60.0
-_OLD_S = 3600.0  # longer than a download lasts
+_OLD_S = 3600.0  # Without a byte, which a download that goes on is not.
+_MOST_INDEX_BYTES = 1 << 28  # Of some 300,000 shards.
 _MAKING_ROOM = threading.Lock()
 
 
@@ -41,7 +48,6 @@ class RemoteFolder:
         self.local = local
         self._limit_bytes = limit_bytes
         self._sizes: Mapping[str, int] = {}
-        self._fetching: set[str] = set()
         # When this process last used each file. Not the files' own times: they show changes.
         self._used_ns: dict[str, int] = {}
 
@@ -54,7 +60,8 @@ class RemoteFolder:
         largest = max(sizes.values(), default=0)
         if self._limit_bytes is not None and largest > self._limit_bytes:
             raise ValueError(
-                f"limit_bytes must hold the largest file of {self.remote}, which has {largest} "
+                "limit_bytes must hold the largest file of "
+                f"{without_secrets(self.remote)}, which has {largest} "
                 f"bytes, got {self._limit_bytes}; allow several times as much"
             )
         self._sizes = sizes
@@ -67,83 +74,137 @@ class RemoteFolder:
             return _MOST_THREADS
         return min(_MOST_THREADS, max(1, self._limit_bytes // (2 * largest)))
 
-    def fetch(self, name: str, *, again: bool = False) -> Path:
-        """Fetch a file if it is not there yet, or ``again`` is set, and return its local path.
+    def fetch(self, name: str, *, check: Callable[[Path], object] | None = None) -> Path:
+        """Fetch a file if it is not there yet, and return its local path.
+
+        Args:
+            name: The file's.
+            check: Raises an error for a file that is not to be taken; with it a file that is there
+                is fetched again.
 
         Raises:
             OSError: if it cannot be fetched.
         """
         path = self.local / name
         self._used_ns[name] = time.time_ns()
-        if path.is_file() and not again:
+        if path.is_file() and check is None:
             return path
-        with _MAKING_ROOM:
-            self._fetching.add(name)
-            self._make_room()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-        try:
+        with self._part(name) as part:
+            self._make_room()
             self._download(name, part)
+            if check is not None:
+                check(part)
             part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-            with _MAKING_ROOM:
-                self._fetching.discard(name)
         return path
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[Path]:
+        """A file to download to, in a folder of its own: clients put others beside it."""
+        prefix = f".{quote(name, safe='')}."
+        with tempfile.TemporaryDirectory(
+            ".part", prefix, self.local, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder) / Path(name).name
+
+    def _parts(self) -> Iterator[Path]:
+        """The folders of downloads, of this process and others."""
+        yield from self.local.glob(".*.part")
 
     def remove_old_parts(self) -> None:
         """Delete the unfinished downloads of processes that were killed."""
-        for part in self.local.glob(".*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - part.stat().st_mtime > _OLD_S:
-                    part.unlink()
+        for part in self._parts():
+            # One that is going on, however slowly, has just written.
+            if time.time() - max(map(_modified_s, [part, *part.rglob("*")])) > _OLD_S:
+                shutil.rmtree(part, ignore_errors=True)
 
     def drop(self, name: str) -> None:
         """Delete the local copy, if there is one."""
         (self.local / name).unlink(missing_ok=True)
 
     def _make_room(self) -> None:
-        """Delete the least recently used files until those being fetched fit."""
+        """Delete the least recently used files until those being fetched, by any process, fit."""
         if self._limit_bytes is None:
             return
-        needed = sum(self._sizes.get(name, 0) for name in self._fetching)
-        kept = []
-        for name in self._sizes.keys() - self._fetching:
-            try:
-                found = (self.local / name).stat()
-            except FileNotFoundError:
-                continue
-            last_used = max(found.st_mtime_ns, self._used_ns.get(name, 0))
-            kept.append((last_used, name, found.st_size))
-        in_use = sum(size for *_, size in kept)
-        for _, name, size in sorted(kept):
-            if in_use + needed <= self._limit_bytes:
-                return
-            self.drop(name)  # A process that has it open or mapped keeps it (POSIX).
-            in_use -= size
+        with _MAKING_ROOM:
+            fetched = [unquote(part.name[1:].rsplit(".", 2)[0]) for part in self._parts()]
+            needed = sum(self._sizes.get(name, 0) for name in fetched)
+            kept = []
+            for name in self._sizes.keys() - set(fetched):
+                try:
+                    found = (self.local / name).stat()
+                except FileNotFoundError:
+                    continue
+                last_used = max(found.st_mtime_ns, self._used_ns.get(name, 0))
+                kept.append((last_used, name, found.st_size))
+            in_use = sum(size for *_, size in kept)
+            for _, name, size in sorted(kept):
+                if in_use + needed <= self._limit_bytes:
+                    return
+                self.drop(name)  # A process that has it open or mapped keeps it (POSIX).
+                in_use -= size
 
     def _download(self, name: str, to: Path) -> None:
-        from streaming.base.util import retry
-
+        num_bytes = self._sizes.get(name)
+        part = PartFile(to, _MOST_INDEX_BYTES if num_bytes is None else num_bytes)
         source = f"{self.remote.rstrip('/')}/{name}"
-        download = _over_http if urlparse(source).scheme in ("http", "https") else _by_streaming
+        scheme = urlsplit(self.remote).scheme
+        if scheme in ("http", "https"):
+            source = file_url(self.remote, name)
+            attempt = HttpFile(source, part, num_bytes).attempt
+        elif scheme != "file" and ("://" in self.remote or self.remote.startswith("dbfs:/")):
+            attempt = partial(_by_streaming, source, part)
+        else:
+            path = unquote(urlsplit(source).path) if scheme == "file" else source
+            attempt = partial(_copy, Path(path), part)
         try:
-            retry(num_attempts=_ATTEMPTS)(lambda: download(source, to))()
+            _try(attempt, to)
         except Exception as error:  # Each store's client raises exceptions of its own.
+            reason = error if isinstance(error, NotFetched) else repr(error)
+            # Its traceback would show the passwords that the message leaves out.
             raise OSError(
-                f"{source} cannot be fetched after {_ATTEMPTS} attempts: {error!r}; check the "
-                "address, the credentials and the network"
-            ) from error
+                f"{shown(without_secrets(source))} cannot be fetched: "
+                f"{shown(without_secrets(reason), most=500)}; check the address, the credentials "
+                "and the network"
+            ) from None
 
 
-def _by_streaming(source: str, to: Path) -> None:
+def _try(attempt: Callable[[], None], to: Path) -> None:
+    """Make attempts until one ends well, some in a row bring nothing, or another would not help."""
+    farthest, failed = 0, 0
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            failed += 1
+            reached = to.stat().st_size if to.exists() else 0
+            if reached >= farthest + _PROGRESS_BYTES:
+                farthest, failed = reached, 1
+            final = isinstance(error, NotFetched) and error.final
+            if final or failed == _ATTEMPTS:
+                raise
+            asked_s = error.wait_s if isinstance(error, NotFetched) else 0.0
+            time.sleep(max(asked_s, 2.0 ** (failed - 1)))
+
+
+def _by_streaming(source: str, to: PartFile) -> None:
     from streaming.base.storage.download import CloudDownloader
 
-    CloudDownloader.direct_download(source, str(to), _TIMEOUT_S)
+    to.path.unlink(missing_ok=True)  # It would be taken for the whole file.
+    CloudDownloader.direct_download(source, str(to.path), _TIMEOUT_S)
+    to.check(to.path.stat().st_size)
 
 
-def _over_http(source: str, to: Path) -> None:
-    import fsspec
+def _copy(source: Path, to: PartFile) -> None:
+    if not source.is_file():
+        raise NotFetched("there is no such file", final=True)
+    with source.open("rb") as remote, to.path.open("wb", buffering=0) as local:
+        while block := remote.read(1 << 20):
+            to.write(local, block)
 
-    with fsspec.open(source, "rb") as remote, to.open("wb") as local:
-        shutil.copyfileobj(remote, local)
+
+def _modified_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # It has just ended.
+        return time.time()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from jest_loader.checks import without_secrets
+
 
 @dataclass(frozen=True)
 class MdsStream:
@@ -32,8 +34,9 @@ class MdsStream:
     def __post_init__(self) -> None:
         if self.local is None and "://" in os.fspath(self.path):
             raise ValueError(
-                f"shards at a URL are fetched into a local folder, but {self.path} has none; give "
-                "one as in MdsStream(url, local=folder)"
+                "shards at a URL are fetched into a local folder, but "
+                f"{without_secrets(self.path)} has none; give one as in "
+                "MdsStream(url, local=folder)"
             )
         if self.local is not None and Path(self.local).resolve() == Path(self.path).resolve():
             raise ValueError(

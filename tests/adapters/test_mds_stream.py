@@ -35,8 +35,8 @@ def url(remote, serve):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    """Between attempts ``streaming`` waits for seconds."""
-    monkeypatch.setattr("streaming.base.util.sleep", lambda _: None)
+    """Between attempts it waits for seconds."""
+    monkeypatch.setattr("jest_loader.adapters.mds.remote.time.sleep", lambda _: None)
 
 
 def open_source(*streams, **options):
@@ -119,7 +119,7 @@ def test_a_remote_shard_that_is_bad_is_an_error_and_is_not_trusted_later(damage,
     whole = (remote / name).read_bytes()
     if damage == "missing":
         (remote / name).unlink()
-        expected = pytest.raises(OSError, match=rf"{name} cannot be fetched after 3 attempts")
+        expected = pytest.raises(OSError, match=rf"{name} cannot be fetched: ")
     else:
         (remote / name).write_bytes(whole[:-1] + b"x")
         expected = pytest.raises(ValueError, match=rf"{name} must have the sha1")
