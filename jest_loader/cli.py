@@ -11,7 +11,7 @@ from typing import Any
 
 from jest_loader.checks import shown
 from jest_loader.clip.stop import Stopped
-from jest_loader.ranks.ranks import RankError
+from jest_loader.ranks.roll_call import RankError
 
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from jest_loader.batch import Batch, columns, structure
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.protocols import Scores
-from jest_loader.ranks.ranks import Collective, RankError
+from jest_loader.ranks.ranks import Collective
+from jest_loader.ranks.roll_call import RankError
 
 Result = TypeVar("Result")
 

@@ -12,26 +12,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader.ranks.ranks import Ranks, ranks_of
 
-# Longer than the wait for a stalled source (30 minutes), so that its rank can report it, and longer
-# than an evaluation by rank 0. A process that dies is noticed at once.
-_TIMEOUT = timedelta(minutes=40)
-
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device, timeout_s: float) -> Iterator[Ranks]:
     """The ranks that torchrun started, or this process alone.
 
     A default group that exists already is used and not destroyed.
 
     Args:
         device: Where this process trains. Tensors on a GPU travel by NCCL, others by gloo.
+        timeout_s: How long ranks wait for each other.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if started:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield ranks_of(None)
     finally:

@@ -28,6 +28,7 @@ from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.telemetry import SelectionStats
 from jest_loader.ops.noise import fold
 from jest_loader.ranks.agreement import Agreement
+from jest_loader.ranks.roll_call import naming_ranks
 
 
 def train(config: TrainConfig, *, label: str = "training") -> Run:
@@ -49,14 +50,15 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
     with (
         warnings.catch_warnings(),
         Stop(config.max_seconds) as stop,
-        process_group(device) as ranks,
+        process_group(device, config.rank_timeout_s) as ranks,
     ):
         # The scale of a model of ours is exp of its parameter, however small it gets.
         warnings.filterwarnings("ignore", "the learner's logit_scale is below")
         agreement = Agreement(ranks)
         with agreement.step("starting"):
             run = start_run(config, device, ranks)
-        run.in_training = in_ddp(run.model, ranks)  # All ranks wait for each other there.
+        with naming_ranks():
+            run.in_training = in_ddp(run.model, ranks)  # All ranks wait for each other there.
         if not run.finished:
             shown = ranks.rank == 0
             with _logs(run) as logs, Progress(config.steps, run.step, label, shown=shown) as bar:
@@ -106,7 +108,8 @@ def _train_step(run: Run, batch: Batch) -> None:
     seed_all(fold(config.seed, run.step, run.ranks.rank))  # So that no state need be saved.
     run.watched.add(batch, run.ranks)
     run.optimizer.zero_grad(set_to_none=True)
-    loss = backward(run.in_training, to_device(batch, run.device), run.step, config, run.ranks)
+    with naming_ranks():
+        loss = backward(run.in_training, to_device(batch, run.device), run.step, config, run.ranks)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip_norm)
     set_learning_rate(run.optimizer, run.step, config.steps, config.optimizer)
     run.optimizer.step()

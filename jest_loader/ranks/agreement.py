@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from jest_loader.ranks.ranks import RankError, Ranks
+from jest_loader.ranks.ranks import Ranks
+from jest_loader.ranks.roll_call import RankError
 
 _FINE, _FAILED = 0, 1
 

@@ -15,10 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jest_loader.ops.noise import Share
-
-
-class RankError(RuntimeError):
-    """Another rank failed, died or did not answer in time, so this one cannot go on either."""
+from jest_loader.ranks.roll_call import rank_error
 
 
 @runtime_checkable
@@ -185,8 +182,4 @@ class _Processes:
         try:
             collective(*arguments, group=self._group)
         except RuntimeError as error:  # the backends' own errors are RuntimeErrors, and no others
-            raise RankError(
-                "all ranks must answer within the timeout of their process group, but rank "
-                f"{self.rank} of {self.size} waited in vain; another has died or stalled, see its "
-                f"log: {error}"
-            ) from error
+            raise rank_error(self._group, error) from error

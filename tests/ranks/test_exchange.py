@@ -17,7 +17,8 @@ from jest_loader import (
 from jest_loader.batch import take
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
-from jest_loader.ranks.ranks import RankError, ranks_of
+from jest_loader.ranks.ranks import ranks_of
+from jest_loader.ranks.roll_call import RankError
 from jest_loader.testing import batches_equal, simulate_ranks
 from tests.helpers import jest_dataset
 from tests.ranks.builders import dataset

@@ -15,6 +15,8 @@ from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.config.selection_checks import check_selection
 from jest_loader.protocols import Loss
 
+_YEAR_S = 366 * 24 * 3600
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -146,6 +148,12 @@ class TrainConfig:
     goes on. None trains to the end.
     """
 
+    rank_timeout_s: float = 2400.0
+    """How long processes wait for each other before an error that names the one that does not
+    answer, in seconds. By default longer than the wait for a stalled source (30 minutes), so that
+    its process can report it; it must be longer than an evaluation.
+    """
+
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down while training."""
 
@@ -193,6 +201,10 @@ class TrainConfig:
             "initial_logit_scale": self.initial_logit_scale,
             "max_seconds": 1.0 if self.max_seconds is None else self.max_seconds,
         }
+        if not 0 < self.rank_timeout_s <= _YEAR_S:
+            raise ValueError(
+                f"rank_timeout_s must be positive and at most a year, got {self.rank_timeout_s}"
+            )
         for name, number in positive.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")

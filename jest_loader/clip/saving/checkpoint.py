@@ -21,6 +21,7 @@ _VERSION = 4
 # Options that may change when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
+    "rank_timeout_s",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
 # What torch.load raises for files that are cut off, or not torch's.
