@@ -24,6 +24,8 @@ from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywor
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.threads import map_in_threads
 from jest_loader.adapters.zarr_codecs import check_codecs
+from jest_loader.adapters.zarr_http import storage_options
+from jest_loader.checks import shown, without_secrets
 from jest_loader.ragged import Int64Array
 
 if TYPE_CHECKING:
@@ -75,9 +77,9 @@ class ZarrBlocks:
     """
 
     def __init__(self, path: str, columns: Sequence[str] | None) -> None:
-        self._path = path
-        self._num_threads = _REMOTE_THREADS if _is_remote(path) else _LOCAL_THREADS
         group = _open_group(path)
+        self._path = path = without_secrets(path)  # For messages.
+        self._num_threads = _REMOTE_THREADS if _is_remote(path) else _LOCAL_THREADS
         arrays = _arrays(group, columns, path)
         self._arrays = _chosen(arrays, columns, path)
         self.column_names = list(self._arrays)
@@ -135,7 +137,7 @@ class ZarrBlocks:
         except Exception as error:  # stores and codecs raise exceptions of their own
             raise ValueError(
                 f"rows {rows.start} to {rows.stop - 1} of array {name!r} in {self._path} cannot be "
-                f"read: {error!r}; fetch them again"
+                f"read: {shown(without_secrets(repr(error)))}; fetch them again"
             ) from error
 
     def _num_rows(self) -> int:
@@ -189,12 +191,12 @@ def _open_group(path: str) -> "zarr.Group":
             "reading Zarr needs zarr; pip install 'jest-loader[zarr]'", name="zarr"
         ) from error
     try:
-        return zarr.open_group(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        return zarr.open_group(path, mode="r", storage_options=storage_options(path))
+    except Exception as error:  # stores raise exceptions of their own
         raise ValueError(
-            f"path must be a Zarr group, got {path!r}: {error}; an array must lie in a group to be "
-            "a column"
-        ) from error
+            f"path must be a Zarr group, got {without_secrets(repr(path))}: "
+            f"{shown(without_secrets(error))}; an array must lie in a group to be a column"
+        ) from None
 
 
 def _arrays(
@@ -207,9 +209,10 @@ def _arrays(
         if not arrays and columns and not isinstance(columns, str):  # HTTP, for one, cannot list
             named = {name: group.get(name) for name in columns}
             arrays = {name: array for name, array in named.items() if isinstance(array, zarr.Array)}
-    except ValueError as error:  # a type or codec that zarr does not read; pickles are among them
+    except Exception as error:  # a type or codec that zarr does not read, or a store that is gone
         raise ValueError(
-            f"{path} holds an array that cannot be opened: {error}; write it again"
+            f"{path} holds an array that cannot be opened: "
+            f"{shown(without_secrets(error))}; write it again"
         ) from error
     if not arrays:
         raise ValueError(
