@@ -1,7 +1,9 @@
 """Fetching files into a local folder with a limit."""
 
+import contextlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -127,3 +129,26 @@ def test_what_is_dropped_is_fetched_again(folder, tmp_path):
     remote.fetch("shard.0").write_bytes(b"torn")
     remote.drop("shard.0")
     assert remote.fetch("shard.0").read_bytes() == FILES["shard.0"]
+
+
+@pytest.mark.parametrize("kind", ["path", "url"])
+def test_several_may_fetch_into_one_folder_at_once(kind, folder, url, tmp_path):
+    address = {"path": str(folder), "url": url}[kind]
+    remotes = [RemoteFolder(address, tmp_path / "local", limit_bytes=4000) for _ in range(4)]
+    for remote in remotes:
+        remote.set_sizes(SIZES)
+
+    def fetch_all(remote):
+        for name in FILES:
+            with contextlib.suppress(FileNotFoundError):  # Another has deleted it to make room.
+                assert remote.fetch(name).read_bytes() == FILES[name]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fetch_all, remotes))
+    assert set(here(tmp_path / "local")) <= set(FILES), "nothing unfinished is left"
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "local").write_text("a file")
+    with pytest.raises(OSError, match=r"local'$"):
+        RemoteFolder(str(folder), tmp_path / "local").fetch("shard.0")
