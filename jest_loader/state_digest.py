@@ -1,4 +1,4 @@
-"""A digest inside a saved state, by which damage to it is found."""
+"""A digest inside saved values, by which damage to them is found."""
 
 import hashlib
 import json
@@ -19,16 +19,20 @@ def check_digest(state: Mapping[str, Any], whose: str) -> None:
 
     JSON and ``torch.save`` keep it as it is; tuples may become lists.
     """
-    values = {name: value for name, value in state.items() if name != "digest"}
-    try:
-        is_same = bool(state["digest"] == _digest(values))
-    except Exception:  # Values that no state has: some that cannot be compared, or endless nesting.
-        is_same = False
-    if not is_same:
+    if not has_its_digest(state):
         raise ValueError(
             f"{whose} state must be as it was saved, but its digest does not fit its values; load "
             "another saved state, or start without one"
         )
+
+
+def has_its_digest(saved: Mapping[str, Any]) -> bool:
+    """Whether ``with_digest`` returned these values."""
+    try:
+        values = {name: value for name, value in saved.items() if name != "digest"}
+        return bool(saved["digest"] == _digest(values))
+    except Exception:  # Values that cannot be compared, or that are nested without end.
+        return False
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from jest_loader.checks import first_few, whole
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder, EpochSource, SeekableSource, Source, Stateful
 from jest_loader.ragged import Int64Array
-from jest_loader.reference_cache.chunk_records import Settings
+from jest_loader.reference_cache.chunk_records import Record, Settings, not_the_same
 from jest_loader.reference_cache.folder import CacheFolder, finished, remove
 from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
 from jest_loader.reference_cache.identity import identity_of
@@ -137,7 +137,7 @@ class _Builder:
         number = chunks.start
         while number < chunks.stop:
             record = self._folder.record(number)
-            if record is not None:
+            if record is not None and not self._may_grow(record):
                 self._measure.expect(record.logit)
                 number, ended = number + 1, record.num_rows < self._chunk_rows
             elif self._folder.is_finished():  # By the first process: all chunks were there.
@@ -147,6 +147,13 @@ class _Builder:
             if ended:
                 self._check_end(number, chunks)
                 return
+
+    def _may_grow(self, record: Record) -> bool:
+        """Whether a short chunk may be longer by now: only a source with a length says it is not.
+
+        Then it is built again, up to where the source ends.
+        """
+        return self._folder.settings.num_rows is None and record.num_rows < self._chunk_rows
 
     def _check_end(self, number: int, chunks: range) -> None:
         """Raise ``ValueError`` if the source ended before this process's chunks did."""
@@ -176,7 +183,8 @@ class _Builder:
                 state = after if num_held == 0 else None
                 self._add(number, {n: r[: self._chunk_rows] for n, r in joined.items()}, state)
                 number += 1
-                if number == stop or self._folder.record(number) is not None:
+                record = self._folder.record(number)
+                if number == stop or (record is not None and not self._may_grow(record)):
                     return number, False
         if num_held == 0:
             return number, True
@@ -226,13 +234,17 @@ class _Builder:
         for batch in batches:
             size = num_examples(batch)
             num_rows += size
+            ids = sample_ids(batch, self._id_column)
+            skip = max(0, size - num_rows)
+            first_row = number * self._chunk_rows + num_rows - size
+            self._folder.check_ids(first_row, ids[:skip])
             if num_rows <= 0:
                 continue
-            ids = sample_ids(batch, self._id_column)
             # Whole batches are measured: another size could round differently.
-            skip = max(0, size - num_rows)
             state = _plain_state(self._source) if num_rows % self._chunk_rows == 0 else None
             yield _Drawn(self._measure.start(batch), ids, skip, state)
+        if num_rows < 0:
+            raise not_the_same(number * self._chunk_rows + num_rows)
 
     def _batches_from(self, number: int) -> tuple[Iterator[Batch], int]:
         """The batches from the first row of a chunk on, and how many rows before it they hold."""

@@ -1,6 +1,5 @@
 """What a stopped build needs to go on: its settings, and a record of each chunk."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,9 +50,24 @@ class Record:
     source: dict[str, Any] | None
 
 
-def checksum(content: bytes | memoryview) -> str:
-    """BLAKE2b of 16 bytes, in hexadecimal."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a stopped building keeps in the file ``path``.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found["identity"], dict):
+            return dict(found)
+    except FileNotFoundError:
+        raise
+    except Exception:  # No JSON, nested without end, or something else.
+        pass
+    raise ValueError(
+        f"{path} must hold the settings of a stopped building, but is damaged; set overwrite to "
+        "build the cache anew"
+    )
 
 
 def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
@@ -66,6 +80,15 @@ def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
                 f"{path} holds a reference cache with {name} {was.get(name)!r}, which cannot go on "
                 f"with {now.get(name)!r}; choose another folder, or set overwrite to replace it"
             )
+
+
+def not_the_same(row: int) -> ValueError:
+    """The error for a source that differs from the one that was stopped, from a row on."""
+    return ValueError(
+        "the source must yield the same examples in the same order as when the building was "
+        f"stopped, but does not from row {row} on; give it as it was then, from its beginning, or "
+        "set overwrite to build the cache anew"
+    )
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ may be killed at any moment, and several may build different chunks.
 """
 
 import json
+import logging
 import re
 import shutil
 import uuid
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 
 from jest_loader.checks import shown
 from jest_loader.files import check_only, replacing, strangers
+from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import (
     Record,
     Settings,
     as_json,
     check_same,
-    checksum,
+    not_the_same,
+    read_settings,
 )
 from jest_loader.reference_cache.format import (
     ATTRIBUTE,
@@ -31,14 +34,19 @@ from jest_loader.reference_cache.format import (
     CACHE_VERSION,
     ArrayForm,
     Manifest,
+    array_metadata,
     check_chunk_sizes,
+    check_content,
+    checksum,
     is_missing,
     read_manifest,
     value_forms,
 )
 from jest_loader.reference_cache.measure import Arrays, Logit, check_same_logit
 from jest_loader.reference_cache.sample_index import SampleIndex
+from jest_loader.state_digest import has_its_digest, with_digest
 
+_LOG = logging.getLogger(__name__)
 _FILE = re.compile(
     r"zarr\.json|index/zarr\.json|(image|text|loss|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
     rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/\..+\.part"
@@ -69,20 +77,39 @@ class CacheFolder:
         described = self._building / "settings.json"
         if not described.is_file():
             self._write(described, as_json({"version": CACHE_VERSION, **asdict(settings)}))
-        check_same(path, json.loads(described.read_text()), settings)
+        check_same(path, read_settings(described), settings)
 
     def is_finished(self) -> bool:
         """Whether the cache is whole."""
         return (self.path / "zarr.json").is_file()
 
     def record(self, number: int) -> Record | None:
-        """The record of a chunk, if the chunk is there."""
+        """The record of a chunk, if the chunk is there; a damaged one counts as none."""
+        path = self._record_path(number)
         try:
-            found = json.loads(self._record_path(number).read_text())
+            found = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        logit = None if found["logit"] is None else Logit(*found["logit"])
-        return Record(**{**found, "logit": logit})
+        except Exception:  # No JSON, or nested without end.
+            found = {}
+        if not isinstance(found, dict) or not has_its_digest(found):
+            _LOG.warning("%s is damaged, so its chunk is built again", path)
+            return None
+        values = {field.name: found[field.name] for field in fields(Record)}
+        return Record(**{**values, "logit": found["logit"] and Logit(*found["logit"])})
+
+    def check_ids(self, first_row: int, ids: Int64Array) -> None:
+        """Raise ``ValueError`` unless rows that are built have these sample ids (int64 [n])."""
+        chunk_rows = self.settings.chunk_rows
+        while len(ids):
+            number, within = divmod(first_row, chunk_rows)
+            here = ids[: chunk_rows - within]
+            file = self.path / "sample_id" / "c" / str(number)
+            if file.is_file():
+                stored = np.fromfile(file, "<i8", len(here), offset=8 * within)
+                if not np.array_equal(stored, here):
+                    raise not_the_same(first_row)
+            first_row, ids = first_row + len(here), ids[len(here) :]
 
     def add(
         self, number: int, columns: Arrays, logit: Logit | None, source: dict[str, Any] | None
@@ -99,7 +126,7 @@ class CacheFolder:
             self._write(form.chunk_path(self.path / name, number), content)
         values = columns["loss" if logit is None else "image"]
         record = Record(num_rows, int(is_missing(values).sum()), logit, checksums, source)
-        self._write(self._record_path(number), as_json(asdict(record)))
+        self._write(self._record_path(number), as_json(with_digest(asdict(record))))
 
     def finish(self, written_by: str) -> Manifest:
         """Write the index and the manifest, once all chunks are there.
@@ -133,8 +160,9 @@ class CacheFolder:
         )
         self._write_index(index, manifest)
         for name, form in manifest.arrays().items():
-            self._write(self.path / name / "zarr.json", as_json(_array_metadata(form)))
-        attributes = {ATTRIBUTE: {f.name: getattr(manifest, f.name) for f in fields(manifest)}}
+            self._write(self.path / name / "zarr.json", as_json(array_metadata(form)))
+        values = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
+        attributes = {ATTRIBUTE: with_digest(values)}
         self._write(self.path / "zarr.json", as_json(_group_metadata(attributes)))
         shutil.rmtree(self._building, ignore_errors=True)
         return manifest
@@ -151,14 +179,21 @@ class CacheFolder:
                 f"the source must yield the {promised} examples that it promises, but yielded "
                 f"{num_rows}; use drop_last=False"
             )
+        if any(record.num_rows != self.settings.chunk_rows for record in records[:-1]):
+            raise ValueError(
+                "only the last chunk of a cache may be short, but the source ended before chunks "
+                "that were built of it earlier; set overwrite to build the cache anew"
+            )
         return records
 
     def _index(self, records: list[Record], chunk_rows: int) -> SampleIndex:
         form = ArrayForm(np.dtype("<i8"), (), chunk_rows * len(records), chunk_rows)
-        ids = [
-            np.fromfile(form.chunk_path(self.path / "sample_id", k), form.dtype)[: record.num_rows]
-            for k, record in enumerate(records)
-        ]
+        ids = []
+        for k, record in enumerate(records):
+            file = form.chunk_path(self.path / "sample_id", k)
+            content = file.read_bytes()
+            check_content(self.path, file, content, record.checksums["sample_id"])
+            ids.append(np.frombuffer(content, form.dtype)[: record.num_rows])
         return SampleIndex.of(np.concatenate(ids))
 
     def _write_index(self, index: SampleIndex, manifest: Manifest) -> None:
@@ -247,23 +282,6 @@ def _padded(values: NDArray[Any], num_rows: int) -> NDArray[Any]:
     fill = -1 if values.dtype.kind == "i" else np.nan
     padding = np.full((num_rows - len(values), *values.shape[1:]), fill, values.dtype)
     return np.concatenate([values, padding])
-
-
-def _array_metadata(form: ArrayForm) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [form.num_rows, *form.row_shape],
-        "data_type": form.dtype.name,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [form.chunk_rows, *form.row_shape]},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": -1 if form.dtype.kind == "i" else "NaN",
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-        "attributes": {},
-    }
 
 
 def _group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -11,16 +11,21 @@ Arrays are uncompressed, so that a chunk file is its rows as they are in memory.
 missing are NaN. ``zarr.json`` of the group is written last: without it there is no cache.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-CACHE_VERSION = 3
+from jest_loader.checks import shown, whole
+from jest_loader.state_digest import has_its_digest
+
+CACHE_VERSION = 4
 ATTRIBUTE = "jest_loader_cache"
 BUILDING = "building"
 
@@ -51,7 +56,7 @@ class ArrayForm:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of each chunk file."""
-        return self.chunk_rows * self.dtype.itemsize * int(np.prod(self.row_shape, dtype=int))
+        return self.chunk_rows * self.dtype.itemsize * prod(self.row_shape)
 
     def chunk_path(self, array: Path, number: int) -> Path:
         """The file of a chunk of the array in the folder ``array``."""
@@ -138,27 +143,60 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ValueError(f"no reference cache at {path}: zarr.json is missing; build it first")
     try:
         attributes = json.loads(group.read_text())["attributes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(_damaged(path, f"zarr.json cannot be read: {error!r}")) from error
+    except Exception as error:  # Nested deeply enough, JSON raises RecursionError.
+        reason = f"zarr.json cannot be read: {shown(repr(error))}"
+        raise ValueError(_damaged(path, reason)) from error
     found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
     if not isinstance(found, dict):
         raise ValueError(
             f"a reference cache must say so in its zarr.json, but {path} is another Zarr group; "
             "give the folder that jest_loader.reference_cache.build wrote"
         )
-    if found.get("version") != CACHE_VERSION:
+    version = found.get("version")
+    if type(version) is not int or version != CACHE_VERSION:
         raise ValueError(_other_version(found.get("version"), path))
     lacking = [field.name for field in fields(Manifest) if field.name not in found]
     if lacking:
         raise ValueError(_damaged(path, f"its manifest lacks {', '.join(lacking)}"))
-    return Manifest(**{field.name: found[field.name] for field in fields(Manifest)})
+    if not has_its_digest(found):
+        raise ValueError(_damaged(path, "its manifest's digest does not fit"))
+    manifest = Manifest(**{field.name: found[field.name] for field in fields(Manifest)})
+    try:
+        _check_values(manifest)
+    except Exception as error:  # Whatever values of other types lead to.
+        reason = f"its manifest cannot be: {shown(str(error))}"
+        raise ValueError(_damaged(path, reason)) from error
+    return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raise an error unless the values can be a cache's; nothing is allocated by them."""
+    whole("num_rows", manifest.num_rows, 1)
+    whole("num_missing", manifest.num_missing, 0, manifest.num_rows)
+    whole("chunk_rows", manifest.chunk_rows, 1, manifest.num_rows)
+    if manifest.kind not in ("embeddings", "loss"):
+        raise ValueError(f"kind is {manifest.kind!r}")
+    if manifest.kind == "embeddings":
+        whole("width", manifest.width, 1)
+        for name in ("logit_scale", "logit_bias"):
+            value = getattr(manifest, name)
+            if (name, value) != ("logit_bias", None) and not isfinite(value):
+                raise ValueError(f"{name} is {value}")
+    if not isinstance(manifest.has_index, bool):
+        raise ValueError(f"has_index is {manifest.has_index!r}")
+    texts = [*manifest.identity.items(), *manifest.checksums.values()]
+    if not all(isinstance(text, str) for several in texts for text in several):
+        raise ValueError("identity and checksums are not text")
+    for name, form in manifest.arrays().items():
+        if len(manifest.checksums[name]) != form.num_chunks:
+            raise ValueError(f"{name} has no checksum for each of {form.num_chunks} chunks")
 
 
 def check_identity(path: str | Path, found: Mapping[str, str], expect: Mapping[str, str]) -> None:
     """Raise ``ValueError`` unless a cache was made from all that ``expect`` names."""
     for name, value in expect.items():
         if found.get(name) != value:
-            has = f"{found[name]!r}" if name in found else "none that it knows of"
+            has = shown(repr(found[name])) if name in found else "none that it knows of"
             raise ValueError(
                 f"a reference cache must belong to what it is used with, but the {name} of "
                 f"{path} is {has} and here it is {value!r}; build the cache again from this"
@@ -174,6 +212,9 @@ def check_chunk_sizes(path: str | Path, manifest: Manifest) -> dict[str, list[Pa
     files: dict[str, list[Path]] = {}
     for name, form in manifest.arrays().items():
         files[name] = [form.chunk_path(Path(path) / name, k) for k in range(form.num_chunks)]
+        described = Path(path) / name / "zarr.json"
+        if not _is_described(described, form):
+            raise ValueError(_damaged(path, f"{described} does not describe what was written"))
         for file in files[name]:
             size = file.stat().st_size if file.is_file() else None
             if size != form.chunk_bytes:
@@ -184,9 +225,48 @@ def check_chunk_sizes(path: str | Path, manifest: Manifest) -> dict[str, list[Pa
     return files
 
 
+def array_metadata(form: ArrayForm) -> dict[str, Any]:
+    """What Zarr keeps of an array in its ``zarr.json``."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [form.num_rows, *form.row_shape],
+        "data_type": form.dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [form.chunk_rows, *form.row_shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": -1 if form.dtype.kind == "i" else "NaN",
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "attributes": {},
+    }
+
+
+def _is_described(file: Path, form: ArrayForm) -> bool:
+    try:
+        return bool(json.loads(file.read_text()) == array_metadata(form))
+    except Exception:  # Not there, no JSON, or nested without end.
+        return False
+
+
+def check_content(path: str | Path, file: Path, content: bytes | memoryview, expected: str) -> None:
+    """Raise ``ValueError`` unless a chunk file of the cache at ``path`` holds what was written."""
+    found = checksum(content)
+    if found != expected:
+        raise ValueError(
+            _damaged(path, f"{file} must have the BLAKE2b {shown(expected)}, got {found}")
+        )
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """BLAKE2b of 16 bytes, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def _other_version(found: object, path: str | Path) -> str:
     return (
-        f"a reference cache must have version {CACHE_VERSION}, got {found} at {path}; "
+        f"a reference cache must have version {CACHE_VERSION}, got {shown(found)} at {path}; "
         "build it again"
     )
 

@@ -1,6 +1,6 @@
 """Rows of an array that lies in many files, gathered by one NumPy index."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import ArrayForm
+
+Check = Callable[[int, memoryview], None]
 
 
 class MappedRows:
@@ -24,12 +26,17 @@ class MappedRows:
         files: The chunk files, each of ``form.chunk_bytes``. They may be deleted or replaced while
             they are mapped, not cut short.
         form: How the array is stored.
+        check: Called once for each chunk, with its number and content, before its first row is
+            copied; raises ``ValueError`` if that is not what was written.
 
     Raises:
         OSError: if a file cannot be mapped.
     """
 
-    def __init__(self, files: Sequence[Path], form: ArrayForm) -> None:
+    def __init__(self, files: Sequence[Path], form: ArrayForm, check: Check) -> None:
+        self._check = check
+        self._unchecked = np.ones(len(files), dtype=bool)
+        self._all_checked = False
         self.shape = (form.num_rows, *form.row_shape)
         self.dtype = form.dtype
         self._chunk_rows = form.chunk_rows
@@ -58,10 +65,22 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Int64Array) -> NDArray[Any]:
-        """The rows (int64 [n], in [0, len)), as [n, *row_shape]: a copy."""
+        """The rows (int64 [n], in [0, len)), as [n, *row_shape]: a copy.
+
+        Raises:
+            ValueError: if a chunk that holds one of them is not what was written.
+        """
         chunk, row = np.divmod(rows, self._chunk_rows)
+        if not self._all_checked:
+            self._check_chunks(chunk)
         found: NDArray[Any] = self._rows_anywhere[self._first_items[chunk] + row * self._row_items]
         return found
+
+    def _check_chunks(self, chunks: Int64Array) -> None:
+        for number in np.unique(chunks[self._unchecked[chunks]]).tolist():
+            self._check(number, self._mappings[number].numpy().data)
+            self._unchecked[number] = False
+        self._all_checked = not self._unchecked.any()
 
 
 class _Interface:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jest_loader.reference_cache.format import (
     Kind,
     Manifest,
     check_chunk_sizes,
+    check_content,
     check_identity,
     is_missing,
     read_manifest,
@@ -109,11 +111,43 @@ def open_cache(path: str | Path, kind: Kind, expect: Mapping[str, str] | None) -
     check_identity(path, manifest.identity, expect or {})
     files, forms = check_chunk_sizes(path, manifest), manifest.arrays()
     values = ("loss",) if kind == "loss" else ("image", "text")
-    columns = {name: MappedRows(files[name], forms[name]) for name in values}
+    columns = {
+        name: MappedRows(
+            files[name], forms[name], partial(_check_chunk, path, manifest, files, name)
+        )
+        for name in values
+    }
     if not manifest.has_index:
         return OpenCache(manifest, columns, SampleIndex(manifest.num_rows))
-    ids, rows = (
-        np.memmap(files[name][0], dtype=forms[name].dtype, mode="r")
-        for name in ("index/id", "index/row")
-    )
+    found = []
+    for name in ("index/id", "index/row"):
+        mapped = np.memmap(files[name][0], dtype=forms[name].dtype, mode="r")
+        _check_chunk(path, manifest, files, name, 0, mapped.data)
+        found.append(mapped)
+    ids, rows = found
+    _check_index(path, ids, rows)
     return OpenCache(manifest, columns, SampleIndex(manifest.num_rows, ids, rows))
+
+
+def _check_chunk(
+    path: str | Path,
+    manifest: Manifest,
+    files: Mapping[str, list[Path]],
+    name: str,
+    number: int,
+    content: memoryview,
+) -> None:
+    check_content(path, files[name][number], content, manifest.checksums[name][number])
+
+
+def _check_index(path: str | Path, ids: Int64Array, rows: Int64Array) -> None:
+    """Raise ``ValueError`` unless ids ascend and each row has one."""
+    has_id = np.zeros(len(rows), dtype=bool)
+    is_fine = bool((ids[1:] > ids[:-1]).all()) and rows.min() >= 0 and rows.max() < len(rows)
+    if is_fine:
+        has_id[rows] = True
+    if not has_id.all():
+        raise ValueError(
+            f"the index of the reference cache at {path} must hold ascending ids and each row "
+            "once, but does not; build the cache again, with overwrite"
+        )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jest_loader.reference_cache.chunk_records import checksum
 from jest_loader.reference_cache.format import (
     Manifest,
     check_chunk_sizes,
+    check_content,
     check_identity,
     read_manifest,
 )
@@ -29,10 +29,5 @@ def verify(path: str | Path, *, expect: Mapping[str, str] | None = None) -> Mani
     check_identity(path, manifest.identity, expect or {})
     for name, files in check_chunk_sizes(path, manifest).items():
         for file, expected in zip(files, manifest.checksums[name], strict=True):
-            found = checksum(file.read_bytes())
-            if found != expected:
-                raise ValueError(
-                    f"the reference cache at {path} is damaged ({file} must have the BLAKE2b "
-                    f"{expected}, got {found}); build it again, with overwrite"
-                )
+            check_content(path, file, file.read_bytes(), expected)
     return manifest
