@@ -25,7 +25,13 @@ from jest_loader.reference_cache.folder import CacheFolder, finished, remove
 from jest_loader.reference_cache.format import Manifest, is_missing, read_manifest
 from jest_loader.reference_cache.identity import identity_of
 from jest_loader.reference_cache.measure import Arrays, Measure, measure_of
-from jest_loader.reference_cache.processes import Process, num_promised, progress_bar, wait_for
+from jest_loader.reference_cache.processes import (
+    Process,
+    all_there,
+    num_promised,
+    progress_bar,
+    wait_for,
+)
 from jest_loader.reference_cache.sample_index import sample_ids
 from jest_loader.skipped import Used
 from jest_loader.version import __version__
@@ -33,7 +39,7 @@ from jest_loader.version import __version__
 _LOG = logging.getLogger(__name__)
 
 
-def build(
+def build(  # noqa: PLR0913
     path: str | Path,
     source: Source,
     reference: Embedder | Callable[[Batch], Tensor],
@@ -43,6 +49,7 @@ def build(
     id_column: str = "sample_id",
     overwrite: bool = False,
     progress: bool = False,
+    peers_timeout_s: float | None = 1800.0,
 ) -> Manifest:
     """Keep the reference's embeddings, or its losses, of every example in the folder ``path``.
 
@@ -68,6 +75,8 @@ def build(
         id_column: The column of sample ids, any int64.
         overwrite: Whether to delete a cache at ``path`` first.
         progress: Whether to show a progress bar on stderr.
+        peers_timeout_s: Of several processes, the longest that one which is done waits without
+            another chunk of the others, in seconds; None waits for ever.
 
     Returns:
         What the cache holds.
@@ -75,6 +84,7 @@ def build(
     Raises:
         ValueError: if ``path`` holds something else or a cache with other settings, an example
             comes twice, fewer come than promised, or what the reference returns cannot be kept.
+        TimeoutError: if the other processes do not build their chunks.
     """
     folder, rank = Path(path), Process.of_this_process()
     measure = measure_of(reference)
@@ -93,7 +103,7 @@ def build(
     try:
         with progress_bar(unfinished, rank, shown=progress) as advance:
             _Builder(source, measure, unfinished, id_column, advance).build(rank)
-        return _finished(unfinished, rank)
+        return _finished(unfinished, rank, peers_timeout_s)
     except FileNotFoundError:
         if not unfinished.is_finished():
             raise
@@ -278,20 +288,12 @@ def _plain_state(source: Source) -> dict[str, Any] | None:
     return state if is_plain else None
 
 
-def _finished(folder: CacheFolder, rank: Process) -> Manifest:
+def _finished(folder: CacheFolder, rank: Process, timeout_s: float | None) -> Manifest:
     """The whole cache, once all processes have built their chunks."""
     if rank.number == 0:
-        wait_for(lambda: _all_there(folder), f"the other {rank.world_size - 1} to build theirs")
+        others = f"the other {rank.world_size - 1} to build theirs"
+        wait_for(lambda: all_there(folder), others, folder.num_built, timeout_s)
         if not folder.is_finished():
             return folder.finish(__version__)
-    wait_for(folder.is_finished, "the first to finish the cache")
+    wait_for(folder.is_finished, "the first to finish the cache", folder.num_built, timeout_s)
     return read_manifest(folder.path)
-
-
-def _all_there(folder: CacheFolder) -> bool:
-    num_chunks = folder.settings.num_chunks
-    return (
-        num_chunks is None
-        or folder.is_finished()
-        or all(folder.record(number) is not None for number in range(num_chunks))
-    )

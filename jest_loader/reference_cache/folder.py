@@ -83,6 +83,10 @@ class CacheFolder:
         """Whether the cache is whole."""
         return (self.path / "zarr.json").is_file()
 
+    def num_built(self) -> int:
+        """Chunks that are there, whoever built them."""
+        return sum(1 for _ in self._building.glob("[0-9]*.json"))
+
     def record(self, number: int) -> Record | None:
         """The record of a chunk, if the chunk is there; a damaged one counts as none."""
         path = self._record_path(number)

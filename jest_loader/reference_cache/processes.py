@@ -62,13 +62,38 @@ def num_promised(source: Source) -> int | None:
     return source.num_examples if isinstance(source, CountedSource) else None
 
 
-def wait_for(is_done: Callable[[], bool], what: str) -> None:
-    """Wait until it is done, with a word in the log if it is not done yet."""
+def wait_for(
+    is_done: Callable[[], bool], what: str, num_built: Callable[[], int], timeout_s: float | None
+) -> None:
+    """Wait until it is done, with a word in the log if it is not done yet.
+
+    Raises:
+        TimeoutError: if no chunk was built anywhere for ``timeout_s`` seconds.
+    """
     if is_done():
         return
     _LOG.warning("this process has built its chunks; waiting for %s", what)
+    built, since = num_built(), time.monotonic()
     while not is_done():
         time.sleep(_POLL_S)
+        if num_built() != built:
+            built, since = num_built(), time.monotonic()
+        elif timeout_s is not None and time.monotonic() - since > timeout_s:
+            raise TimeoutError(
+                f"all processes must build their chunks of a cache, but waiting for {what}, none "
+                f"came for {timeout_s:g} s; see why they ended, and make the same call again, or "
+                "give a longer peers_timeout_s"
+            )
+
+
+def all_there(folder: CacheFolder) -> bool:
+    """Whether all chunks are built, or the cache is even whole."""
+    num_chunks = folder.settings.num_chunks
+    return (
+        num_chunks is None
+        or folder.is_finished()
+        or all(folder.record(number) is not None for number in range(num_chunks))
+    )
 
 
 @contextmanager

@@ -221,3 +221,24 @@ def test_damaged_settings_of_a_building_are_refused(tmp_path):
         (tmp_path / "cache/building/settings.json").write_text(text)
         with pytest.raises(ValueError, match=r"settings.json must hold the settings .* overwrite"):
             build(tmp_path / "cache", batches(), Reference(), chunk_rows=16)
+
+
+class Seekable:
+    batch_size, num_examples = 4, 64
+
+    def __len__(self):
+        return 16
+
+    def __iter__(self):
+        return iter(batches()[self.first :])
+
+    def seek(self, batch):
+        self.first = batch
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_builder_whose_peers_never_come_ends(tmp_path, rank, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TimeoutError, match=r"none came for 0.3 s; .* longer peers_timeout_s"):
+        build(tmp_path / "cache", Seekable(), Reference(), chunk_rows=16, peers_timeout_s=0.3)
