@@ -174,7 +174,8 @@ def _rows(
 def _row(record: Record, make: Thumbnails | None) -> dict[str, object]:
     check_image(record.image)
     small = {} if make is None else {_THUMBNAIL: make(record.image)}
-    columns = {"key": record.key, "image": record.image, "caption": record.caption}
+    key = record.key.encode(errors="backslashreplace").decode()  # names may be in any encoding
+    columns = {"key": key, "image": record.image, "caption": record.caption}
     return {**columns, **small, **record.extra}
 
 

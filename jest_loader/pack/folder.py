@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from jest_loader.pack.records import Record, SkipError, Tally, caption_of, extra_columns
+from jest_loader.pack.records import DUPLICATE, Record, SkipError, Tally, caption_of, extra_columns
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -68,7 +68,7 @@ class CaptionFile:
                 name = f"{file_name} ({place})"
                 caption = caption_of(fields.get(self._caption_column))
                 if (file_name, caption) in seen:  # another caption makes it another example
-                    raise SkipError("duplicate")
+                    raise SkipError(DUPLICATE)
                 extra = extra_columns(fields, self._keep_columns)
                 image = _read(folder / file_name, bounds)
             except SkipError as skip:
@@ -120,7 +120,7 @@ def _json_lines(file: TextIO) -> Iterator[_Entry]:
             continue
         try:
             fields = json.loads(line)
-        except ValueError:
+        except Exception:  # nested too deeply is no ValueError
             fields = None
         yield f"line {number}", fields if isinstance(fields, dict) else None
 

@@ -1,5 +1,6 @@
 """What the readers of pictures and captions yield, and the account of what they had to skip."""
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -14,6 +15,8 @@ from jest_loader.checks import shown
 _LOG = logging.getLogger(__name__)
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MOST_IN_A_ROW = 100
+DUPLICATE = "duplicate"
+"""The reason of skipping what was written before, which loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Tally:
         self._in_a_row = 0
 
     def skip(self, name: str, reason: str) -> None:
-        """Count and log a record that is not used.
+        """Count and log a record that is not used. Duplicates count for no limit.
 
         Raises:
             ValueError: after 100 in a row, unless all of them may be skipped.
@@ -71,6 +74,8 @@ class Tally:
         name, reason = shown(name), shown(reason)
         _LOG.warning("skipped %s: %s", name, reason)
         self.skipped[reason] += 1
+        if reason == DUPLICATE:
+            return
         self._in_a_row += 1
         if self._in_a_row >= _MOST_IN_A_ROW and self.max_skipped_fraction < 1:
             raise ValueError(
@@ -86,7 +91,8 @@ class Tally:
         """
         if not self.written:
             raise ValueError(f"at least one record must be usable, got {self}; check the input")
-        if self.skipped.total() > self.max_skipped_fraction * self.num_records:
+        num_lost = self.skipped.total() - self.skipped[DUPLICATE]
+        if num_lost > self.max_skipped_fraction * (self.written + num_lost):
             raise ValueError(
                 f"at most a fraction of {self.max_skipped_fraction:g} of the records may be "
                 f"skipped, got {self}; mend the records that the log names, or raise "
@@ -138,7 +144,13 @@ def extra_columns(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, s
     missing = [name for name in names if fields.get(name) is None]
     if missing:
         raise SkipError(f"no {missing[0]!r}")
-    return {name: text_of(fields[name]) for name in names}
+    try:
+        kept = {name: text_of(fields[name]) for name in names}
+        for text in kept.values():
+            text.encode()
+    except Exception:  # half a character, or nested too deeply
+        raise SkipError("a kept column that is no text in UTF-8") from None
+    return kept
 
 
 def caption_of(value: Any) -> str:
@@ -158,3 +170,12 @@ def caption_of(value: Any) -> str:
         except UnicodeEncodeError:
             raise SkipError("caption with half a character (lone surrogate)") from None
     return caption
+
+
+def digest_of(*parts: bytes | str) -> bytes:
+    """A digest by which records are told apart, in place of what they hold."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part if isinstance(part, bytes) else part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.digest()

@@ -5,17 +5,27 @@ Neighbouring members whose names agree up to the first dot of the base name are 
 """
 
 import json
-import tarfile
+import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jest_loader.pack.records import Record, SkipError, Tally, caption_of, extra_columns
+from jest_loader.checks import shown
+from jest_loader.pack.members import Content, tar_members
+from jest_loader.pack.records import (
+    DUPLICATE,
+    Record,
+    SkipError,
+    Tally,
+    caption_of,
+    digest_of,
+    extra_columns,
+)
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_BLOCK_BYTES = 512
-_TAIL_BYTES = 1 << 20
-_Members = list[tuple[str, bytes]]  # extension and content
+_MOST_BYTES = dict.fromkeys(_IMAGES, 1 << 28) | {"txt": 1 << 24, "json": 1 << 24}
+_LOG = logging.getLogger(__name__)
+_Group = dict[str, Content]  # by extension
 
 
 def tar_records(
@@ -32,41 +42,48 @@ def tar_records(
         tally: What to count skipped examples in.
 
     Raises:
-        ValueError: if the tar is damaged or cut short.
+        ValueError: if the tar is damaged or cut short, or a group of members is several examples.
     """
     seen = set()
-    for key, members in _groups(path):
+    for key, group in _groups(path):
         name = f"{path.name}/{key}"
         try:
-            if key in seen:
-                raise SkipError("duplicate")
-            record = _record(name, members, caption_column, keep_columns)
+            record = _record(name, group, caption_column, keep_columns)
+            digest = digest_of(key.encode(errors="surrogatepass"), record.image, record.caption)
+            if digest in seen:  # another picture or caption makes it another example
+                raise SkipError(DUPLICATE)
         except SkipError as skip:
             tally.skip(name, str(skip))
             continue
-        seen.add(key)
+        seen.add(digest)
         yield record
 
 
-def _record(
-    name: str, members: _Members, caption_column: str, keep_columns: tuple[str, ...]
-) -> Record:
-    images = [content for extension, content in members if extension in _IMAGES]
-    if len(images) != 1:
-        raise SkipError("several images" if images else "no image")
-    by_extension = dict(members)
-    fields = _json_fields(by_extension["json"]) if "json" in by_extension else {}
-    if "txt" in by_extension:
-        caption = caption_of(_utf8(by_extension["txt"]))
+def _record(name: str, group: _Group, caption_column: str, keep_columns: tuple[str, ...]) -> Record:
+    images = [extension for extension in group if extension in _IMAGES]
+    if not images:
+        raise SkipError("no image")
+    image = _read(group[images[0]])
+    fields = _json_fields(_read(group["json"])) if "json" in group else {}
+    if "txt" in group:
+        caption = caption_of(_utf8(_read(group["txt"])))
     else:
         caption = caption_of(fields.get(caption_column))
-    return Record(name, images[0], caption, extra_columns(fields, keep_columns))
+    return Record(name, image, caption, extra_columns(fields, keep_columns))
+
+
+def _read(content: Content) -> bytes:
+    if isinstance(content, SkipError):
+        raise content
+    assert content is not None
+    return content
 
 
 def _json_fields(content: bytes) -> dict[str, Any]:
+    text = _utf8(content)
     try:
-        fields = json.loads(_utf8(content))
-    except ValueError:
+        fields = json.loads(text)
+    except Exception:  # nested too deeply is no ValueError
         fields = None
     if not isinstance(fields, dict):
         raise SkipError("not a JSON object")
@@ -75,51 +92,54 @@ def _json_fields(content: bytes) -> dict[str, Any]:
 
 def _utf8(content: bytes) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SkipError("text not in UTF-8") from None
 
 
-def _groups(path: Path) -> Iterator[tuple[str, _Members]]:
-    """Neighbouring members of one key."""
+def _groups(path: Path) -> Iterator[tuple[str, _Group]]:
+    """Neighbouring members of one key; those with hidden names are left out and counted."""
     key = ""
-    members: _Members = []
-    for name, content in _members(path):
-        stem, _, extension = name.name.partition(".")
-        member_key = str(name.with_name(stem)) if stem else str(name)
-        if member_key != key and members:
-            yield key, members
-            members = []
+    group: _Group = {}
+    num_hidden = 0
+    for name, content in tar_members(path, lambda name: _MOST_BYTES.get(_parts(name)[1], 0)):
+        if any(part.startswith(".") and part != ".." for part in name.parts):
+            num_hidden += 1
+            continue
+        member_key, extension = _parts(name)
+        if member_key != key and group:
+            yield key, group
+            group = {}
         key = member_key
-        members.append((extension.lower(), content))
-    if members:
-        yield key, members
+        _check_one(path, key, group, extension)
+        group[extension] = content
+    if group:
+        yield key, group
+    if num_hidden:
+        _LOG.warning("%s: %d members with hidden names are left out", shown(path), num_hidden)
 
 
-def _members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Names and contents of the regular files, read once from front to back."""
-    try:
-        with tarfile.open(path, mode="r:*") as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.isreg() else None
-                if file is not None:
-                    yield PurePosixPath(member.name), file.read()
-            _check_end(tar, path)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it again") from error
+def _parts(name: PurePosixPath) -> tuple[str, str]:
+    """Key and extension."""
+    stem, _, extension = name.name.partition(".")
+    return (str(name.with_name(stem)) if stem else str(name)), extension.lower()
 
 
-def _check_end(tar: tarfile.TarFile, path: Path) -> None:
-    """See that the tar has its end mark and nothing behind it.
-
-    tarfile takes a cut between members and a damaged header for the end, and stops at the first
-    end mark of tars that were joined with ``cat``.
-    """
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    rest = tar.fileobj.read(_TAIL_BYTES)
-    if len(rest) < _BLOCK_BYTES or any(rest):
+def _check_one(path: Path, key: str, group: _Group, extension: str) -> None:
+    """Raise ``ValueError`` if another member shows that a group is several examples."""
+    prefix, _, suffix = extension.rpartition(".")
+    if suffix not in _MOST_BYTES:
+        return
+    is_image = suffix in _IMAGES
+    second = extension in group or (
+        is_image and not prefix and any(other in _IMAGES for other in group)
+    )
+    kinds = ("txt", "json") if is_image else _IMAGES
+    dotted = prefix and any(f"{prefix}.{kind}" in group for kind in kinds)
+    if second or dotted or prefix[:1].isdigit():
         raise ValueError(
-            f"{path} must end with a tar's end mark, got {len(rest)} other bytes at byte "
-            f"{tar.offset}; fetch it again, and do not join tars with cat"
+            f"an example of a tar must be one picture, but {shown(path.name)} has several members "
+            f"of one kind for {shown(key)!r}, the name up to the first dot (the last is "
+            f".{shown(extension)}); rename them so that only the extension follows the first dot "
+            "(IMG_0000.jpg for IMG.0000.jpg)"
         )

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from jest_loader.checks import shown
+
 _PLACE = re.compile(r"\{c?\}")  # {c} is how clip_benchmark writes it.
 
 
@@ -31,7 +33,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
     for template in templates:
         if not _PLACE.search(template):
             raise ValueError(
-                f"a template must hold {{}} where the class name goes, got {template!r} in {path}"
+                f"a template must hold {{}} where the class name goes, got '{shown(template)}' "
+                f"in {path}"
             )
     return templates
 
@@ -46,7 +49,9 @@ def _texts(path: Path, what: str) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
-    except ValueError as error:
+    except OSError:
+        raise
+    except Exception as error:  # nested too deeply is no ValueError
         raise ValueError(f"{what} cannot be read from {path}: {error}") from error
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError(f"{what} in JSON must be a list of texts, but {path} is not one")
