@@ -33,6 +33,7 @@ def main() -> None:
     except Stopped as stopped:
         if stopped.rank == 0:
             sys.stdout.write(f"{_as_typed(str(stopped))}\n")
+        sys.exit(stopped.status)
     except ModuleNotFoundError as error:
         extra = "wandb" if error.name == "wandb" else "all"  # Which W&B is not in.
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[{extra}]'\n")

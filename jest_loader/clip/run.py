@@ -14,6 +14,7 @@ from jest_loader.clip.evaluation.held_out import HeldOut
 from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
+from jest_loader.clip.saving.weights import check_weights
 from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.cost.flops import ExampleCost
@@ -156,6 +157,7 @@ class Run:
                 f"{self.config.out} holds a run whose reference was {state['reference']}, which "
                 f"cannot go on with {self.reference}; put that one back, or choose another folder"
             )
+        check_weights(self.model, state["model"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.loader.load_state_dict(state["loader"])

@@ -1,9 +1,11 @@
 """From the configuration to a run: a new one, or one that goes on from its checkpoint."""
 
 import logging
+from typing import Any
 
 import torch
 
+from jest_loader.checks import shown
 from jest_loader.clip.config.held_out import held_out_sets
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.cost import run_cost
@@ -61,8 +63,20 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         check=FiniteCheck(config.out, ranks.rank),
     )
     if saved is not None:
-        run.load_state_dict(saved)
+        _go_on(run, saved)
     return run
+
+
+def _go_on(run: Run, saved: dict[str, Any]) -> None:
+    try:
+        run.load_state_dict(saved)
+    except ValueError:
+        raise
+    except Exception as error:  # What is in the file may be anything.
+        raise ValueError(
+            f"{run.checkpoints.newest} must be a checkpoint of this run, but it cannot go on from "
+            f"it ({type(error).__name__}: {shown(error)}); choose another folder, or delete it"
+        ) from error
 
 
 def _new_model(config: TrainConfig, *, resuming: bool) -> ClipModel:

@@ -43,7 +43,8 @@ def train(config: TrainConfig, *, label: str = "training") -> Run:
     Raises:
         ValueError: if the configuration does not fit the data or an earlier run in the same folder.
         FloatingPointError: if a loss or gradient is not finite; what was saved is from before.
-        Stopped: if the run was saved before its end, because of SIGTERM or ``config.max_seconds``.
+        Stopped: if the run was saved before its end, because of SIGTERM, Ctrl-C or
+            ``config.max_seconds``.
         RankError: if another rank failed.
     """
     device = choose_device(config.device)
@@ -100,6 +101,7 @@ def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
                 f"stopped {reason}, after {run.step} of {config.steps} steps; {config.out} has the "
                 "checkpoint, and the same command goes on from it",
                 run.ranks.rank,
+                stop.status,
             )
 
 

@@ -54,7 +54,15 @@ def test_without_a_limit_it_goes_on():
         assert stop.why() is None
 
 
-def test_sigterm_ends_a_run_after_its_step(shards, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("signals", "name", "status"),
+    [
+        ([signal.SIGTERM], "SIGTERM", 0),
+        ([signal.SIGINT], "Ctrl-C", 130),
+        ([signal.SIGINT, signal.SIGINT], "Ctrl-C", 130),  # As torchrun passes it on.
+    ],
+)
+def test_a_signal_ends_a_run_after_its_step(shards, tmp_path, monkeypatch, signals, name, status):
     config = config_for(shards, tmp_path / "whole")
     train(config)
     step = training._train_step
@@ -62,18 +70,31 @@ def test_sigterm_ends_a_run_after_its_step(shards, tmp_path, monkeypatch):
 
     def terminated_in_the_seventh(run, batch):
         if next(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return step(run, batch)
 
     monkeypatch.setattr(training, "_train_step", terminated_in_the_seventh)
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in signals]
     stopped = replace(config, out=tmp_path / "stopped")
-    with pytest.raises(Stopped, match=r"stopped by SIGTERM, after 7 of 12 steps; .* goes on"):
+    with pytest.raises(Stopped, match=rf"stopped by {name}, after 7 of 12 steps; .* on") as caught:
         train(stopped)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert caught.value.status == status
+    assert [signal.getsignal(number) for number in signals] == before
     assert train(stopped).step == 12
     whole, resumed = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_second_interrupt_ends_it_at_once(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Stop(None) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        now += 3
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.why() == "by Ctrl-C"
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(shards, tmp_path):

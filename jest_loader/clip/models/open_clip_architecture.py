@@ -2,7 +2,7 @@
 
 import logging
 import math
-import pickle
+import zipfile
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jest_loader.checks import shown
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.models.inputs import Tokenizer
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import find_model
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
+from jest_loader.clip.models.torch_file import check_records
 from jest_loader.protocols import Loss
 
 _LOG = logging.getLogger(__name__)
@@ -236,12 +238,11 @@ def _load_weights(inner: Any, path: Path, name: str) -> None:
             f"no weights at {path}; the open_clip model's checkpoint must name a local file"
         )
     try:
+        if zipfile.is_zipfile(path):
+            check_records(path)
         load_checkpoint(inner, str(path), strict=True, weights_only=True)
-    except (
-        OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, StopIteration,
-        ValueError, pickle.UnpicklingError,
-    ) as error:  # fmt: skip
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:
+        reason = shown(str(error).strip().partition("\n")[0])
         raise ValueError(
             f"{path} must hold weights of {name} that are read without unpickling objects, but "
             f"open_clip cannot load them ({type(error).__name__}: {reason})"

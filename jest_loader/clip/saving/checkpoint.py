@@ -1,11 +1,11 @@
 """Checkpoints: written whole or not at all, read without unpickling objects."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from jest_loader.checks import first_few, is_number, shown, whole
 from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.options import flat, plain
 from jest_loader.clip.config.train import TrainConfig
@@ -13,8 +13,10 @@ from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
+from jest_loader.clip.models.torch_file import read_torch_file
 from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.models.trained import trained_architecture
+from jest_loader.clip.saving.weights import check_sizes, check_weights
 from jest_loader.files import replacing
 
 _VERSION = 4
@@ -24,8 +26,7 @@ _FREE = {
     "rank_timeout_s",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
-# What torch.load raises for files that are cut off, or not torch's.
-_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)
+_KEYS = {"config", "step", "seconds", "model", "average", "optimizer", "loader", "reference"}
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
@@ -59,18 +60,19 @@ def load(path: Path) -> dict[str, Any]:
         path: A checkpoint, or the folder of a run, for its newest checkpoint.
 
     Raises:
-        ValueError: if there is no checkpoint, or it is of another version.
+        ValueError: if there is no checkpoint, it is not as it was written, or it is of another
+            version.
     """
     if path.is_dir():
         path = path / "checkpoint.pt"
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}; train a model first")
     try:
-        contents: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        contents = read_torch_file(path)
+    except Exception as error:
         raise ValueError(
             f"{path} must be a whole checkpoint of jest-loader train, but cannot be read as one "
-            f"({type(error).__name__}); move it away, or name another"
+            f"({type(error).__name__}: {shown(error)}); move it away, or name another"
         ) from error
     if not isinstance(contents, dict) or "version" not in contents:
         raise ValueError(
@@ -79,10 +81,28 @@ def load(path: Path) -> dict[str, Any]:
         )
     if contents["version"] != _VERSION:
         raise ValueError(
-            f"{path} must be a checkpoint of version {_VERSION}, got {contents['version']}; read "
-            "it with the release of jest-loader that wrote it"
+            f"{path} must be a checkpoint of version {_VERSION}, got {shown(contents['version'])}; "
+            "read it with the release of jest-loader that wrote it"
         )
+    _check_values(path, contents)
     return dict(contents)
+
+
+def _check_values(path: Path, contents: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless a loaded checkpoint has what each one has, in range."""
+    if missing := _KEYS - contents.keys():
+        raise ValueError(
+            f"{path} must hold all of a run, but lacks {first_few(sorted(missing))}; name another"
+        )
+    try:
+        whole("step", contents["step"], 0, contents["config"]["steps"])
+        seconds = contents["seconds"]
+        if not is_number(seconds) or not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds must be a number of at least 0, got {seconds!r}")
+    except Exception as error:
+        raise ValueError(
+            f"{path} holds no run that can be: {shown(error)}; name another"
+        ) from error
 
 
 def load_model(
@@ -118,16 +138,35 @@ def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
             "ema takes the average of a run's weights, but this run kept none; train with "
             "optimizer.ema_decay, or leave ema out"
         )
-    model = architecture_of(contents).empty(contents["config"]["loss"])
+    architecture, loss = architecture_of(contents), contents["config"]["loss"]
+    with torch.device("meta"):
+        check_weights(architecture.empty(loss), weights)  # Before it takes memory.
+    model = architecture.empty(loss)
     model.load_state_dict(weights)
     return model
 
 
 def architecture_of(contents: dict[str, Any]) -> Architecture:
-    """What builds the model of a loaded checkpoint."""
-    if "open_clip" in contents:
-        return OpenClipArchitecture(**contents["open_clip"] | {"weights": None, "fetch": False})
-    return BundledArchitecture(ModelConfig(**contents["config"]["model"]))
+    """What builds the model of a loaded checkpoint.
+
+    Raises:
+        ValueError: if it describes no model, or a larger one than it has weights for.
+    """
+    try:
+        if "open_clip" in contents:
+            saved = contents["open_clip"] | {"weights": None, "fetch": False}
+            check_sizes(saved["model_cfg"], contents["model"])
+            return OpenClipArchitecture(**saved)
+        sizes = contents["config"]["model"]
+        check_sizes(sizes, contents["model"])
+        return BundledArchitecture(ModelConfig(**sizes))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"a checkpoint must describe its model, but this one does not ({shown(error)}); name "
+            "another"
+        ) from error
 
 
 def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfig) -> None:
