@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.adapters.images.decoders import DecodeError, Mode, Pixels, choose_decoder, decode
+from jest_loader.adapters.images.decoders import (
+    MAX_PIXELS,
+    DecodeError,
+    Mode,
+    Pixels,
+    choose_decoder,
+    decode,
+)
 from jest_loader.adapters.images.squares import Squares
 from jest_loader.checks import whole
 from jest_loader.ragged import RaggedBytes
@@ -47,6 +54,8 @@ class DecodeImages:
             stays at least ``size``. This is faster and changes pixels a little.
         decoder: ``"simplejpeg"``, ``"pillow"``, or ``"auto"`` for the first that is installed.
         num_threads: Threads that decode; None for one per core, 1 for the caller's own.
+        max_pixels: Pixels of the largest image that is decoded; of larger ones no pixel is. Above
+            twice ``PIL.Image.MAX_IMAGE_PIXELS`` Pillow refuses an image whatever this is.
 
     Raises:
         ValueError: if an argument is out of range or the decoder is not installed. When called: if
@@ -54,7 +63,7 @@ class DecodeImages:
         SkipRowsError: when called, if images cannot be decoded; it names all such rows.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         column: str,
         size: int = 224,
@@ -65,6 +74,7 @@ class DecodeImages:
         fast_scaling: bool = False,
         decoder: Literal["auto", "simplejpeg", "pillow"] = "auto",
         num_threads: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
@@ -80,6 +90,7 @@ class DecodeImages:
         self.fast_scaling = fast_scaling
         self.decoder = choose_decoder(decoder)
         self.num_threads = _cores() if num_threads is None else whole("num_threads", num_threads, 1)
+        self.max_pixels = whole("max_pixels", max_pixels, 1)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
 
@@ -139,7 +150,9 @@ class DecodeImages:
 
     def _decode(self, encoded: object) -> Pixels:
         scale_to = self.size if self.fast_scaling else None
-        return decode(encoded, self.mode, self.decoder, scale_to=scale_to)
+        return decode(
+            encoded, self.mode, self.decoder, scale_to=scale_to, max_pixels=self.max_pixels
+        )
 
     def _squares(self, encoded: Sequence[Any]) -> Tensor:
         # New memory for each batch, since the last batch may be in use. NumPy asks for huge pages;

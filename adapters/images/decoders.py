@@ -6,12 +6,13 @@ they are used.
 """
 
 import io
-import struct
 import threading
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jest_loader.checks import shown
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -24,6 +25,13 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats that are read. With others, such as EPS, a data set could start programs."""
 
+MAX_PIXELS = 89_478_485
+"""Pixels of the largest image, unless said otherwise; from here on Pillow warns of a bomb."""
+
+# A progressive JPEG has some 10 scans over its pixels. Thousands, of 10 bytes each, take hours.
+_MAX_FULL_SCANS = 16
+# Markers that a length follows: tables, applications' data and comments.
+_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 _ORIENTATION = 0x0112
 # EXIF and XMP, where an orientation may be said. Few images of a data set have either.
 _TURNED = (b"Exif\0\0", b"tiff:Orientation")
@@ -68,7 +76,14 @@ def choose_decoder(decoder: str) -> Decoder:
     return "simplejpeg"
 
 
-def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | None = None) -> Pixels:
+def decode(
+    encoded: object,
+    mode: Mode,
+    decoder: Decoder,
+    *,
+    scale_to: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Pixels:
     """The image upright, with 8 bits a channel, and white where it is transparent.
 
     Args:
@@ -78,43 +93,35 @@ def decode(encoded: object, mode: Mode, decoder: Decoder, *, scale_to: int | Non
         decoder: One that is installed.
         scale_to: Decode a JPEG at 1/2, 1/4 or 1/8 of its size, the smallest whose shorter side has
             at least so many pixels; None for its own size.
+        max_pixels: Pixels of the largest image that is decoded. A JPEG's scans may cover 16 times
+            as many.
 
     Returns:
         uint8 [height, width, channels]. With simplejpeg it may lie in memory that this thread's
         next call overwrites.
 
     Raises:
-        DecodeError: if it cannot be decoded, or only in part.
+        DecodeError: if it cannot be decoded, or only in part, or has more than ``max_pixels``.
     """
     if not isinstance(encoded, bytes | bytearray | memoryview):
         raise DecodeError(f"an encoded image must be bytes, got {type(encoded).__name__}")
     if len(encoded) == 0:
         raise DecodeError("an encoded image must have at least one byte, got none")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     content = bytes(encoded)  # No copy where it is bytes already.
     try:
         pixels = None
         if decoder == "simplejpeg" and content.startswith(b"\xff\xd8"):
-            pixels = _simplejpeg(content, mode, scale_to)
-        return _pillow(content, mode, scale_to) if pixels is None else pixels
+            pixels = _simplejpeg(content, mode, scale_to, max_pixels)
+        return _pillow(content, mode, scale_to, max_pixels) if pixels is None else pixels
     except DecodeError:
         raise
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DecodeError(f"the image cannot be read as {', '.join(FORMATS)}") from error
-    # What Pillow's readers raise for damaged bytes, and its warnings where they are errors.
-    except (
-        Image.DecompressionBombError,
-        EOFError,
-        IndexError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-        Warning,
-        struct.error,
-    ) as error:
-        raise DecodeError(f"the image cannot be decoded: {error}") from error
+    except Exception as error:  # A reader may raise anything for damaged bytes.
+        reason = shown(error) or type(error).__name__
+        raise DecodeError(f"the image cannot be decoded: {reason}") from error
 
 
 def flat(image: "Image.Image") -> "Image.Image":
@@ -125,15 +132,21 @@ def flat(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits: "I;16", or "I" in older Pillow.
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        deep = np.asarray(image)
+        grey = (deep // 257).astype(np.uint8)
+        clear = image.info.get("transparency")  # The one value that is.
+        return Image.fromarray(
+            grey if clear is None else np.where(deep == clear, np.uint8(255), grey)
+        )
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA"))
     return image
 
 
-def _pillow(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels:
+def _pillow(encoded: bytes, mode: Mode, scale_to: int | None, max_pixels: int) -> Pixels:
     with _open(encoded) as image:
+        _check_work(encoded, image.size, max_pixels)
         if image.format in ("JPEG", "MPO"):
             factor = _factor(image.size, scale_to)
             # Pillow chooses the factor from the size that it is asked for; with None it takes 1.
@@ -144,7 +157,7 @@ def _pillow(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels:
         return _upright(pixels.reshape(*pixels.shape[:2], len(mode)), _orientation(image))
 
 
-def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels | None:
+def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None, max_pixels: int) -> Pixels | None:
     """The pixels; None if Pillow is to decode, or to say what is wrong."""
     import simplejpeg
 
@@ -152,7 +165,8 @@ def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None) -> Pixels | No
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
         return None
-    if colors not in ("YCbCr", "Gray") or _is_huge(width * height):
+    _check_work(encoded, (width, height), max_pixels)
+    if colors not in ("YCbCr", "Gray"):
         return None
     factor = _factor((width, height), scale_to)
     height, width = (-(-side // factor) for side in (height, width))
@@ -181,11 +195,38 @@ def _open(encoded: bytes) -> "ImageFile.ImageFile":
     return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
-def _is_huge(num_pixels: int) -> bool:
-    """Whether Pillow warns of the size, or raises an error, as it does at twice its limit."""
-    from PIL import Image
+def _check_work(encoded: bytes, size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image that would take too much memory or time, before it is decoded."""
+    width, height = size
+    num_pixels = width * height
+    if num_pixels > max_pixels:
+        raise DecodeError(
+            f"an image must have at most {max_pixels} pixels, got {width} x {height}; resize it or "
+            "raise max_pixels"
+        )
+    # Coded pixels do not contain a marker. The two bytes after it are a length below 256.
+    if encoded.startswith(b"\xff\xd8") and not _ends_with_one_scan(encoded):
+        num_scans = encoded.count(b"\xff\xda\x00")
+        if num_scans * num_pixels > _MAX_FULL_SCANS * max_pixels:
+            raise DecodeError(
+                f"the scans of a JPEG must cover at most {_MAX_FULL_SCANS * max_pixels} pixels, "
+                f"got {num_scans} scans of {width} x {height}; save it with fewer"
+            )
 
-    return Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS
+
+def _ends_with_one_scan(encoded: bytes) -> bool:
+    """Whether a JPEG's first scan is its only one by its head; counting them takes longer."""
+    place, num_components = 2, 0
+    while encoded.startswith(b"\xff", place) and place + 10 <= len(encoded):
+        marker = encoded[place + 1]
+        if marker == 0xDA:
+            return encoded[place + 4] == num_components
+        if marker in (0xC0, 0xC1):  # neither progressive nor lossless
+            num_components = encoded[place + 9]
+        elif marker not in _SEGMENTS:
+            return False
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
+    return False
 
 
 def _factor(size: tuple[int, int], scale_to: int | None) -> int:
@@ -198,7 +239,7 @@ def _factor(size: tuple[int, int], scale_to: int | None) -> int:
 def _orientation(image: "Image.Image") -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, SyntaxError, TypeError, ValueError, struct.error, Warning):
+    except Exception:
         return 1  # damaged EXIF tells no orientation; the pixels are whole
 
 

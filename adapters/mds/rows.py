@@ -38,7 +38,7 @@ class MdsRows:
     def _column(self, encoding: str, values: RaggedBytes, rows: Int64Array) -> Column:
         try:
             column = decode(encoding, values)
-        except (ValueError, KeyError, IndexError, OSError) as error:
+        except Exception as error:  # Decoders of foreign bytes may raise anything.
             if len(rows) == 1:
                 shard = self.shards[np.searchsorted(self.ends, rows[0], side="right")]
                 raise shard.not_decoded(error) from error

@@ -6,10 +6,12 @@ order.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column
+from jest_loader.checks import shown
 from jest_loader.ragged import Buffer, RaggedBytes
 
 _SCALARS = {"int": "int64"} | {
@@ -20,6 +22,8 @@ _SCALARS = {"int": "int64"} | {
     ]
 }
 _UNDECODED = {"bytes", "jpeg", "png"}
+# Pillow knows others, and starts programs to read some. An MPO is a JPEG with more behind it.
+_IMAGES = {"jpeg": ("JPEG", "MPO"), "png": ("PNG",)}
 
 
 def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> list[RaggedBytes]:
@@ -78,4 +82,13 @@ def decode(encoding: str, values: RaggedBytes) -> Column:
     column = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
         column[row] = mds_decode(encoding, value)
+        _check_formats(encoding, column[row])
     return column
+
+
+def _check_formats(encoding: str, value: Any) -> None:
+    """Refuse images of other formats than the column's; Pillow has not read their pixels yet."""
+    for name, formats in _IMAGES.items():
+        for image in (value if isinstance(value, list) else [value]) if name in encoding else []:
+            if image.format not in formats:
+                raise ValueError(f"{shown(encoding)} holds an image of format {image.format}")

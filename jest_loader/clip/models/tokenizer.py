@@ -1,14 +1,20 @@
 """Words to token ids without a vocabulary file."""
 
 import re
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PADDING = 0
+
+# Longer captions are rare; kept, they would fill the memory.
+_MAX_KEPT_LETTERS = 256
 
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 
@@ -38,16 +44,23 @@ class HashTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Int64 [captions, context_length]."""
-        padding = (PADDING,) * self.context_length
         rows = [
-            (_ids(caption, self.vocab_size) + padding)[: self.context_length]
+            (_kept_ids if len(caption) <= _MAX_KEPT_LETTERS else _ids)(
+                caption, self.vocab_size, self.context_length
+            )
             for caption in captions
         ]
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.context_length)
+        ids = np.frombuffer(bytearray(b"".join(rows)), np.int64)
+        return torch.from_numpy(ids).view(len(rows), self.context_length)
 
 
-@lru_cache(maxsize=1 << 18)
-def _ids(caption: str, vocab_size: int) -> tuple[int, ...]:
-    return tuple(
-        1 + crc32(word.encode()) % (vocab_size - 1) for word in _WORD.findall(caption.lower())
-    )
+def _ids(caption: str, vocab_size: int, context_length: int) -> bytes:
+    """The ids of the first words and padding, as int64."""
+    words = islice(_WORD.finditer(caption.lower()), context_length)
+    # Half a character (a lone surrogate) is hashed too, so that no caption ends a run.
+    hashes = (crc32(word[0].encode(errors="surrogatepass")) for word in words)
+    ids = array("q", (1 + number % (vocab_size - 1) for number in hashes))
+    return ids.tobytes().ljust(8 * context_length, b"\0")
+
+
+_kept_ids = lru_cache(maxsize=1 << 16)(_ids)
