@@ -167,5 +167,10 @@ SUBJECTS = [
     Subject("Zarr", lambda path: write_zarr(path, _COLUMNS, _rows(), chunk_rows=16), _read_zarr),
     Subject("reference cache", _write_cache, _read_cache),
     Subject("checkpoint", _write_run, _read_checkpoint),
-    Subject("state", _write_state, _read_state, damage=damage_state, digests=False),
+    Subject(
+        "state",
+        _write_state,
+        _read_state,
+        damage=damage_state,
+    ),
 ]
