@@ -122,6 +122,24 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
         raise
 
 
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The content of a regular file; what is none, such as a pipe or a device, is not opened.
+
+    Raises:
+        OSError: if it cannot be read, is no regular file, or has more bytes; ``strerror`` says why.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    if found.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"more than {most_bytes >> 20} MiB", str(path))
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        content = file.read(found.st_size + 1)
+    if len(content) != found.st_size:
+        raise OSError(errno.EIO, "its size changes while it is read", str(path))
+    return content
+
+
 def open_to_append(path: Path) -> int:
     """The descriptor of a file to read and append to, made if it is not there; no link is followed.
 

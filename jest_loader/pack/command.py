@@ -107,15 +107,17 @@ def _check(config: PackConfig) -> None:
     clash = [name for name in config.keep_columns if name in taken]
     if clash or len(set(config.keep_columns)) < len(config.keep_columns):
         raise ValueError(
-            f"keep_columns must differ from {taken} and from each other, got "
+            f"--keep-columns must differ from {taken} and from each other, got "
             f"{list(config.keep_columns)}; rename them in the input"
         )
     if not 0 <= config.max_skipped_fraction <= 1:
         raise ValueError(
-            f"max_skipped_fraction must be from 0 to 1, got {config.max_skipped_fraction:g}"
+            f"--max-skipped-fraction must be from 0 to 1, got {config.max_skipped_fraction:g}"
         )
     if config.thumbnail is not None and not 1 <= config.thumbnail <= 4096:
-        raise ValueError(f"thumbnail must be from 1 to 4096 pixels or None, got {config.thumbnail}")
+        raise ValueError(
+            f"--thumbnail must be from 1 to 4096 pixels or None, got {config.thumbnail}"
+        )
     output = config.output.resolve()
     sources = [*config.input, *([config.captions] if config.captions else [])]
     inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]

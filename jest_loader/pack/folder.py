@@ -2,11 +2,23 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from jest_loader.pack.records import DUPLICATE, Record, SkipError, Tally, caption_of, extra_columns
+from jest_loader.checks import shown
+from jest_loader.files import read_regular
+from jest_loader.pack.lines import MOST_LETTERS, Lines, open_text
+from jest_loader.pack.records import (
+    DUPLICATE,
+    MOST_IMAGE_BYTES,
+    Record,
+    SkipError,
+    Tally,
+    caption_of,
+    digest_of,
+    extra_columns,
+)
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -30,10 +42,10 @@ class CaptionFile:
         self, path: Path, file_column: str, caption_column: str, keep_columns: tuple[str, ...]
     ) -> None:
         if not path.is_file():
-            raise ValueError(f"captions must be a file, got {str(path)!r}; check the path")
+            raise ValueError(f"captions must be a file, got {shown(path)!r}; check the path")
         if path.suffix not in (*_DELIMITERS, *_JSON_LINES):
             raise ValueError(
-                f"captions must be a .csv, .tsv or .jsonl file, got {str(path)!r}; rename or "
+                f"captions must be a .csv, .tsv or .jsonl file, got {shown(path)!r}; rename or "
                 "convert it"
             )
         self._path = path
@@ -67,74 +79,98 @@ class CaptionFile:
                     raise SkipError("no file name")
                 name = f"{file_name} ({place})"
                 caption = caption_of(fields.get(self._caption_column))
-                if (file_name, caption) in seen:  # another caption makes it another example
+                digest = digest_of(file_name, caption)
+                if digest in seen:  # another caption makes it another example
                     raise SkipError(DUPLICATE)
                 extra = extra_columns(fields, self._keep_columns)
                 image = _read(folder / file_name, bounds)
             except SkipError as skip:
                 tally.skip(name, str(skip))
                 continue
-            seen.add((file_name, caption))
+            seen.add(digest)
             yield Record(file_name, image, caption, extra)
 
     def _entries(self) -> Iterator[_Entry]:
-        read: Callable[[TextIO], Iterator[_Entry]]
         read = self._csv_rows if self._path.suffix in _DELIMITERS else _json_lines
-        try:
-            # utf-8-sig drops the mark that spreadsheets put in front.
-            with self._path.open(encoding="utf-8-sig", newline="") as file:
-                yield from read(file)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"captions must be in UTF-8, but {self._path} has byte "
-                f"0x{error.object[error.start]:02x}, which is not; convert it, for instance with: "
-                "iconv -f WINDOWS-1252 -t UTF-8"
-            ) from error
-        except csv.Error as error:
-            raise ValueError(f"{self._path} is not a CSV file: {error}; mend it") from error
+        with open_text(self._path) as file:
+            yield from read(Lines(self._path, file))
 
-    def _csv_rows(self, file: TextIO) -> Iterator[_Entry]:
+    def _csv_rows(self, lines: Lines) -> Iterator[_Entry]:
         reader = csv.DictReader(
             # strict: an unbalanced quote must not swallow the lines after it.
-            file,
+            lines,
             delimiter=_DELIMITERS[self._path.suffix],
             strict=True,
         )
-        header = list(reader.fieldnames or [])
-        wanted = [self._file_column, self._caption_column, *self._keep_columns]
-        missing = [name for name in wanted if name not in header]
-        if missing:
+        try:
+            self._check_header(list(reader.fieldnames or []))
+            lines.end_record()
+            while (row := _next_row(reader)) is not None:
+                yield f"line {lines.number}", row
+                lines.end_record()
+        except csv.Error as error:
             raise ValueError(
-                f"{self._path} must have the columns {wanted}, got {header}; set file_column and "
-                "caption_column to those that hold the path and the caption"
+                f"captions must be a CSV file, but {lines.place} of {shown(self._path)} is not: "
+                f"{error}; mend it (a quote in a quoted text is written twice)"
+            ) from error
+
+    def _check_header(self, header: list[str]) -> None:
+        path, delimiter = shown(self._path), _DELIMITERS[self._path.suffix]
+        wanted = [self._file_column, self._caption_column, *self._keep_columns]
+        if all(name in header for name in wanted):
+            if len(set(header)) < len(header):
+                raise ValueError(
+                    f"the columns of {path} must differ, got {shown(header)}; rename one"
+                )
+            return
+        others = [other for other in ";\t|," if other in "".join(header)]
+        if len(header) == 1 and others:
+            raise ValueError(
+                f"the columns of {path} must be separated by {delimiter!r}, but its first line "
+                f"has {others[0]!r}: {shown(header[0])!r}; save it with commas as .csv, or with "
+                "tabs as .tsv"
             )
-        if len(set(header)) < len(header):
-            raise ValueError(f"the columns of {self._path} must differ, got {header}; rename one")
-        for row in reader:
-            yield f"line {reader.line_num}", row
+        raise ValueError(
+            f"{path} must have the columns {wanted}, got {shown(header)}; set --file-column, "
+            "--caption-column and --keep-columns to names of its first line"
+        )
 
 
-def _json_lines(file: TextIO) -> Iterator[_Entry]:
-    for number, line in enumerate(file, start=1):
+def _next_row(reader: "csv.DictReader[str]") -> dict[str | Any, Any] | None:
+    """The next row; ``Lines`` bounds it, in place of csv's limit of 128 Ki for the process."""
+    limit = csv.field_size_limit(MOST_LETTERS)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _json_lines(lines: Lines) -> Iterator[_Entry]:
+    for line in lines:
+        lines.end_record()
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
         except Exception:  # nested too deeply is no ValueError
             fields = None
-        yield f"line {number}", fields if isinstance(fields, dict) else None
+        yield f"line {lines.number}", fields if isinstance(fields, dict) else None
 
 
 def _read(path: Path, bounds: Path | None) -> bytes:
-    """The file's bytes, if it is a regular file and within ``bounds`` once links are followed."""
+    """The file's bytes, if it is a regular file and within ``bounds`` once links are followed.
+
+    Raises:
+        SkipError: with a reason that does not name the file, so that equal ones are counted.
+    """
     try:
         path = path.resolve()
         if bounds is not None and not path.is_relative_to(bounds):
-            raise SkipError("outside the input folder (allow_outside takes it)")
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise SkipError("no regular file")  # Reading a pipe or a device might never end.
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise SkipError("outside the input folder (--allow-outside takes it)")
+        return read_regular(path, MOST_IMAGE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         raise SkipError("missing file") from None
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, no permission
-        raise SkipError(f"unreadable file ({error})") from None
+    except OSError as error:
+        raise SkipError(f"unreadable file ({error.strerror or type(error).__name__})") from None
+    except (RuntimeError, ValueError):  # a loop of links, a NUL
+        raise SkipError("unreadable file (no such name can be)") from None

@@ -15,6 +15,9 @@ from jest_loader.checks import shown
 
 _LOG = logging.getLogger(__name__)
 _MOST_IN_A_ROW = 100
+MOST_IMAGE_BYTES = 1 << 28
+"""The size of the largest picture that is read."""
+
 DUPLICATE = "duplicate"
 """The reason of skipping what was written before, which loses nothing."""
 
@@ -96,7 +99,7 @@ class Tally:
             raise ValueError(
                 f"at most a fraction of {self.max_skipped_fraction:g} of the records may be "
                 f"skipped, got {self}; mend the records that the log names, or raise "
-                "max_skipped_fraction"
+                "--max-skipped-fraction"
             )
 
     def __str__(self) -> str:
@@ -137,7 +140,7 @@ def extra_columns(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, s
     """
     missing = [name for name in names if fields.get(name) is None]
     if missing:
-        raise SkipError(f"no {missing[0]!r}")
+        raise SkipError(f"no {shown(missing[0])!r}")
     try:
         kept = {name: text_of(fields[name]) for name in names}
         for text in kept.values():
@@ -158,6 +161,8 @@ def caption_of(value: Any) -> str:
     caption = value.strip()
     if not caption:
         raise SkipError("empty caption")
+    if "\0" in caption:
+        raise SkipError("caption with a NUL character (is it in UTF-16?)")
     if not caption.isascii():
         try:
             caption.encode()
@@ -170,6 +175,6 @@ def digest_of(*parts: bytes | str) -> bytes:
     """A digest by which records are told apart, in place of what they hold."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        encoded = part if isinstance(part, bytes) else part.encode()
+        encoded = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.digest()

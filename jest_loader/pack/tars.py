@@ -14,6 +14,7 @@ from jest_loader.checks import shown
 from jest_loader.pack.members import Content, tar_members
 from jest_loader.pack.records import (
     DUPLICATE,
+    MOST_IMAGE_BYTES,
     Record,
     SkipError,
     Tally,
@@ -23,7 +24,7 @@ from jest_loader.pack.records import (
 )
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_MOST_BYTES = dict.fromkeys(_IMAGES, 1 << 28) | {"txt": 1 << 24, "json": 1 << 24}
+_MOST_BYTES = dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES) | {"txt": 1 << 24, "json": 1 << 24}
 _LOG = logging.getLogger(__name__)
 _Group = dict[str, Content]  # by extension
 
@@ -49,7 +50,7 @@ def tar_records(
         name = f"{path.name}/{key}"
         try:
             record = _record(name, group, caption_column, keep_columns)
-            digest = digest_of(key.encode(errors="surrogatepass"), record.image, record.caption)
+            digest = digest_of(key, record.image, record.caption)
             if digest in seen:  # another picture or caption makes it another example
                 raise SkipError(DUPLICATE)
         except SkipError as skip:

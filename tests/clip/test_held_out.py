@@ -206,8 +206,8 @@ def test_files_that_do_not_fit_are_refused_in_a_sentence(option, lines, message,
     [
         ("file.json", b'{"a": 1}', "class names in JSON must be a list of texts"),
         ("file.json", b'["a", 1]', "class names in JSON must be a list of texts"),
-        ("file.json", b'["a"', "class names cannot be read from"),
-        ("file.txt", b"caf\xe9\nb", "class names cannot be read from"),
+        ("file.json", b'["a"', "class names must be in UTF-8"),
+        ("file.txt", b"caf\xe9\nb", "class names must be in UTF-8"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused(name, content, message, tmp_path):

@@ -48,7 +48,7 @@ def outside(folder):
 def test_pictures_outside_the_folder_are_skipped(folder):
     tally = packed(folder, ["a.png", "inside.png", *outside(folder)])
     assert tally.written == 2
-    assert tally.skipped == {"outside the input folder (allow_outside takes it)": 4}
+    assert tally.skipped == {"outside the input folder (--allow-outside takes it)": 4}
     (batch,) = MdsSource(folder / "out", batch_size=2)
     assert {bytes(image) for image in batch["image"]} == {picture("red")}
 
@@ -61,7 +61,7 @@ def test_pictures_outside_the_folder_are_taken_where_that_is_asked_for(folder):
 def test_what_is_no_regular_file_is_not_waited_for(folder):
     tally = packed(folder, ["a.png", "pipe", "/dev/zero", "loop.png"], allow_outside=True)
     assert tally.written == 1
-    assert tally.skipped["no regular file"] == 2
+    assert tally.skipped["unreadable file (no regular file)"] == 2
     assert tally.skipped.total() == 3
 
 

@@ -125,9 +125,9 @@ def test_there_are_none_unless_asked_for(config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"thumbnail": 0}, "thumbnail must be from 1 to 4096 pixels or None, got 0"),
-        ({"thumbnail": 100_000}, "thumbnail must be from 1 to 4096 pixels or None, got 100000"),
-        ({"keep_columns": ("thumbnail",)}, "keep_columns must differ from .*'thumbnail'"),
+        ({"thumbnail": 0}, "--thumbnail must be from 1 to 4096 pixels or None, got 0"),
+        ({"thumbnail": 100_000}, "--thumbnail must be from 1 to 4096 pixels or None, got 100000"),
+        ({"keep_columns": ("thumbnail",)}, "--keep-columns must differ from .*'thumbnail'"),
     ],
 )
 def test_options_that_do_not_fit(config, options, message):

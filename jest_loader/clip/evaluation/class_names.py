@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 from jest_loader.checks import shown
+from jest_loader.files import read_regular
 
+_MOST_BYTES = 1 << 24
+_END = re.compile(r"\r\n?|\n")
 _PLACE = re.compile(r"\{c?\}")  # {c} is how clip_benchmark writes it.
 
 
@@ -47,12 +50,15 @@ def fill_template(template: str, name: str) -> str:
 def _texts(path: Path, what: str) -> tuple[str, ...]:
     """The texts of a file, one a line or in a JSON list."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+        lines = json.loads(text) if path.suffix == ".json" else _END.split(text.rstrip())
     except OSError:
         raise
     except Exception as error:  # nested too deeply is no ValueError
-        raise ValueError(f"{what} cannot be read from {path}: {error}") from error
+        raise ValueError(
+            f"{what} must be in UTF-8, one a line or in a JSON list, but {shown(path)} is not "
+            f"({shown(error)}); mend or convert it"
+        ) from error
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError(f"{what} in JSON must be a list of texts, but {path} is not one")
     texts = tuple(line.strip() for line in lines)
