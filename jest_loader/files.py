@@ -17,6 +17,7 @@ from jest_loader.checks import shown
 BelongsTo = Callable[[str], bool]
 """Whether a file belongs to a folder, by its path within it."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (
     "must be a file of its own to be written to, but is a link, a second name of a file, or no "
     "regular file; remove it, or choose another folder"
@@ -40,19 +41,40 @@ def new_folder(
             raises ``ValueError`` for a folder of another kind.
 
     Raises:
-        ValueError: if ``path`` exists and may not be replaced, or holds anything else.
+        ValueError: if ``path`` cannot be made, exists and may not be replaced, or holds anything
+            else.
+        OSError: if the disk is full; it names ``path``.
     """
     final = Path(path).resolve()  # The folder itself is replaced, not a link to it.
     _check_free(final, files_at, overwrite=overwrite)
     tag = uuid4().hex[:8]
     partial = final.with_name(f".{final.name}.partial-{tag}")
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        _put_in_place(partial, final, tag)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"the output must be in a folder that can be written to, but {str(final)!r} is not "
+            f"({error.strerror}); choose another"
+        ) from error
+    try:
+        with _full_disk_named(final):
+            yield partial
+            _put_in_place(partial, final, tag)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Let the error of a full disk, which has no name in it, say what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        text = f"{error.strerror} (make room, or choose another place)"
+        raise OSError(error.errno, text, str(path)) from error
 
 
 def _put_in_place(partial: Path, final: Path, tag: str) -> None:
@@ -113,10 +135,11 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
     # Not by process id: processes on several machines may have the same.
     part = (scratch or path.parent) / f".{path.name}.{uuid4().hex}.part"
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
+        with _full_disk_named(path):
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -1,7 +1,9 @@
 """Pictures in a folder, captioned by a CSV or JSON Lines file."""
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,5 +174,7 @@ def _read(path: Path, bounds: Path | None) -> bytes:
         raise SkipError("missing file") from None
     except OSError as error:
         raise SkipError(f"unreadable file ({error.strerror or type(error).__name__})") from None
-    except (RuntimeError, ValueError):  # a loop of links, a NUL
-        raise SkipError("unreadable file (no such name can be)") from None
+    except RuntimeError:
+        raise SkipError(f"unreadable file ({os.strerror(errno.ELOOP)})") from None
+    except ValueError:  # a NUL, or half a character
+        raise SkipError("unreadable file (a name that no file has)") from None

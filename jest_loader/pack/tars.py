@@ -46,8 +46,11 @@ def tar_records(
         ValueError: if the tar is damaged or cut short, or a group of members is several examples.
     """
     seen = set()
+    num_further = 0
     for key, group in _groups(path):
         name = f"{path.name}/{key}"
+        further = _further_images(path, key, group)
+        num_further += len(further)
         try:
             record = _record(name, group, caption_column, keep_columns)
             digest = digest_of(key, record.image, record.caption)
@@ -58,6 +61,12 @@ def tar_records(
             continue
         seen.add(digest)
         yield record
+    if num_further:
+        _LOG.warning(
+            "%s: %d pictures with further dots in their names (0.seg.png) are left out",
+            shown(path),
+            num_further,
+        )
 
 
 def _record(name: str, group: _Group, caption_column: str, keep_columns: tuple[str, ...]) -> Record:
@@ -138,9 +147,25 @@ def _check_one(path: Path, key: str, group: _Group, extension: str) -> None:
     kinds = ("txt", "json") if is_image else _IMAGES
     dotted = prefix and any(f"{prefix}.{kind}" in group for kind in kinds)
     if second or dotted or prefix[:1].isdigit():
-        raise ValueError(
-            f"an example of a tar must be one picture, but {shown(path.name)} has several members "
-            f"of one kind for {shown(key)!r}, the name up to the first dot (the last is "
-            f".{shown(extension)}); rename them so that only the extension follows the first dot "
-            "(IMG_0000.jpg for IMG.0000.jpg)"
-        )
+        raise _several(path, key, extension)
+
+
+def _further_images(path: Path, key: str, group: _Group) -> list[str]:
+    """Extensions such as ``seg.png``, which are left out where the example has its picture.
+
+    Raises:
+        ValueError: if it has not, and they are several: each may be a picture of its own.
+    """
+    further = [name for name in group if name.rpartition(".")[2] in _IMAGES and "." in name]
+    if len(further) > 1 and not any(name in _IMAGES for name in group):
+        raise _several(path, key, further[-1])
+    return further
+
+
+def _several(path: Path, key: str, extension: str) -> ValueError:
+    return ValueError(
+        f"an example of a tar must be one picture, but {shown(path.name)} has several members of "
+        f"one kind for {shown(key)!r}, the name up to the first dot (the last is "
+        f".{shown(extension)}); rename them so that only the extension follows the first dot "
+        "(IMG_0000.jpg for IMG.0000.jpg)"
+    )

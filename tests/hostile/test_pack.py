@@ -65,6 +65,20 @@ def test_what_is_no_regular_file_is_not_waited_for(folder):
     assert tally.skipped.total() == 3
 
 
+def test_unreadable_files_of_a_kind_are_counted_as_one(folder):
+    for name in ("big0.png", "big1.png"):
+        with (folder / "photos" / name).open("wb") as file:
+            file.truncate((1 << 28) + 1)
+    (folder / "photos" / "loop2.png").symlink_to("loop2.png")
+    names = ["a.png", "big0.png", "big1.png", "n" * 300, "m" * 300, "loop.png", "loop2.png", "."]
+    assert packed(folder, names).skipped == {
+        "unreadable file (more than 256 MiB)": 2,
+        "unreadable file (File name too long)": 2,
+        "unreadable file (Too many levels of symbolic links)": 2,
+        "unreadable file (no regular file)": 1,
+    }
+
+
 def test_names_write_no_codes_to_a_terminal(folder, caplog):
     packed(folder, ["a.png", "\x1b]0;owned\x07\x1b[31mred.png", "n" * 5000])
     assert "\x1b" not in caplog.text

@@ -44,11 +44,20 @@ GOOD = [("0.png", picture()), ("0.txt", b"good")]
         [("a.png", picture(1)), ("a.jpg", picture(2)), ("a.txt", b"x")],
         [("a.png", picture(1)), ("a.png", picture(2)), ("a.txt", b"x")],
         [("a.png", picture(1)), ("a.b.png", picture(2)), ("a.b.txt", b"x")],
+        [("a.left.png", picture(1)), ("a.right.png", picture(2))],
+        [("a.left.png", picture(1)), ("a.right.jpg", picture(2)), ("a.txt", b"x")],
     ],
 )
 def test_a_group_of_several_pictures_is_an_error(tmp_path, members):
     with pytest.raises(ValueError, match=r"only the extension follows the first dot"):
         packed(tmp_path, GOOD + members)
+
+
+def test_pictures_beside_that_of_an_example_are_counted(tmp_path, caplog):
+    further = [("1.seg.png", picture(3)), ("1.png", picture(1)), ("1.txt", b"x")]
+    further += [("1.left.png", picture(4)), ("2.seg.png", picture(5)), ("2.txt", b"x")]
+    assert packed(tmp_path, GOOD + further).skipped == {"no image": 1}
+    assert "3 pictures with further dots in their names (0.seg.png) are left out" in caplog.text
 
 
 def test_hidden_members_do_not_split_examples(tmp_path, caplog):
