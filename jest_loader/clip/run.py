@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from jest_loader.checks import is_number, shown, whole
 from jest_loader.clip.config.options import plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import headline
@@ -14,13 +15,14 @@ from jest_loader.clip.evaluation.held_out import HeldOut
 from jest_loader.clip.loading.build import proxy_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
-from jest_loader.clip.saving.weights import check_weights
 from jest_loader.clip.step.finite_check import FiniteCheck
+from jest_loader.clip.step.optimizer import check_settings
 from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.cost.flops import ExampleCost
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.telemetry import Counts
 from jest_loader.ranks.ranks import Ranks
+from jest_loader.training_state import check_optimizer, check_weights
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,22 @@ class Evaluation:
     metrics: dict[str, float]
     selection: dict[str, Any] | None = None
     watched: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any], num_steps: int) -> "Evaluation":
+        """The evaluation that ``asdict`` made ``saved`` of, within a run's ``num_steps``.
+
+        Raises:
+            ValueError: if it cannot be of such a run.
+        """
+        found = cls(**saved)
+        whole("the step of an evaluation", found.step, 0, num_steps)
+        for name, value in {**found.metrics, **found.watched, "seconds": found.seconds}.items():
+            if not is_number(value):
+                raise ValueError(
+                    f"an evaluation must have numbers, got {shown(name)} = {shown(value)}"
+                )
+        return found
 
 
 @dataclass
@@ -152,19 +170,39 @@ class Run:
         Raises:
             ValueError: if another reference scored the candidates, or the data are others.
         """
-        if state["reference"] != self.reference:
-            raise ValueError(
-                f"{self.config.out} holds a run whose reference was {state['reference']}, which "
-                f"cannot go on with {self.reference}; put that one back, or choose another folder"
-            )
-        check_weights(self.model, state["model"])
+        step, proxy = state["step"], proxy_of(self.loader)
+        self._check(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.loader.load_state_dict(state["loader"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds = step, state["seconds"]
         self.watched.load_state_dict(state["watched"])
-        self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+        self.evaluations = [Evaluation.from_saved(one, step) for one in state["evaluations"]]
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        if (proxy := proxy_of(self.loader)) is not None:
+        if proxy is not None:
             proxy.load_state_dict(state["proxy"])
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless the parts of a state are of this run, and of one step."""
+        if state["reference"] != self.reference:
+            raise ValueError(
+                f"{self.config.out} holds a run whose reference was {shown(state['reference'])}, "
+                f"which cannot go on with {self.reference}; put that one back, or choose another "
+                "folder"
+            )
+        step, proxy = state["step"], proxy_of(self.loader)
+        if (delivered := state["loader"]["num_steps"]) != step:
+            raise ValueError(
+                f"a checkpoint must be of one step, but is of step {step} with the data of step "
+                f"{shown(delivered)}; name another"
+            )
+        check_weights(self.model, state["model"])
+        check_optimizer(self.optimizer, state["optimizer"], most_steps=step)
+        check_settings(self.optimizer, state["optimizer"])
+        if self.average is not None:
+            check_weights(self.average.module, state["average"], "a checkpoint's average")
+        if proxy is not None:
+            whose, saved = "a checkpoint's proxy", state["proxy"]["optimizer"]
+            check_optimizer(proxy.optimizer, saved, whose, most_steps=step)
+            check_settings(proxy.optimizer, saved)

@@ -70,8 +70,8 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
 def _go_on(run: Run, saved: dict[str, Any]) -> None:
     try:
         run.load_state_dict(saved)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(f"{run.checkpoints.newest}: {error}") from error
     except Exception as error:  # What is in the file may be anything.
         raise ValueError(
             f"{run.checkpoints.newest} must be a checkpoint of this run, but it cannot go on from "

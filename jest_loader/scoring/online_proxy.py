@@ -1,5 +1,6 @@
 """An embedder that runs a small model in the learner's place and trains it alongside."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jest_loader.batch import Batch
+from jest_loader.checks import is_number, shown, whole
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Loss
 from jest_loader.scoring.embedding_checks import check_loss
@@ -18,6 +20,7 @@ from jest_loader.scoring.models import EmbedFunction, ModelEmbedder
 from jest_loader.scoring.runner import RunOptions
 from jest_loader.scoring.wrappers import device_of, unwrapped, without_compiler
 from jest_loader.skipped import listed, named, use
+from jest_loader.training_state import check_optimizer, check_weights
 
 
 class OnlineProxy(ModelEmbedder):
@@ -77,8 +80,9 @@ class OnlineProxy(ModelEmbedder):
         steps nothing has scored them before.
 
         Raises:
-            ValueError: if the loss is not finite, all rows are skipped, or the sub-batch has no
-                column ``equal_by``; the weights are left as they were.
+            ValueError: if the loss or its gradient is not finite, no weight requires gradients, all
+                rows are skipped, or the sub-batch has no column ``equal_by``; the weights are left
+                as they were.
         """
         groups = group_ids(sub_batch, self.equal_by)
         with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
@@ -96,10 +100,20 @@ class OnlineProxy(ModelEmbedder):
                 f"the online proxy's loss must be finite, got {loss.item()}; "
                 "lower its learning rate"
             )
+        if not loss.requires_grad:
+            raise ValueError(
+                "the online proxy's loss must depend on weights that require gradients, but "
+                "depends on none; do not freeze its model, nor embed without gradients"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        most = math.inf if self.clip_norm is None else self.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        if not torch.isfinite(norm):
+            raise ValueError(
+                f"the online proxy's gradient must be finite, but its norm is {norm.item()}; "
+                "lower its learning rate"
+            )
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -125,20 +139,48 @@ class OnlineProxy(ModelEmbedder):
         """Go on from what ``state_dict`` returned.
 
         Raises:
-            ValueError: if it is no such state, or only one of the two proxies has a scheduler.
+            ValueError: if it is no such state, of another model, not finite, or only one of the two
+                proxies has a scheduler.
         """
         names = {"model", "optimizer"} | ({"scheduler"} if self.scheduler is not None else set())
         found: object = state_dict
         if not isinstance(found, Mapping) or found.keys() != names:
-            kind = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            kind = sorted(map(shown, found)) if isinstance(found, Mapping) else type(found).__name__
             raise ValueError(
                 f"the state of this online proxy must have {', '.join(sorted(names))}, got {kind}; "
                 "make the proxy as it was, with or without a scheduler"
             )
-        without_compiler(unwrapped(self.model)).load_state_dict(state_dict["model"])
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state_dict["scheduler"])
+        model, whose = without_compiler(unwrapped(self.model)), "the state of an online proxy"
+        check_weights(model, state_dict["model"], whose)
+        check_optimizer(self.optimizer, state_dict["optimizer"], whose)
+        try:
+            model.load_state_dict(state_dict["model"])
+            self.optimizer.load_state_dict(state_dict["optimizer"])
+            if self.scheduler is not None:
+                _check_scheduler(self.scheduler, state_dict["scheduler"])
+                self.scheduler.load_state_dict(state_dict["scheduler"])
+        except Exception as error:  # The states may be anything.
+            raise ValueError(
+                f"{whose} must be of the same model, optimizer and scheduler, but cannot be loaded "
+                f"({type(error).__name__}: {shown(error)}); make the proxy as it was"
+            ) from error
+
+
+def _check_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if the state, which becomes its attributes, is not like its own."""
+    own = scheduler.state_dict()
+    whole("last_epoch of a scheduler", state["last_epoch"], 0)
+    for name, value in state.items():
+        numbers = value if isinstance(value, list) else [value]
+        mine = own.get(name)
+        alike = is_number(value) if is_number(mine) else isinstance(value, type(mine))
+        if (
+            name == "optimizer"
+            or callable(getattr(scheduler, name, None))
+            or (mine is not None and not alike)
+            or any(is_number(number) and math.isnan(number) for number in numbers)
+        ):
+            raise ValueError(f"a scheduler has no {shown(name)} = {shown(value)}")
 
 
 def _check_optimizer(optimizer: object, model: nn.Module) -> None:

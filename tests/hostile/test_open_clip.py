@@ -102,3 +102,37 @@ def test_options_of_the_text_are_still_taken(folder):
     model_cfg = described(folder, {"hf_tokenizer_name": "", "tokenizer_kwargs": {"clean": "lower"}})
     ids = from_folder(folder, model_cfg).tokenizer()(["Sea"])
     assert ids.shape == torch.Size([1, 8])
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (
+            lambda weights, path: torch.save(weights, path, _use_new_zipfile_serialization=False),
+            "it is no zip file, as torch has written them since release 1.6",
+        ),
+        (
+            lambda weights, path: torch.save(
+                weights | {"logit_scale": torch.tensor(torch.nan)}, path
+            ),
+            "has numbers that are not finite in logit_scale",
+        ),
+    ],
+    ids=["not a zip file", "not finite"],
+)
+def test_weights_that_are_none_are_refused(folder, save, message):
+    described_there = described(folder, {"hf_tokenizer_name": ""})
+    inner = from_folder(folder, described_there)._inner()
+    save(inner.state_dict(), folder / "weights.pt")
+    resolve.cache_clear()
+    options = OpenClipConfig(str(folder), checkpoint=folder / "weights.pt")
+    with pytest.raises(ValueError, match=message):
+        resolve(options).build("softmax", logit_scale=1.0, logit_bias=None)
+
+
+def test_the_same_weights_in_a_zip_file_are_taken(folder):
+    inner = from_folder(folder, described(folder, {"hf_tokenizer_name": ""}))._inner()
+    torch.save(inner.state_dict(), folder / "weights.pt")
+    resolve.cache_clear()
+    options = OpenClipConfig(str(folder), checkpoint=folder / "weights.pt")
+    resolve(options).build("softmax", logit_scale=1.0, logit_bias=None)

@@ -22,8 +22,11 @@ from jest_loader.clip.models.open_clip_source import find_model
 from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
 from jest_loader.clip.models.torch_file import check_records
 from jest_loader.protocols import Loss
+from jest_loader.training_state import check_weights
 
 _LOG = logging.getLogger(__name__)
+_OTHER_WEIGHTS = {".safetensors", ".npy", ".npz"}
+"""Endings by which open_clip knows weights that torch did not write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +243,13 @@ def _load_weights(inner: Any, path: Path, name: str) -> None:
     try:
         if zipfile.is_zipfile(path):
             check_records(path)
+        elif path.suffix not in _OTHER_WEIGHTS:
+            raise ValueError(
+                "it is no zip file, as torch has written them since release 1.6; load it with an "
+                "old one and save it again"
+            )
         load_checkpoint(inner, str(path), strict=True, weights_only=True)
+        check_weights(inner, inner.state_dict(), "a file of weights")
     except Exception as error:
         reason = shown(str(error).strip().partition("\n")[0])
         raise ValueError(

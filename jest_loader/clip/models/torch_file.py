@@ -19,7 +19,7 @@ def read_torch_file(path: Path) -> Any:
     check_records(path)
     contents = torch.load(path, map_location="cpu", weights_only=True)
     for tensor in _tensors(contents):
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
+        if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise ValueError(
                 f"a tensor must not be larger than what is stored of it, got shape "
                 f"{list(tensor.shape)} of {tensor.untyped_storage().nbytes()} bytes"
@@ -43,11 +43,12 @@ def check_records(path: Path) -> None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _tensors(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _tensors(inner)
+    """All tensors within; of a container that stands in several places, once."""
+    seen, left = set(), [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, Mapping) else value)

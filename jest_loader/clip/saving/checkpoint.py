@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from jest_loader.checks import first_few, is_number, shown, whole
+from jest_loader.checks import differ, first_few, is_number, shown, whole
 from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.options import flat, plain
 from jest_loader.clip.config.train import TrainConfig
@@ -16,8 +16,10 @@ from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.torch_file import read_torch_file
 from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.models.trained import trained_architecture
-from jest_loader.clip.saving.weights import check_sizes, check_weights
+from jest_loader.clip.saving.weights import check_sizes
 from jest_loader.files import replacing
+from jest_loader.scoring.embedding_checks import check_loss
+from jest_loader.training_state import check_weights
 
 _VERSION = 4
 # Options that may change when a run goes on.
@@ -26,7 +28,10 @@ _FREE = {
     "rank_timeout_s",
     "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
-_KEYS = {"config", "step", "seconds", "model", "average", "optimizer", "loader", "reference"}
+_KEYS = {
+    "config", "step", "seconds", "model", "average", "optimizer", "loader", "reference", "proxy",
+    "evaluations", "watched",
+}  # fmt: skip
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
 
@@ -95,7 +100,10 @@ def _check_values(path: Path, contents: dict[str, Any]) -> None:
             f"{path} must hold all of a run, but lacks {first_few(sorted(missing))}; name another"
         )
     try:
-        whole("step", contents["step"], 0, contents["config"]["steps"])
+        config = contents["config"]
+        flat(config)  # So that it is no deeper than can be walked.
+        check_loss(config["loss"])
+        whole("step", contents["step"], 0, config["steps"])
         seconds = contents["seconds"]
         if not is_number(seconds) or not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds must be a number of at least 0, got {seconds!r}")
@@ -177,16 +185,17 @@ def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfi
         if there != here:
             raise ValueError(
                 f"a reference must take the learner's inputs and have its loss, but {name} is "
-                f"{there} in {path} and {here} in this run"
+                f"{shown(there)} in {path} and {shown(here)} in this run"
             )
 
 
 def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the checkpoint at ``path`` is of this configuration."""
     was, now = flat(saved), flat(plain(config))
-    for name in sorted(was.keys() | now.keys()):
-        if name not in _FREE and was.get(name) != now.get(name):
+    for name in sorted(was.keys() | now.keys(), key=str):
+        if name not in _FREE and differ(was.get(name), now.get(name)):
             raise ValueError(
-                f"{path.parent} holds a run with {name} = {was.get(name)}, which cannot go on with "
-                f"{now.get(name)}; choose another folder, or delete this one"
+                f"{path.parent} holds a run with {shown(name)} = {shown(was.get(name))}, which "
+                f"cannot go on with {shown(now.get(name))}; choose another folder, or delete this "
+                "one"
             )

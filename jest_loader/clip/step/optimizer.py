@@ -1,12 +1,16 @@
 """The optimizer, its learning rate at each step, and the average of the weights."""
 
 import math
+from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from jest_loader.checks import differ, shown
 from jest_loader.clip.config.optimizer import OptimizerConfig
 from jest_loader.clip.models.model import ClipModel
+
+_SET = {"betas", "eps", "weight_decay"}
 
 
 def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -21,6 +25,21 @@ def build_optimizer(model: ClipModel, config: OptimizerConfig) -> torch.optim.Op
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def check_settings(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless ``state`` is of the same settings, but for learning rates.
+
+    What another release of torch does not know may be missing.
+    """
+    for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for name in own.keys() - {"params", "lr"}:
+            is_there = name in saved or name in optimizer.defaults.keys() - _SET
+            if not is_there or differ(own[name], saved.get(name, own[name])):
+                raise ValueError(
+                    f"a checkpoint's optimizer must be set as the run's, but {name} is "
+                    f"{shown(saved.get(name))} in place of {own[name]}; name another"
+                )
 
 
 def set_learning_rate(

@@ -1,5 +1,6 @@
 """Means of the data's columns over the sub-batches that were trained on."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from jest_loader.batch import Batch
+from jest_loader.checks import first_few, is_number, shown, whole
 from jest_loader.ranks.ranks import Ranks
 
 
@@ -40,7 +42,7 @@ class WatchedColumns:
     def means(self) -> dict[str, float]:
         """The means since the last call; empty if no row was added since."""
         means = {name: total / self._count for name, total in self._sums.items() if self._count}
-        self.load_state_dict({})
+        self._sums, self._count = dict.fromkeys(self._sums, 0.0), 0
         return means
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,9 +50,21 @@ class WatchedColumns:
         return {"sums": dict(self._sums), "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state; an empty one is the start."""
-        self._sums |= dict.fromkeys(self._sums, 0.0) | state_dict.get("sums", {})
-        self._count = state_dict.get("count", 0)
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: if it is of other columns, or its values cannot be.
+        """
+        sums = state_dict["sums"]
+        if sums.keys() != self._sums.keys() or not all(
+            is_number(total) and math.isfinite(total) for total in sums.values()
+        ):
+            raise ValueError(
+                "the state of watched columns must have a finite sum of each of "
+                f"{first_few(list(self._sums)) or 'none'}, got {shown(sums)}; load another"
+            )
+        self._count = whole("rows of the state of watched columns", state_dict["count"], 0)
+        self._sums = dict(sums)
 
 
 def _numbers(name: str, column: Any) -> NDArray[np.float64]:
