@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jest_loader.checks import shown
 from jest_loader.ragged import Int64Array, RaggedBytes
 
 Column = NDArray[Any] | RaggedBytes | list[str] | list[bytes]
@@ -43,7 +44,8 @@ def choose_columns(
     unknown = sorted(set(columns) - set(available))
     if unknown or not columns:
         raise ValueError(
-            f"columns must be some of those in {path}, {list(available)}, got {list(columns)}"
+            f"columns must be some of those in {path}, {shown(list(available), most=1000)}, got "
+            f"{list(columns)}"
         )
     return [name for name in available if name in columns]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.adapters.zarr import WRITER_ATTRIBUTE
+from jest_loader.adapters.zarr.record import attribute_of
 from jest_loader.files import BelongsTo, new_folder
 from jest_loader.pack.encodings import array_form, check_columns, checked_row
 
@@ -90,8 +91,9 @@ def write_zarr(
 ) -> int:
     """Write rows as a Zarr group of format 3, one array for each column.
 
-    All arrays have chunks of the same rows, each with a crc32c checksum. No chunk is left out, even
-    if it holds nothing but zeros, so that a lost one can be told.
+    All arrays have chunks of the same rows, each with a crc32c checksum that the group's attributes
+    hold too, by which one in the place of another is told. No chunk is left out, even if it holds
+    nothing but zeros, so that a lost one can be told.
 
     Args:
         path: The folder to make.
@@ -142,6 +144,7 @@ class _ZarrChunks:
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         codecs: list[Any] = [] if compression is None else [ZstdCodec(level=3)]
+        self._folder = folder
         self._columns = columns
         self._chunk_rows = chunk_rows
         self._rows: list[dict[str, Any]] = []
@@ -161,10 +164,13 @@ class _ZarrChunks:
     def finish(self) -> None:
         if self._rows:
             self._flush()
-        self._group.attrs[WRITER_ATTRIBUTE] = {
-            "rows": self._num_rows,
-            "content": self._digest.hexdigest(),
-        }
+        self._group.attrs[WRITER_ATTRIBUTE] = attribute_of(
+            self._folder,
+            self._columns,
+            num_rows=self._num_rows,
+            num_chunks=-(-self._num_rows // self._chunk_rows),
+            content=self._digest.hexdigest(),
+        )
 
     def _create(self, name: str, encoding: str, codecs: list[Any]) -> "zarr.Array[Any]":
         shape: tuple[int, ...] = ()

@@ -32,7 +32,9 @@ def test_reads_what_zarr_writes(
 ) -> None:
     folder = zarr_folder(**options)
     for shuffle in (True, False):
-        source = ZarrSource(folder, batch_size=10, shuffle=shuffle, drop_last=False)
+        source = ZarrSource(
+            folder, batch_size=10, shuffle=shuffle, drop_last=False, fill_missing_chunks=True
+        )
         numbers = [number for batch in source for number in check_batch(batch)]
         assert sorted(numbers) == list(range(103))
         assert (numbers == list(range(103))) is not shuffle
@@ -42,7 +44,7 @@ def test_blocks_follow_the_widest_column(tmp_path: Path) -> None:
     import zarr
 
     group = zarr.open_group(tmp_path / "a", mode="w")
-    wide = np.zeros((1000, 50), np.float32)
+    wide = np.ones((1000, 50), np.float32)
     group.create_array("wide", data=wide, chunks=(100, 50))
     group.create_array("narrow", data=np.arange(1000), chunks=(1000,))
     slices = []
@@ -66,7 +68,7 @@ def test_batches_keep_their_rows_when_later_windows_are_read(
     assert sorted(numbers) == sorted([*range(103)] * 2)
 
 
-def test_chunks_never_written_read_as_fill_values(tmp_path: Path) -> None:
+def test_missing_chunks_read_as_fill_values_if_they_are_meant(tmp_path: Path) -> None:
     import zarr
 
     group = zarr.open_group(tmp_path / "a", mode="w", zarr_format=2)
@@ -75,7 +77,9 @@ def test_chunks_never_written_read_as_fill_values(tmp_path: Path) -> None:
     )
     array[100:200] = 1
     for seed in range(3):
-        source = ZarrSource(tmp_path / "a", batch_size=50, window_rows=100, seed=seed)
+        source = ZarrSource(
+            tmp_path / "a", batch_size=50, window_rows=100, seed=seed, fill_missing_chunks=True
+        )
         for batch in source:
             written = (batch["sample_id"] // 100 == 1)[:, None]
             np.testing.assert_array_equal(batch["x"], np.where(written, 1, [[7, 7]]))
@@ -187,7 +191,7 @@ def test_pickles_are_refused_and_do_not_run(tmp_path: Path, zarr_folder: Folder)
     metadata |= {"filters": [{"id": "pickle", "protocol": 5}], "compressor": None, "fill_value": 0}
     (folder / "evil/.zarray").write_text(json.dumps(metadata))
     (folder / "evil/0").write_bytes(pickle.dumps(RunsOnLoad()))
-    with pytest.raises(ValueError, match="cannot be opened"):
+    with pytest.raises(ValueError, match="'pickle'"):
         list(ZarrSource(folder, batch_size=10))
     assert not trace.exists()
 

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from jest_loader.adapters import zarr_http
-from jest_loader.adapters.zarr import ZarrSource
+from jest_loader.adapters.zarr import ZarrSource, over_http
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def server():
 
 
 def test_a_silent_server_is_left(server, monkeypatch):
-    monkeypatch.setattr(zarr_http, "SILENCE_S", 0.3)
+    monkeypatch.setattr(over_http, "SILENCE_S", 0.3)
     start = time.monotonic()
     with pytest.raises(ValueError, match="path must be a Zarr group"):
         ZarrSource(server(lambda _: threading.Event().wait(20)), batch_size=1, columns=["x"])
@@ -48,7 +47,7 @@ def test_a_silent_server_is_left(server, monkeypatch):
 
 
 def test_an_endless_description_stops_and_its_signature_is_hidden(server, monkeypatch):
-    monkeypatch.setattr(zarr_http, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(over_http, "MOST_BYTES", 1 << 20)
 
     def endless(file):
         while True:

@@ -3,9 +3,9 @@
 Blocks follow the chunks (or shards) of the widest column, so that each read is a plain contiguous
 slice of whole chunks: ten to a hundred times as fast as reading shuffled rows one by one.
 
-To Zarr a missing chunk is one that was never written, and reads as fill values. Data sets of
-``jest_loader.pack`` have every chunk and say so in the group's attributes, so in them a missing
-chunk is an error. In other data sets it may be intended, and reads as fill values.
+To Zarr a missing chunk is one that was never written, and reads as fill values; whether it was lost
+cannot be told. So it is an error, unless the caller says that fill values are meant. Within a shard
+it is the shard's own index that says so, which cannot be lost alone.
 """
 
 import hashlib
@@ -23,15 +23,12 @@ from numpy.typing import NDArray
 from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywords, Table
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.threads import map_in_threads
-from jest_loader.adapters.zarr_codecs import check_codecs
-from jest_loader.adapters.zarr_http import storage_options
+from jest_loader.adapters.zarr.group import ArrayGroup
 from jest_loader.checks import shown, without_secrets
 from jest_loader.ragged import Int64Array
 
 if TYPE_CHECKING:
     import zarr
-
-WRITER_ATTRIBUTE = "jest_loader"  # the group attribute that jest_loader.pack writes
 
 # Threads that read the blocks of a window. More than two slow each other down on a disk; reading
 # over a network they wait most of the time.
@@ -51,11 +48,14 @@ class ZarrSource(BlockSource):
         path: A local directory, or a URL that zarr opens through fsspec.
         columns: The arrays to read; None for all that lie directly in the group. Give them where
             the store cannot list what it holds, as over HTTP.
+        fill_missing_chunks: Whether chunks that are missing are read as fill values, as Zarr has it
+            for those that were never written. In what ``write_zarr`` wrote none may be missing.
         **options: ``batch_size`` and the others of ``SourceOptions``.
 
     Raises:
         ValueError: if an argument is out of range, ``path`` is no Zarr group, or its arrays do not
-            form a table. While iterating: if a chunk cannot be decoded or fails its checksum.
+            form a table, are damaged, or lack chunks. While iterating: if a chunk is missing,
+            cannot be decoded, fails its checksum, or is not the one that ``write_zarr`` wrote.
     """
 
     def __init__(
@@ -63,37 +63,42 @@ class ZarrSource(BlockSource):
         path: str | PathLike[str],
         *,
         columns: Sequence[str] | None = None,
+        fill_missing_chunks: bool = False,
         **options: Unpack[SourceKeywords],
     ) -> None:
-        super().__init__(ZarrBlocks(fspath(path), columns), **options)
+        group = ArrayGroup(fspath(path), columns, fill_missing=fill_missing_chunks)
+        super().__init__(ZarrBlocks(group, columns), **options)
 
 
 class ZarrBlocks:
     """The rows of a group's arrays, cut into blocks along chunk boundaries.
 
     Args:
-        path: A local directory or a URL.
+        group: A group.
         columns: The arrays to read; None for all.
     """
 
-    def __init__(self, path: str, columns: Sequence[str] | None) -> None:
-        group = _open_group(path)
-        self._path = path = without_secrets(path)  # For messages.
+    def __init__(self, group: ArrayGroup, columns: Sequence[str] | None) -> None:
+        self._path = path = group.path
         self._num_threads = _REMOTE_THREADS if _is_remote(path) else _LOCAL_THREADS
-        arrays = _arrays(group, columns, path)
-        self._arrays = _chosen(arrays, columns, path)
+        if not group.arrays:
+            raise ValueError(
+                f"a group must hold at least one array, but none was found in {path}; open the "
+                "group that holds them, and name the columns if its store cannot list them"
+            )
+        chosen = choose_columns(sorted(group.arrays), columns, path)
+        self._arrays = {name: group.arrays[name] for name in chosen}
         self.column_names = list(self._arrays)
         num_rows = self._num_rows()
-        marks = group.attrs.asdict().get(WRITER_ATTRIBUTE)
-        if marks is not None:
-            self._refuse_missing_chunks()
+        for name in self.column_names:
+            group.check_chunks(name)
         widest = max(self._arrays.values(), key=_row_bytes)
         chunk_rows = (widest.shards or widest.chunks)[0]
         self._rows_per_block = chunk_rows * -(-_LEAST_BLOCK_ROWS // chunk_rows)
         starts = np.arange(0, num_rows, self._rows_per_block)
         self.block_rows: Int64Array = np.minimum(self._rows_per_block, num_rows - starts)
         # Of all arrays, so that it is the same whichever columns are read.
-        self.fingerprint = _describe(marks, arrays)
+        self.fingerprint = _describe(group)
 
     def first_rows(self, num_rows: int) -> str:
         """The digest of all rows: Zarr has none of some rows."""
@@ -147,7 +152,7 @@ class ZarrBlocks:
         if len(set(lengths.values())) > 1 or None in lengths.values():
             raise ValueError(
                 f"all columns must have the same number of rows, but in {self._path} they have "
-                f"{lengths}; choose those that belong together with columns=[...]"
+                f"{shown(lengths, most=1000)}; choose those that belong together with columns=[...]"
             )
         num_rows = next(iter(lengths.values()))
         if not num_rows:
@@ -157,78 +162,16 @@ class ZarrBlocks:
             )
         return num_rows
 
-    def _refuse_missing_chunks(self) -> None:
-        if self._path.startswith(("http://", "https://")):
-            return  # HTTP cannot list, so each chunk would have to be asked for.
-        for name, array in self._arrays.items():
-            found = array.nchunks_initialized
-            # A store that cannot list seems to hold no chunk at all.
-            if found < array.nchunks and (found or not _is_remote(self._path)):
-                raise ValueError(
-                    f"array {name!r} in {self._path} must have {array.nchunks} chunks, got "
-                    f"{found}; fetch the missing ones again"
-                )
 
-
-def _describe(marks: Any, arrays: "dict[str, zarr.Array[Any]]") -> str:
+def _describe(group: ArrayGroup) -> str:
     """A digest of what is known without reading rows."""
-    forms = {name: [array.shape, str(array.dtype)] for name, array in arrays.items()}
-    text = json.dumps([marks, forms], sort_keys=True)
+    forms = {name: [array.shape, str(array.dtype)] for name, array in group.arrays.items()}
+    text = json.dumps([group.content, forms], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_remote(path: str) -> bool:
     return "://" in path
-
-
-def _open_group(path: str) -> "zarr.Group":
-    try:
-        import zarr
-    except ModuleNotFoundError as error:
-        if error.name != "zarr":
-            raise
-        raise ModuleNotFoundError(
-            "reading Zarr needs zarr; pip install 'jest-loader[zarr]'", name="zarr"
-        ) from error
-    try:
-        return zarr.open_group(path, mode="r", storage_options=storage_options(path))
-    except Exception as error:  # stores raise exceptions of their own
-        raise ValueError(
-            f"path must be a Zarr group, got {without_secrets(repr(path))}: "
-            f"{shown(without_secrets(error))}; an array must lie in a group to be a column"
-        ) from None
-
-
-def _arrays(
-    group: "zarr.Group", columns: Sequence[str] | None, path: str
-) -> "dict[str, zarr.Array[Any]]":
-    import zarr
-
-    try:
-        arrays = dict(group.arrays())
-        if not arrays and columns and not isinstance(columns, str):  # HTTP, for one, cannot list
-            named = {name: group.get(name) for name in columns}
-            arrays = {name: array for name, array in named.items() if isinstance(array, zarr.Array)}
-    except Exception as error:  # a type or codec that zarr does not read, or a store that is gone
-        raise ValueError(
-            f"{path} holds an array that cannot be opened: "
-            f"{shown(without_secrets(error))}; write it again"
-        ) from error
-    if not arrays:
-        raise ValueError(
-            f"a group must hold at least one array, but none was found in {path}; open the group "
-            "that holds them, and name the columns if its store cannot list them"
-        )
-    return arrays
-
-
-def _chosen(
-    arrays: "dict[str, zarr.Array[Any]]", columns: Sequence[str] | None, path: str
-) -> "dict[str, zarr.Array[Any]]":
-    chosen = {name: arrays[name] for name in choose_columns(sorted(arrays), columns, path)}
-    for name, array in chosen.items():
-        check_codecs(name, array, path)
-    return chosen
 
 
 def _row_bytes(array: "zarr.Array[Any]") -> int:

@@ -1,0 +1,18 @@
+"""``ZarrSource``: batches from the arrays of a Zarr group.
+
+::
+
+    source        ZarrSource: the rows of the arrays, block by block
+    group         the arrays of a group, each by its own description
+    description   what an array says of itself, bounded before it is opened
+    chunk_store   the chunks of an array on their way to Zarr, checked
+    local_files   the files of a local group: of bounded size, and all there
+    record        what jest_loader.pack keeps of the arrays that it wrote
+    codecs        codecs that only decode
+    over_http     time-outs and lengths over HTTP
+"""
+
+from jest_loader.adapters.zarr.record import WRITER_ATTRIBUTE
+from jest_loader.adapters.zarr.source import ZarrSource
+
+__all__ = ["WRITER_ATTRIBUTE", "ZarrSource"]
