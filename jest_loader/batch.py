@@ -4,9 +4,11 @@ Containers are dicts, tuples, lists, named tuples and dataclasses. A leaf is a *
 example: a tensor, a NumPy array, ``RaggedBytes``, or a list (or tuple) of plain Python values such
 as strings or bytes. Nothing here looks inside a row.
 
-A list or tuple is a container when it holds at least one tensor, array or container (what
-``default_collate`` makes of tuple samples), and a column otherwise (a list of captions). One tensor
-per example must therefore be stacked, or put into a NumPy array of dtype object.
+A list or tuple is a container when a tensor, array or ``RaggedBytes`` lies anywhere in it (what
+``default_collate`` makes of tuple samples), and a column otherwise (a list of captions, or of dicts
+of plain values). One tensor per example must therefore be stacked, or put into a NumPy array of
+dtype object. A batch that is itself a list or tuple of lists, say ``(paths, captions)``, is a
+container too; below the top a list of lists is a column, say of token lists.
 """
 
 import operator
@@ -25,7 +27,8 @@ Batch = Any  # A pytree of columns. Python's type system has no better name for 
 Path = tuple[str | int, ...]
 
 _NUM_SHOWN = 4  # Columns that a message names.
-# Known to hold no columns: the search through a list of captions would cost more than taking them.
+_AS_A_DICT = "make collate_fn return a dict of columns, such as {'image': [...], 'caption': [...]}"
+# Known to hold no arrays: the search through a list of captions would cost more than taking them.
 _PLAIN_TYPES = frozenset([str, bytes, int, float, bool])
 
 
@@ -55,12 +58,22 @@ def num_examples(batch: Batch) -> int:
 
 def columns(batch: Batch, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Each column with its path of keys, field names and positions."""
-    children = _children(batch)
+    children = _children(batch, is_top=not path)
     if children is None:
         yield path, batch
         return
     for name, child in children.items():
         yield from columns(child, (*path, name))
+
+
+def check_not_square(batch: Batch) -> None:
+    """Raise ``ValueError`` for n lists of n values each: they may be columns, or rows."""
+    holds_lists = _is_list(batch) and all(map(_is_list, batch))
+    if holds_lists and len(batch) == num_examples(batch) > 1:
+        raise ValueError(
+            f"a batch of {len(batch)} lists of {len(batch)} values may be columns or rows; "
+            f"{_AS_A_DICT}"
+        )
 
 
 def take(batch: Batch, index: Tensor) -> Batch:
@@ -151,23 +164,58 @@ def _join(parts: tuple[Any, ...]) -> Any:
     return type(parts[0])(value for part in parts for value in part)
 
 
-def _children(node: Any) -> dict[str | int, Any] | None:
+def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
     """The named parts of a container, or None for a leaf."""
+    if not _is_list(node):
+        return _fields(node)
+    if any(map(_holds_arrays, node)) or (is_top and _holds_lists(node)):
+        return dict(enumerate(node))
+    return None
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list | tuple) and not hasattr(node, "_fields")
+
+
+def _fields(node: Any) -> dict[str | int, Any] | None:
+    """The parts of a node that has names for them, or None."""
     if isinstance(node, Mapping):
         return dict(node)
     if is_dataclass(node) and not isinstance(node, type):
         return {field.name: getattr(node, field.name) for field in fields(node)}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return dict(zip(node._fields, node, strict=True))
-    if isinstance(node, tuple | list) and any(map(_holds_columns, node)):
-        return dict(enumerate(node))
     return None
 
 
-def _holds_columns(value: Any) -> bool:
+def _holds_arrays(value: Any) -> bool:
     if type(value) in _PLAIN_TYPES:
         return False
-    return isinstance(value, Tensor | np.ndarray | RaggedBytes) or _children(value) is not None
+    if isinstance(value, Tensor | np.ndarray | RaggedBytes):
+        return True
+    parts = value if _is_list(value) else (_fields(value) or {}).values()
+    return any(map(_holds_arrays, parts))
+
+
+def _holds_lists(batch: Sequence[Any]) -> bool:
+    """Whether the values of a list without arrays are its columns, rather than its rows.
+
+    Raises:
+        ValueError: if neither is certain.
+    """
+    kinds = [
+        f"list of {len(value)}" if _is_list(value) else type(value).__name__
+        for value in batch
+        if type(value) not in _PLAIN_TYPES and (_is_list(value) or _fields(value) is not None)
+    ]
+    if not kinds:
+        return False
+    if len(kinds) < len(batch) or set(kinds) != {f"list of {len(batch[0])}"}:
+        raise ValueError(
+            "a batch that is a list or tuple must hold one value per example, or its columns as "
+            f"lists of one length, but holds a {kinds[0]} among {len(batch)} values; {_AS_A_DICT}"
+        )
+    return True
 
 
 def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
@@ -182,11 +230,13 @@ def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
     return type(node)(children.values())
 
 
-def _map(function: Callable[[Any], Any], node: Any) -> Any:
-    children = _children(node)
+def _map(function: Callable[[Any], Any], node: Any, *, is_top: bool = True) -> Any:
+    children = _children(node, is_top=is_top)
     if children is None:
         return function(node)
-    return _rebuild(node, {name: _map(function, child) for name, child in children.items()})
+    return _rebuild(
+        node, {name: _map(function, child, is_top=False) for name, child in children.items()}
+    )
 
 
 def _length(path: Path, column: Any) -> int:
@@ -195,9 +245,11 @@ def _length(path: Path, column: Any) -> int:
             return int(column.shape[0])
     elif isinstance(column, list | tuple | RaggedBytes):
         return len(column)
+    is_row = len(path) > 1 and isinstance(path[0], int)  # A value of a list of examples.
+    remedy = f"; if the batch is a list of examples, {_AS_A_DICT}" if is_row else ""
     raise ValueError(
         f"every leaf of a batch must have one row per example, but {_name(path)} is a single "
-        f"{type(column).__name__}; drop it from the batch or repeat it for each example"
+        f"{type(column).__name__}; drop it from the batch or repeat it for each example{remedy}"
     )
 
 

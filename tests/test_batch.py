@@ -70,7 +70,7 @@ def assert_same(first: Any, second: Any) -> None:
         for one, other in zip(first, second, strict=True):
             assert_same(one, other)
     else:
-        assert batches_equal(first, second)
+        assert batches_equal({"column": first}, {"column": second})
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

@@ -10,13 +10,9 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
+from jest_loader.loader.promises import declared_batch_size, num_full_rows
 from jest_loader.loader.schedule import Step
-from jest_loader.loader.super_batch import (
-    Prepare,
-    declared_batch_size,
-    num_full_rows,
-    size_error,
-)
+from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import (
     GainSelector,
@@ -25,7 +21,6 @@ from jest_loader.protocols import (
     ShardableSource,
     Snapshots,
     Source,
-    Stateful,
     WithEqualBy,
     WithLearner,
     WithLoss,
@@ -246,14 +241,3 @@ def _check_held(source: Source, super_batch_size: int, filter_ratio: float) -> N
             f"{super_batch_size} candidates, but an epoch of the source has {held}; lower it, or "
             "sub_batch_size"
         )
-
-
-def check_stateful(source: Source) -> Stateful:
-    """The source; raises ``ValueError`` unless it can save and restore its state."""
-    if not isinstance(source, Stateful):
-        raise ValueError(
-            f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
-            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
-            "source from jest_loader.adapters"
-        )
-    return source

@@ -12,12 +12,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
-from jest_loader.loader.arguments import Arguments, check_stateful
+from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.epoch import Pass
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.super_batch import num_full_rows
+from jest_loader.loader.promises import num_full_rows
+from jest_loader.loader.resuming import check_stateful
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import (
     EpochSource,

@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any
 
 from jest_loader.batch import Batch
-from jest_loader.loader.arguments import Arguments, check_stateful
+from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.choosing import Chooser
 from jest_loader.loader.position import Position
+from jest_loader.loader.promises import Promise, promised
 from jest_loader.loader.read_ahead import ReadAhead
+from jest_loader.loader.resuming import check_stateful
 from jest_loader.loader.side_stream import SideStream
-from jest_loader.loader.super_batch import SuperBatch, num_promised_rows, super_batches
+from jest_loader.loader.super_batch import SuperBatch, super_batches
 from jest_loader.loader.telemetry import Counts
 from jest_loader.protocols import (
     EpochSource,
@@ -48,6 +50,9 @@ class Pass:
         self._scorer = arguments.scorer  # With overlap, as it was before the step under way.
         self._threads: list[ReadAhead[Any, Any]] = []
         self._is_outdated = False  # What was chosen ahead must be chosen again.
+        before = range(start.num_steps - start.super_batches, start.num_steps)
+        self._num_rows = sum(map(arguments.super_batch_size_at, before))  # Read in this epoch.
+        self._promise = Promise()
         self._num_left = 0  # Rows at the end that this rank read in vain.
         self._ended_here = False  # This rank had too few for a super-batch.
 
@@ -101,9 +106,10 @@ class Pass:
         no_source_is_midway = ended.totals == [self._agreement.ranks.size]
         (num_left,) = ending.totals
         counts = position.counts.plus(Counts(loaded=num_left, dropped=num_left))
-        stateful = isinstance(source, Stateful) and no_source_is_midway
-        state = check_stateful(source).state_dict() if stateful else None
-        return replace(position, counts=counts).at_start_of(next_epoch, state)
+        at_start = replace(position, counts=counts).at_start_of(next_epoch, None)
+        if not (isinstance(source, Stateful) and no_source_is_midway):
+            return at_start
+        return replace(at_start, source=source.state_dict())
 
     def choose_again(self) -> None:
         """Choose anew what was chosen ahead, as a run that is resumed here will."""
@@ -153,6 +159,8 @@ class Pass:
         received = ranks.bytes_received
         with self._agreement.step("reading") as agreed:
             super_batch = next(reading, None)
+            if super_batch is not None:
+                self._count(super_batch)
             is_whole = super_batch is not None and super_batch.is_whole
             agreed.numbers = (int(is_whole),)
         waiting_ms = 1000 * (time.perf_counter() - started)
@@ -165,6 +173,17 @@ class Pass:
         received = ranks.bytes_received - received
         measured = replace(choice.measured, waiting_ms=waiting_ms, bytes_received=received)
         return choice._replace(measured=measured)
+
+    def _count(self, super_batch: SuperBatch) -> None:
+        """Raise ``ValueError`` if the source yields more than its length promises."""
+        self._num_rows += super_batch.num_rows
+        self._promise = promised(self._arguments.source, super_batch.batch_size)
+        if self._num_rows > self._promise.most:
+            raise ValueError(
+                f"the source must yield at most the {self._promise.most} examples that its length "
+                f"allows, but yielded {self._num_rows} in epoch {self._start.epoch}; each worker "
+                "of an iterable dataset must yield a share of its own, see get_worker_info()"
+            )
 
     def _finish(self, choice: Choice) -> Choice:
         """What is done between two choices, in the training loop's thread."""
@@ -210,14 +229,11 @@ class Pass:
         if end.super_batches == 0:
             wanted = arguments.super_batch_size_at(end.num_steps)
             raise ValueError(_too_few(left, end.epoch, wanted))
-        steps = range(end.num_steps - end.super_batches, end.num_steps)
-        num_rows = left + sum(map(arguments.super_batch_size_at, steps))
-        promised = num_promised_rows(arguments.source)
-        if num_rows < promised:
+        if self._num_rows < self._promise.fewest:
             raise ValueError(
-                f"the source must yield the {promised} examples that its length promises, but "
-                f"ended after {num_rows} in epoch {end.epoch}; a shard may be missing or a worker "
-                "may have died"
+                f"the source must yield the {self._promise.fewest} examples that its length "
+                f"promises, but ended after {self._num_rows} in epoch {end.epoch}; a shard may be "
+                "missing or a worker may have died"
             )
 
 

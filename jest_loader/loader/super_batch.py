@@ -1,15 +1,23 @@
 """Super-batches: a source's batches, prepared and joined until there are enough candidates."""
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
 
-from jest_loader.batch import Batch, concat, difference, num_examples, structure, take
+from jest_loader.batch import (
+    Batch,
+    check_not_square,
+    concat,
+    difference,
+    num_examples,
+    structure,
+    take,
+)
+from jest_loader.loader.promises import declared_batch_size
 from jest_loader.loader.schedule import Step
-from jest_loader.protocols import BatchedSource, CountedSource, Source, Stateful
+from jest_loader.protocols import Source, Stateful
 from jest_loader.skipped import Used, listed, named, use
 
 Prepare = Callable[[Batch], Batch]
@@ -24,6 +32,7 @@ class SuperBatch:
         step: How.
         candidates: A batch of ``num_rows`` rows. Each skipped row is filled with another's values.
         num_rows: As ``step`` asks for, or fewer at the end of the source.
+        batch_size: Rows of the source's batches.
         skipped: The rows that ``prepare`` cannot use, each named with what is wrong with it.
         source_state: The source's state right after the last row was read; None if it has none.
     """
@@ -31,6 +40,7 @@ class SuperBatch:
     step: Step
     candidates: Batch
     num_rows: int
+    batch_size: int
     skipped: dict[int, str]
     source_state: dict[str, Any] | None
 
@@ -85,6 +95,8 @@ class _Reader:
 
     def add(self, batch: Batch) -> None:
         rows = num_examples(batch)
+        if self._batch_size in (None, rows):
+            check_not_square(batch)
         self._check_size(rows)
         used = _prepared(self._prepare, batch)
         if used.output is not None:
@@ -98,7 +110,14 @@ class _Reader:
 
     def flush(self) -> SuperBatch:
         state = self._source.state_dict() if isinstance(self._source, Stateful) else None
-        super_batch = SuperBatch(self.step, self._candidates(), self.num_rows, self._skipped, state)
+        super_batch = SuperBatch(
+            step=self.step,
+            candidates=self._candidates(),
+            num_rows=self.num_rows,
+            batch_size=self._batch_size or self.num_rows,
+            skipped=self._skipped,
+            source_state=state,
+        )
         self._usable, self._skipped, self.num_rows = [], {}, 0
         return super_batch
 
@@ -169,14 +188,6 @@ def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
     return used
 
 
-def declared_batch_size(source: Source) -> int | None:
-    """The rows of a list's first batch, or the ``batch_size`` that the source declares."""
-    if isinstance(source, Sequence) and len(source) > 0:
-        return num_examples(source[0])
-    batch_size: object = source.batch_size if isinstance(source, BatchedSource) else None
-    return batch_size if isinstance(batch_size, int) and batch_size > 0 else None
-
-
 def size_error(super_batch_size: int, batch_size: int) -> str:
     """The sentence for a super-batch that is no multiple of the source's batches."""
     multiple = max(1, round(super_batch_size / batch_size)) * batch_size
@@ -184,43 +195,3 @@ def size_error(super_batch_size: int, batch_size: int) -> str:
         "super_batch_size must be a multiple of the source's batch size, "
         f"got {super_batch_size} and {batch_size}; use {multiple} or change the loader's batch_size"
     )
-
-
-def num_full_rows(source: Any, num_shards: int = 1) -> int:
-    """Examples per epoch in full batches, known without reading any.
-
-    Args:
-        source: Where they come from.
-        num_shards: Among how many ranks the source is going to be divided.
-
-    Raises:
-        TypeError: if the source has no length or no batch size.
-    """
-    if isinstance(source, Sequence) and len(source) > 0:
-        batch_size = num_examples(source[0])
-        return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
-    declared = declared_batch_size(source)
-    if declared is None or not isinstance(source, Sized):
-        raise TypeError(
-            "a JestDataset has a length only if its source has a length and a batch_size, "
-            f"but {type(source).__name__} does not have both"
-        )
-    if isinstance(source, DataLoader):
-        rows: Any = source.sampler if isinstance(source.sampler, Sized) else source.dataset
-        return len(rows) // declared * declared
-    num_rows: object = source.num_examples if isinstance(source, CountedSource) else None
-    if isinstance(num_rows, int):
-        return num_rows // num_shards // declared * declared
-    return len(source) // num_shards * declared
-
-
-def num_promised_rows(source: Any) -> int:
-    """The fewest rows that a whole pass over the source yields, by its length; 0 if not known."""
-    try:
-        num_rows = num_full_rows(source)
-    except TypeError:
-        return 0
-    if isinstance(source, DataLoader) and isinstance(source.dataset, IterableDataset):
-        # Each worker ends with a batch of its own, which is short and may be dropped.
-        num_rows -= source.num_workers * (source.batch_size or 0)
-    return max(0, num_rows)

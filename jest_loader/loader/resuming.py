@@ -1,0 +1,67 @@
+"""Whether a source can go on where it was when its state was saved."""
+
+from typing import Any
+
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from jest_loader.protocols import EpochSource, Source, Stateful
+
+_WITHOUT_STATE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+_REMEDY = (
+    "use sampler=torchdata.stateful_dataloader.sampler.RandomSampler(data, generator=g), within "
+    "that module's BatchSampler where you need a batch_sampler"
+)
+
+
+def check_stateful(source: Source) -> Stateful:
+    """The source, known to save and restore its state.
+
+    Raises:
+        ValueError: if it cannot, or would go on in another order.
+    """
+    if not isinstance(source, Stateful):
+        raise ValueError(
+            f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
+            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
+            "source from jest_loader.adapters"
+        )
+    if isinstance(source, DataLoader):
+        _check_order_is_saved(source)
+    return source
+
+
+def _check_order_is_saved(loader: "DataLoader[Any]") -> None:
+    """Raise ``ValueError`` for the samplers of which a StatefulDataLoader saves no order.
+
+    It draws their order anew and skips what was delivered, so from the second epoch on, rows are
+    lost and others repeated. A sampler with ``set_epoch`` draws the same order again.
+    """
+    batch_sampler: Any = loader.batch_sampler
+    sampler: Any = getattr(batch_sampler, "sampler", loader.sampler)
+    generator = getattr(sampler, "generator", None)
+    if isinstance(sampler, EpochSource):
+        return
+    name = f"{type(sampler).__module__}.{type(sampler).__qualname__}"
+    if isinstance(sampler, _WITHOUT_STATE):
+        raise ValueError(
+            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
+            f"does not save that of a {name}; {_REMEDY}"
+        )
+    if type(batch_sampler) is BatchSampler and generator is not None:
+        raise ValueError(
+            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
+            f"does not save that of a {name} within torch's own BatchSampler; {_REMEDY}"
+        )
+    if generator is not None and generator is loader.generator:
+        raise ValueError(
+            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
+            "draws from the generator of its sampler between epochs; leave generator= out, or give "
+            "it to the sampler alone: "
+            "sampler=torchdata.stateful_dataloader.sampler.RandomSampler(data, generator=g)"
+        )

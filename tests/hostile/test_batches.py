@@ -1,0 +1,109 @@
+"""Lists that may be columns or rows: read as columns where that is certain, refused elsewhere."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from jest_loader import JestDataset, UniformSelector
+from jest_loader.batch import concat, num_examples, split, take
+
+Pair = namedtuple("Pair", ["path", "caption"])
+PAIRS = [(f"{n}.jpg", f"caption {n}") for n in range(32)]
+
+
+def dataset(source):
+    return JestDataset(source, None, UniformSelector(), super_batch_size=16, sub_batch_size=8)
+
+
+def as_lists(pairs):
+    paths, captions = zip(*pairs, strict=True)
+    return list(paths), list(captions)
+
+
+@pytest.mark.parametrize(
+    "collate_fn",
+    [as_lists, default_collate, lambda pairs: list(as_lists(pairs))],
+    ids=["pair of lists", "default_collate", "list of lists"],
+)
+def test_lists_of_one_length_are_columns(collate_fn):
+    for paths, captions in dataset(DataLoader(PAIRS, batch_size=8, collate_fn=collate_fn)):
+        assert len(paths) == 8
+        assert set(zip(paths, captions, strict=True)) <= set(PAIRS)
+
+
+def test_a_list_of_batches_needs_no_loader():
+    source = [as_lists(PAIRS[first : first + 8]) for first in range(0, 32, 8)]
+    assert [len(captions) for _, captions in dataset(source)] == [8, 8]
+
+
+def test_every_operation_sees_the_same_columns():
+    batch = (["a", "b", "c"], ["x", "y", "z"])
+    assert num_examples(batch) == 3
+    assert take(batch, torch.tensor([2, 0])) == (["c", "a"], ["z", "x"])
+    assert [*split(batch, 2)] == [(["a", "b"], ["x", "y"]), (["c"], ["z"])]
+    assert concat([batch, (["d"], ["w"])]) == (["a", "b", "c", "d"], ["x", "y", "z", "w"])
+
+
+def test_a_list_in_a_dict_is_one_column_of_lists():
+    batch = {"captions": [["one", "two"], ["three", "four"], ["five", "six"]]}
+    assert num_examples(batch) == 3
+    assert take(batch, torch.tensor([1])) == {"captions": [["three", "four"]]}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [{"bytes": b"a", "path": "a.jpg"}, {"bytes": b"b", "path": None}],
+        [{"boxes": [1, 2, 3]}, {"boxes": [4, 5, 6]}],
+        [Pair("a.jpg", "a"), Pair("b.jpg", "b")],
+        [{}, {}],
+        [None, {"bytes": b"b"}],
+    ],
+    ids=["encoded images", "lists in dicts", "named tuples", "empty", "missing"],
+)
+def test_dicts_of_plain_values_are_the_rows_of_a_column(column):
+    batch = {"image": column, "caption": ["x", "y"]}
+    assert num_examples(batch) == 2
+    assert take(batch, torch.tensor([1])) == {"image": [column[1]], "caption": ["y"]}
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([["a", "b"], ["x"]], "holds a list of 2 among 2 values; make collate_fn return a dict"),
+        ([["a", "b"], "x"], "holds a list of 2 among 2 values"),
+        ([["a", "b"], None], "holds a list of 2 among 2 values"),
+        ([{"caption": "a"}, {"caption": "b"}], "holds a dict among 2 values"),
+        ([{"boxes": [1, 2]}, {"boxes": [3, 4]}], "holds a dict among 2 values"),
+        ([Pair("a", "x"), Pair("b", "y")], "holds a Pair among 2 values"),
+        (
+            [{"image": torch.zeros(3), "caption": "a"}],
+            r"\[0\]\['caption'\] is a single str; .* list of examples, make collate_fn return",
+        ),
+    ],
+    ids=["two lengths", "and a string", "and none", "dicts", "lists in dicts", "tuples", "tensors"],
+)
+def test_what_may_be_rows_is_refused_with_a_remedy(batch, message):
+    with pytest.raises(ValueError, match=message):
+        num_examples(batch)
+
+
+def test_as_many_lists_as_examples_may_be_rows():
+    loader = DataLoader(PAIRS, batch_size=2, collate_fn=list)
+    data = JestDataset(loader, None, UniformSelector(), super_batch_size=4, sub_batch_size=2)
+    with pytest.raises(ValueError, match="2 lists of 2 values may be columns or rows; make"):
+        list(data)
+
+
+def test_rows_that_were_not_collated_are_noticed():
+    with pytest.raises(ValueError, match="got 2 where 8 were expected"):
+        list(dataset(DataLoader(PAIRS, batch_size=8, collate_fn=list)))
+
+
+def test_a_short_last_batch_of_columns_is_no_error():
+    pairs = PAIRS[:26]  # The last batch is 2 lists of 2 values.
+    data = dataset(DataLoader(pairs, batch_size=8, collate_fn=as_lists))
+    assert len(list(data)) == 1
+    assert data.counts.dropped == 10
