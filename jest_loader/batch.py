@@ -240,6 +240,11 @@ def _map(function: Callable[[Any], Any], node: Any, *, is_top: bool = True) -> A
 
 
 def _length(path: Path, column: Any) -> int:
+    if isinstance(column, Tensor) and (column.is_nested or column.layout != torch.strided):
+        raise ValueError(
+            f"a tensor in a batch must be dense, but {_name(path)} is sparse or nested; call "
+            "to_dense(), or make it a NumPy array of dtype object, one tensor per example"
+        )
     if isinstance(column, Tensor | np.ndarray):
         if column.ndim > 0:
             return int(column.shape[0])

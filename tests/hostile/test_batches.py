@@ -90,6 +90,20 @@ def test_what_may_be_rows_is_refused_with_a_remedy(batch, message):
         num_examples(batch)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        torch.eye(4).to_sparse(),
+        torch.eye(4).to_sparse_csr(),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    ],
+    ids=["sparse", "compressed", "nested"],
+)
+def test_tensors_without_rows_in_memory_are_refused(column):
+    with pytest.raises(ValueError, match=r"must be dense, but \['x'\] is sparse or nested"):
+        num_examples({"x": column})
+
+
 def test_as_many_lists_as_examples_may_be_rows():
     loader = DataLoader(PAIRS, batch_size=2, collate_fn=list)
     data = JestDataset(loader, None, UniformSelector(), super_batch_size=4, sub_batch_size=2)
