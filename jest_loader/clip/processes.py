@@ -10,7 +10,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jest_loader.checks import shown
+from jest_loader.environment import launched_as, number_in, text_in
 from jest_loader.ranks.ranks import Ranks, ranks_of
+from jest_loader.ranks.roll_call import RankError
 
 
 @contextmanager
@@ -22,18 +25,34 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[Ranks]:
     Args:
         device: Where this process trains. Tensors on a GPU travel by NCCL, others by gloo.
         timeout_s: How long ranks wait for each other.
+
+    Raises:
+        ValueError: if the environment does not say who the ranks are.
+        RankError: if they do not find each other.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    started = not dist.is_initialized() and launched_as()[1] > 1
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if started:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        _find_each_other("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout_s)
     try:
         yield ranks_of(None)
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def _find_each_other(backend: str, timeout_s: float) -> None:
+    rank, size = launched_as()
+    place = f"{shown(text_in('MASTER_ADDR'))}:{number_in('MASTER_PORT', 1, 65535)}"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except Exception as error:  # Each backend and store raises errors of its own.
+        raise RankError(
+            f"all {size} processes must meet at MASTER_ADDR:MASTER_PORT = {place}, but rank {rank} "
+            f"could not ({shown(str(error).partition(chr(10))[0])}); see that all were started, "
+            "with the same address, which is free on the first machine"
+        ) from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,11 +104,11 @@ def _own_gpu() -> torch.device:
     """This process's GPU, by LOCAL_RANK, torchrun's number of a process on its machine.
 
     Raises:
-        ValueError: if there are more processes than GPUs.
+        ValueError: if that is no number, or there are more processes than GPUs.
     """
     if "LOCAL_RANK" not in os.environ:
         return torch.device("cuda")
-    number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    number, num_gpus = number_in("LOCAL_RANK", 0), torch.cuda.device_count()
     if number >= num_gpus:
         raise ValueError(
             "each process of a machine needs a GPU of its own, but there are "

@@ -1,13 +1,13 @@
 """Several processes that build one cache: which chunks each builds, waiting, and progress."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 
+from jest_loader.environment import launched_as
 from jest_loader.protocols import CountedSource, SeekableSource, Source
 from jest_loader.reference_cache.chunk_records import Record
 from jest_loader.reference_cache.folder import CacheFolder
@@ -30,8 +30,12 @@ class Process:
 
     @classmethod
     def of_this_process(cls) -> "Process":
-        """The rank that torchrun has set in the environment; else the only one."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        """The rank that torchrun has set in the environment; else the only one.
+
+        Raises:
+            ValueError: if what is set there cannot be.
+        """
+        return cls(*launched_as())
 
     def chunks(self, num_chunks: int | None) -> range:
         """The chunks that this process builds: consecutive, and independent of what is done."""
