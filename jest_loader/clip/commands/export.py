@@ -65,7 +65,7 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
 
     architecture = model.config
     assert isinstance(architecture, OpenClipArchitecture)  # No other builds such models.
-    tokenizer: Any = architecture.tokenizer()
+    tokenizer = architecture.tokenizer().plain
     state = {name: value.cpu().contiguous() for name, value in model.open_clip_state().items()}
     with new_folder(out, overwrite=overwrite, files_at=_files_at) as folder:
         settings = {

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from jest_loader.checks import shown
 from jest_loader.clip.config.open_clip import OpenClipConfig
-from jest_loader.clip.models.inputs import Tokenizer
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import find_model
-from jest_loader.clip.models.open_clip_tokenizer import identity_of, load_tokenizer
+from jest_loader.clip.models.open_clip_tokenizer import (
+    OpenClipTokenizer,
+    identity_of,
+    load_tokenizer,
+)
 from jest_loader.clip.models.torch_file import check_records
 from jest_loader.protocols import Loss
 from jest_loader.training_state import check_weights
@@ -125,11 +128,11 @@ class OpenClipArchitecture:
         return identity_of(self.tokenizer())
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> OpenClipTokenizer:
         folder = None if self.tokenizer_folder is None else Path(self.tokenizer_folder)
         return load_tokenizer(self.model_cfg["text_cfg"], folder, fetch=self.fetch)
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> OpenClipTokenizer:
         """Open_clip's own.
 
         Raises:
