@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from jest_loader.checks import first_few, shown
 from jest_loader.ranks.ranks import Ranks
 from jest_loader.ranks.roll_call import RankError
 
@@ -80,16 +81,28 @@ class Agreement:
         agreed.everyones = [tuple(numbers) for _, *numbers in told]
 
     def check_same(self, what: dict[str, Any]) -> None:
-        """Raise ``ValueError`` unless ``what``, plain values, is equal on all ranks."""
+        """Raise ``ValueError``, with what differs, unless ``what`` is equal on all ranks.
+
+        Args:
+            what: Plain values by name, which may be nested.
+        """
         text = json.dumps(what, sort_keys=True, default=str)
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest())
         told = [number for _, number in self._exchange(_FINE, (digest,))]
         others = [rank for rank, number in enumerate(told) if number != told[0]]
         if others:
+            texts = self._all_texts(json.dumps(what, default=str))
+            found = _differences("", json.loads(texts[0]), json.loads(texts[others[0]]))
             raise ValueError(
-                f"all ranks must start alike, but rank {others[0]} does not start as rank 0 does "
-                f"(rank {self.ranks.rank}: {text}); give all the same data, arguments and state"
+                f"all ranks must start alike, but rank {others[0]} does not start as rank 0 does: "
+                f"{first_few(found, most=3)}; give all the same data, arguments and state"
             )
+
+    def _all_texts(self, text: str) -> list[str]:
+        given = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        counts = self.ranks.all_gather(torch.tensor(len(given))).tolist()
+        found = self.ranks.all_gather_rows(given, counts)
+        return [part.numpy().tobytes().decode() for part in torch.split(found, counts)]
 
     def _exchange(self, status: int, numbers: tuple[int, ...]) -> list[list[int]]:
         """The status of each rank, and after it its numbers."""
@@ -104,3 +117,17 @@ class Agreement:
         found: list[list[int]] = told.tolist()
         self._over = any(status == _FAILED for status, *_ in found)
         return found
+
+
+def _differences(name: str, first: Any, other: Any) -> list[str]:
+    """What nested values have otherwise than the first, as text."""
+    if isinstance(first, dict) and isinstance(other, dict):
+        within = f"{name}." if name else ""
+        return [
+            text
+            for key in first | other
+            for text in _differences(f"{within}{key}", first.get(key), other.get(key))
+        ]
+    if first == other:
+        return []
+    return [f"{shown(name)} is {shown(other, most=80)} in place of {shown(first, most=80)}"]

@@ -83,9 +83,12 @@ def build(  # noqa: PLR0913
 
     Raises:
         ValueError: if ``path`` holds something else or a cache with other settings, an example
-            comes twice, fewer come than promised, or what the reference returns cannot be kept.
+            comes twice, fewer come than promised, what the reference returns cannot be kept, or
+            ``peers_timeout_s`` is not positive.
         TimeoutError: if the other processes do not build their chunks.
     """
+    if peers_timeout_s is not None and not peers_timeout_s > 0:
+        raise ValueError(f"peers_timeout_s must be positive or None, got {peers_timeout_s}")
     folder, rank = Path(path), Process.of_this_process()
     measure = measure_of(reference)
     settings = Settings(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jest_loader.checks import differ, shown
 from jest_loader.reference_cache.format import CACHE_VERSION, Kind
 from jest_loader.reference_cache.measure import Logit
 
@@ -75,10 +76,11 @@ def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
     now = _flat({"version": CACHE_VERSION, **asdict(settings)})
     was = _flat(found)
     for name in now | was:
-        if was.get(name) != now.get(name):
+        if differ(was.get(name), now.get(name)):
             raise ValueError(
-                f"{path} holds a reference cache with {name} {was.get(name)!r}, which cannot go on "
-                f"with {now.get(name)!r}; choose another folder, or set overwrite to replace it"
+                f"{path} holds a reference cache with {shown(name)} {shown(repr(was.get(name)))}, "
+                f"which cannot go on with {shown(repr(now.get(name)))}; choose another folder, or "
+                "set overwrite to replace it"
             )
 
 

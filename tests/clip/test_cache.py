@@ -3,12 +3,14 @@
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jest_loader.cli import main
 from jest_loader.clip.commands.cache import (
     CacheConfig,
     VerifyConfig,
@@ -213,3 +215,16 @@ def test_a_damaged_cache_is_not_called_whole_and_can_be_overwritten(folder, tmp_
 def test_a_reference_that_uniform_selection_would_not_look_at_is_refused(folder):
     with pytest.raises(ValueError, match=r"reference_cache has no effect while .* is uniform"):
         config_for(folder, "unused", SelectionConfig(reference_cache=folder / "cache"))
+
+
+def test_a_process_without_its_peers_ends_with_a_sentence(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    typed = ["--data", folder / "data", "--out", tmp_path / "new", "--device", "cpu"]
+    typed += ["--checkpoint", folder / "reference/checkpoint.pt", "--chunk-rows", 16]
+    typed += ["--peers-timeout-s", 0.1]
+    monkeypatch.setattr(sys, "argv", ["jest-loader", "cache", *map(str, typed)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "jest-loader: all processes must build their chunks" in capsys.readouterr().err

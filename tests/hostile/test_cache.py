@@ -242,3 +242,24 @@ def test_a_builder_whose_peers_never_come_ends(tmp_path, rank, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TimeoutError, match=r"none came for 0.3 s; .* longer peers_timeout_s"):
         build(tmp_path / "cache", Seekable(), Reference(), chunk_rows=16, peers_timeout_s=0.3)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, math.nan])
+def test_a_time_out_that_is_none_is_refused(tmp_path, timeout_s):
+    with pytest.raises(ValueError, match="peers_timeout_s must be positive or None, got"):
+        build(tmp_path / "cache", batches(), Reference(), peers_timeout_s=timeout_s)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_cache_was_made_from_is_shown_escaped_and_cut(tmp_path):
+    with pytest.raises(Stop):
+        build(tmp_path / "cache", stopping(IDS, 9), Reference(), chunk_rows=16)
+    settings = tmp_path / "cache/building/settings.json"
+    found = json.loads(settings.read_text())
+    found["identity"] = {"\x1b[2J": "a" * 10_000}
+    settings.write_text(json.dumps(found))
+    with pytest.raises(
+        ValueError, match=r"with \\x1b\[2J 'a+\.\.\. \(10002 characters\)"
+    ) as caught:
+        build(tmp_path / "cache", batches(), Reference(), chunk_rows=16)
+    assert len(str(caught.value)) < 1000

@@ -22,8 +22,9 @@ def test_ranks_that_do_not_start_alike_are_refused(folder):
     def run(group):
         return next(iter(dataset(folder, group, 2, seed=group.rank)))
 
-    with pytest.raises(ValueError, match="must start alike, but rank 1 does not"):
+    with pytest.raises(ValueError, match="must start alike, but rank 1 does not") as caught:
         simulate_ranks(2, run)
+    assert "as rank 0 does: seed is 1 in place of 0; give all the same" in str(caught.value)
 
 
 @pytest.mark.parametrize(

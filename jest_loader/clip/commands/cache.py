@@ -82,6 +82,11 @@ class CacheConfig(_ReferenceOptions):
     overwrite: bool = False
     """Delete the cache that the folder holds first."""
 
+    peers_timeout_s: float = 1800.0
+    """Of several processes, the longest that one which is done waits without another chunk of the
+    others, seconds.
+    """
+
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
         whole("chunk_rows", self.chunk_rows, 1)
@@ -106,6 +111,7 @@ def cache_command(config: CacheConfig) -> str:
 
     Raises:
         ValueError: as ``build``, or if there is no such checkpoint or data.
+        TimeoutError: as ``build``.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -123,6 +129,7 @@ def cache_command(config: CacheConfig) -> str:
             chunk_rows=config.chunk_rows,
             overwrite=config.overwrite,
             progress=True,
+            peers_timeout_s=config.peers_timeout_s,
         )
     return f"{config.out}: {_described(manifest)}"
 

@@ -15,7 +15,7 @@ from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.models import FrozenReference
 
 
-def build_reference_cache(
+def build_reference_cache(  # noqa: PLR0913
     path: Path,
     data: DataConfig,
     model: ClipModel,
@@ -25,11 +25,13 @@ def build_reference_cache(
     chunk_rows: int = 1 << 15,
     overwrite: bool = False,
     progress: bool = False,
+    peers_timeout_s: float | None = 1800.0,
 ) -> Manifest:
     """Embed ``data.train`` with ``model``, which was trained with ``loss``, into ``path``.
 
     Raises:
         ValueError: as ``jest_loader.reference_cache.build``.
+        TimeoutError: as ``jest_loader.reference_cache.build``.
     """
     shards = open_shards(data.train, batch_size=batch_size, shuffle=False, drop_last=False)
     return build(
@@ -40,6 +42,7 @@ def build_reference_cache(
         chunk_rows=chunk_rows,
         overwrite=overwrite,
         progress=progress,
+        peers_timeout_s=peers_timeout_s,
     )
 
 
