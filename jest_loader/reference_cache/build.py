@@ -87,8 +87,6 @@ def build(  # noqa: PLR0913
             ``peers_timeout_s`` is not positive.
         TimeoutError: if the other processes do not build their chunks.
     """
-    if peers_timeout_s is not None and not peers_timeout_s > 0:
-        raise ValueError(f"peers_timeout_s must be positive or None, got {peers_timeout_s}")
     folder, rank = Path(path), Process.of_this_process()
     measure = measure_of(reference)
     settings = Settings(
@@ -97,7 +95,7 @@ def build(  # noqa: PLR0913
         num_promised(source),
         identity_of(source, reference, identity),
     )
-    rank.check(source, overwrite=overwrite)
+    rank.check(source, peers_timeout_s, overwrite=overwrite)
     if overwrite:
         remove(folder)
     if (manifest := finished(folder, settings)) is not None:

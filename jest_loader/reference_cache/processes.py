@@ -44,8 +44,10 @@ class Process:
         ends = [num_chunks * rank // self.world_size for rank in (self.number, self.number + 1)]
         return range(*ends)
 
-    def check(self, source: Source, *, overwrite: bool) -> None:
-        """Raise ``ValueError`` if several processes cannot share the work."""
+    def check(self, source: Source, timeout_s: float | None, *, overwrite: bool) -> None:
+        """Raise ``ValueError`` if several processes cannot share the work, or wait so long."""
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"peers_timeout_s must be positive or None, got {timeout_s}")
         if self.world_size == 1:
             return
         if overwrite:
