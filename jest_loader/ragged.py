@@ -1,20 +1,35 @@
 """A column of byte strings that stay where they lie until they are looked at.
 
 A reader that makes a ``bytes`` of each row copies all of a super-batch, of which selection drops
-most. Here a row is a place in a buffer (a mapped file, a decompressed shard), so taking rows,
+most. Here a row is a place in a buffer (an open file, a decompressed shard), so taking rows,
 joining batches and selecting move a few integers per row, and only a row that is looked at is read.
 """
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Int64Array = NDArray[np.int64]
 Buffer = bytes | bytearray | memoryview
+_ITERATED_ROWS = 64  # Read at a time, where they are not in memory.
+
+
+class Stored(Protocol):
+    """Bytes that are not in memory, such as a file's."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+        ...
+
+    def read_into(
+        self, room: memoryview, places: list[int], starts: list[int], sizes: list[int]
+    ) -> None:
+        """Copy bytes from each start to a place in ``room``; raises what reading them raises."""
+        ...
 
 
 class RaggedBytes(Sequence[bytes]):
@@ -33,21 +48,24 @@ class RaggedBytes(Sequence[bytes]):
         self._sizes = np.array([memoryview(value).nbytes for value in values], dtype=np.int64)
         self._starts = self._sizes.cumsum() - self._sizes
         self._owners = np.zeros(len(values), dtype=np.int32)  # the buffer that holds each row
-        self._buffers: tuple[memoryview, ...] = (memoryview(b"".join(values)),)
+        self._buffers: tuple[memoryview | Stored, ...] = (memoryview(b"".join(values)),)
 
     @classmethod
-    def within(cls, buffer: Buffer, starts: Int64Array, sizes: Int64Array) -> "RaggedBytes":
+    def within(
+        cls, buffer: Buffer | Stored, starts: Int64Array, sizes: Int64Array
+    ) -> "RaggedBytes":
         """Rows that lie in ``buffer``, which must not change while the column is in use.
 
         Args:
-            buffer: Contiguous; not copied.
+            buffer: Contiguous; not copied. Of what is not in memory, rows are read when they are
+                looked at, each time anew.
             starts: Int64 [n], where each row starts, in bytes.
             sizes: Int64 [n], bytes of each row.
 
         Raises:
             ValueError: if a row reaches beyond the buffer.
         """
-        view = memoryview(buffer).cast("B").toreadonly()
+        view = _read_only(buffer) if isinstance(buffer, Buffer) else buffer
         if len(starts) != len(sizes) or (
             len(starts)
             and (starts.min() < 0 or sizes.min() < 0 or (starts + sizes).max() > len(view))
@@ -62,7 +80,7 @@ class RaggedBytes(Sequence[bytes]):
     def concat(cls, parts: Sequence["RaggedBytes"]) -> "RaggedBytes":
         """The rows of all parts, in that order, over the same buffers."""
         number_of: dict[int, int] = {}  # by identity: parts of one window share their buffers
-        buffers: list[memoryview] = []
+        buffers: list[memoryview | Stored] = []
         owners = []
         for part in parts:
             for buffer in part._buffers:
@@ -81,7 +99,7 @@ class RaggedBytes(Sequence[bytes]):
     @classmethod
     def _of(
         cls,
-        buffers: tuple[memoryview, ...],
+        buffers: tuple[memoryview | Stored, ...],
         owners: NDArray[np.int32],
         starts: Int64Array,
         sizes: Int64Array,
@@ -104,7 +122,8 @@ class RaggedBytes(Sequence[bytes]):
         return bytes(self.view(row))
 
     def __iter__(self) -> Iterator[bytes]:
-        return map(bytes, self.views())
+        for start in range(0, len(self), _ITERATED_ROWS):
+            yield from map(bytes, self[start : start + _ITERATED_ROWS].views())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, RaggedBytes):
@@ -119,8 +138,8 @@ class RaggedBytes(Sequence[bytes]):
         return f"RaggedBytes of {len(self)} rows, {self.nbytes} bytes"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = self.copy()
-        return RaggedBytes.within, (bytes(own._buffers[0]), own._starts, own._sizes)
+        joined = b"".join(self.views())
+        return RaggedBytes.within, (joined, self._sizes.cumsum() - self._sizes, self._sizes)
 
     @property
     def sizes(self) -> Int64Array:
@@ -135,22 +154,61 @@ class RaggedBytes(Sequence[bytes]):
     def view(self, row: int) -> memoryview:
         """A row where it lies, read-only; it keeps its buffer alive."""
         start = int(self._starts[row])
-        buffer: memoryview = self._buffers[self._owners[row]]
-        return buffer[start : start + int(self._sizes[row])]
+        buffer, size = self._buffers[self._owners[row]], int(self._sizes[row])
+        if isinstance(buffer, memoryview):
+            return buffer[start : start + size]
+        room = memoryview(bytearray(size))
+        buffer.read_into(room, [0], [start], [size])
+        return room.toreadonly()
 
     def views(self) -> list[memoryview]:
         """All rows where they lie."""
-        buffers, stops = self._buffers, self._starts + self._sizes
+        buffers, stops = self._in_memory(), self._starts + self._sizes
+        if buffers is None:
+            return self.copy().views()
         places = zip(self._owners.tolist(), self._starts.tolist(), stops.tolist(), strict=True)
         return [buffers[owner][start:stop] for owner, start, stop in places]
+
+    def _in_memory(self) -> list[memoryview] | None:
+        """The buffers; None if one is not in memory."""
+        found = [buffer for buffer in self._buffers if isinstance(buffer, memoryview)]
+        return found if len(found) == len(self._buffers) else None
 
     def take(self, rows: Int64Array) -> "RaggedBytes":
         """The given rows (int64 [n]), in that order."""
         return self._select(rows)
 
+    def parts(self, starts: Int64Array, sizes: Int64Array) -> "RaggedBytes":
+        """A part of each row, over the same buffers.
+
+        Args:
+            starts: Int64 [n], where it starts within the row, in bytes.
+            sizes: Int64 [n], its bytes.
+
+        Raises:
+            ValueError: if a part reaches beyond its row.
+        """
+        if (starts < 0).any() or (sizes < 0).any() or (starts + sizes > self._sizes).any():
+            raise ValueError(
+                "parts must lie within their rows, but some do not; give starts and sizes in bytes"
+            )
+        return self._of(self._buffers, self._owners, self._starts + starts, sizes)
+
     def copy(self) -> "RaggedBytes":
         """The same rows in a buffer of their own."""
-        return RaggedBytes(self.views())
+        if self._in_memory() is not None:
+            return RaggedBytes(self.views())
+        starts = self._sizes.cumsum() - self._sizes
+        room = np.empty(self.nbytes, np.uint8).data
+        for owner, buffer in enumerate(self._buffers):
+            rows = np.flatnonzero(self._owners == owner)
+            places = [column[rows].tolist() for column in (starts, self._starts, self._sizes)]
+            if isinstance(buffer, memoryview):
+                for place, start, size in zip(*places, strict=True):
+                    room[place : place + size] = buffer[start : start + size]
+            else:
+                buffer.read_into(room, *places)
+        return RaggedBytes.within(room, starts, self._sizes)
 
     def to_array(self, dtype: DTypeLike, shape: tuple[int, ...] = ()) -> NDArray[Any]:
         """All rows as one array [n, *shape] of ``dtype``, a copy.
@@ -166,12 +224,15 @@ class RaggedBytes(Sequence[bytes]):
             )
         if not item.itemsize or not len(self):
             return np.empty((len(self), *shape), dtype)
+        buffers = self._in_memory()
+        if buffers is None:
+            return self.copy().to_array(dtype, shape)
         found = np.empty(len(self), item)
-        for owner, buffer in enumerate(self._buffers):
+        for owner, buffer in enumerate(buffers):
             # An element at each byte, so that one index gathers rows whose starts are not aligned.
             anywhere = (max(0, len(buffer) - item.itemsize + 1),)
             items: NDArray[Any] = np.ndarray(anywhere, item, buffer, strides=(1,))
-            rows = slice(None) if len(self._buffers) == 1 else np.flatnonzero(self._owners == owner)
+            rows = slice(None) if len(buffers) == 1 else np.flatnonzero(self._owners == owner)
             found[rows] = items[self._starts[rows]]
         return found.view(dtype).reshape(len(self), *shape)
 
@@ -183,3 +244,7 @@ class RaggedBytes(Sequence[bytes]):
                 owners = (used.cumsum(dtype=np.int32) - 1)[owners]
                 buffers = tuple(buffer for buffer, kept in zip(buffers, used, strict=True) if kept)
         return self._of(buffers, owners, self._starts[rows], self._sizes[rows])
+
+
+def _read_only(buffer: Buffer) -> memoryview:
+    return memoryview(buffer).cast("B").toreadonly()

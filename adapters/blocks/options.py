@@ -14,7 +14,7 @@ class SourceOptions:
         batch_size: Rows in a batch.
         shuffle: Whether to shuffle; otherwise rows come as stored.
         window_rows: The least number of rows to shuffle among each other. The shards or chunks that
-            hold them are kept mapped or in memory. None for four batches. More mixes better where
+            hold them are kept open or in memory. None for four batches. More mixes better where
             rows that are stored side by side are alike.
         seed: Chooses the order, from 0 to 2**64 - 1.
         id_column: The name under which batches carry each row's int64 place in the data set (of

@@ -1,4 +1,4 @@
-"""MosaicML's MDS shards: a source that maps them into memory or fetches them first.
+"""MosaicML's MDS shards: a source that reads them where they are or fetches them first.
 
 ::
 
@@ -10,7 +10,8 @@
     folder        the shards of a stream
     index         what the index.json says of them
     shard_files   opens their files, and checks them against the index
-    shard_bytes   a shard's bytes, mapped or decompressed
+    shard_bytes   a shard's bytes, in an open file or in memory
+    open_file     a file that is read where it is looked at
     remote        fetches files into a folder with a limit
     owner         whose files that folder holds
 """

@@ -1,12 +1,12 @@
 """Reads whole MDS shards, in columns, without ``StreamingDataset``.
 
 ``streaming`` parses the index, fetches, decompresses and hashes; the bytes of a shard are taken
-apart here, a column at a time. A shard is mapped, or decompressed in memory, and checked against
+apart here, a column at a time. A shard is opened, or decompressed in memory, and checked against
 its size and hash in the index: a local data set's folder is never written to.
 (``Stream.prepare_shard`` would decompress into the folder, and checks only what it downloads.)
 
-Until it is delivered, a row costs an entry in a table for each column. Then numbers are gathered
-into one array, text is decoded, and encoded images stay where they are.
+Until it is delivered, a row costs a few numbers in memory. Then its numbers and text are read and
+decoded, and encoded images stay where they are.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from jest_loader.adapters.blocks.columns import choose_columns
 from jest_loader.adapters.blocks.order import Part
 from jest_loader.adapters.blocks.threads import map_in_threads
 from jest_loader.adapters.mds.folder import ShardFolder
-from jest_loader.adapters.mds.rows import MdsRows
-from jest_loader.adapters.mds.shard import cells
+from jest_loader.adapters.mds.rows import MdsRows, StoredColumn
+from jest_loader.adapters.mds.shard import stored_rows, table_bytes
 from jest_loader.adapters.mds.shard_bytes import ShardBytes
 from jest_loader.adapters.mds.stream import MdsStream
 from jest_loader.ragged import Int64Array, RaggedBytes
@@ -67,9 +67,12 @@ class MdsShards:
                 "none; write it again"
             )
         self._check_same_columns()
-        names, encodings = self._of_first("column_names"), self._of_first("column_encodings")
-        self._encodings = dict(zip(names, encodings, strict=True))
-        self.column_names = choose_columns(names, columns, where)
+        stored = _columns_of(self._shards[0])
+        self.column_names = choose_columns([name for name, *_ in stored], columns, where)
+        self._columns = [
+            StoredColumn(name, encoding, size, name in self.column_names)
+            for name, encoding, size in stored
+        ]
         if not allow_pickle:
             self._refuse_pickle(where)
         self.block_rows: Int64Array = np.array([shard.reader.samples for shard in self._shards])
@@ -92,17 +95,9 @@ class MdsShards:
         """All rows of the given shards (int64 [n]), end to end."""
         chosen = [self._shards[block] for block in blocks.tolist()]
         opened = self._opened(chosen)
-        columns = [
-            self._columns(shard.reader, data) for shard, data in zip(chosen, opened, strict=True)
-        ]
+        rows = [_rows(shard.reader, data) for shard, data in zip(chosen, opened, strict=True)]
         return MdsRows(
-            {name: self._encodings[name] for name in self.column_names},
-            {
-                name: RaggedBytes.concat([part[name] for part in columns])
-                for name in self.column_names
-            },
-            opened,
-            self.block_rows[blocks].cumsum(),
+            self._columns, RaggedBytes.concat(rows), opened, self.block_rows[blocks].cumsum()
         )
 
     def _opened(self, shards: list[_Shard]) -> list[ShardBytes]:
@@ -110,16 +105,6 @@ class MdsShards:
             return shard.folder.files.open(shard.reader)
 
         return map_in_threads(open_one, shards, self._num_threads)
-
-    def _columns(self, reader: "MDSReader", shard: ShardBytes) -> dict[str, RaggedBytes]:
-        try:
-            found = cells(shard.data, reader.samples, reader.column_sizes)
-        except ValueError as error:
-            raise shard.not_decoded(error) from error
-        return dict(zip(reader.column_names, found, strict=True))
-
-    def _of_first(self, attribute: str) -> list[str]:
-        return list(getattr(self._shards[0].reader, attribute))
 
     def _check_same_columns(self) -> None:
         first, *others = self._shards
@@ -135,7 +120,9 @@ class MdsShards:
         from streaming.base.format.mds.encodings import is_mds_encoding_safe
 
         unsafe = [
-            name for name in self.column_names if not is_mds_encoding_safe(self._encodings[name])
+            column.name
+            for column in self._columns
+            if column.is_chosen and not is_mds_encoding_safe(column.encoding)
         ]
         if unsafe:
             raise ValueError(
@@ -145,9 +132,19 @@ class MdsShards:
             )
 
 
-def _columns_of(shard: _Shard) -> list[tuple[str, str]]:
+def _columns_of(shard: _Shard) -> list[tuple[str, str, int | None]]:
+    """The name, the encoding and the size of each."""
     reader = shard.reader
-    return list(zip(reader.column_names, reader.column_encodings, strict=True))
+    described = reader.column_names, reader.column_encodings, reader.column_sizes
+    return list(zip(*described, strict=True))
+
+
+def _rows(reader: "MDSReader", shard: ShardBytes) -> RaggedBytes:
+    table = shard.head(table_bytes(reader.samples))
+    try:
+        return stored_rows(shard.data, table, reader.samples, reader.column_sizes)
+    except ValueError as error:
+        raise shard.not_decoded(error) from error
 
 
 def _parts(folders: Sequence[ShardFolder]) -> tuple[Part, ...] | None:

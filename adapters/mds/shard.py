@@ -6,13 +6,13 @@ order.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column
 from jest_loader.checks import shown
-from jest_loader.ragged import Buffer, RaggedBytes
+from jest_loader.ragged import Buffer, Int64Array, RaggedBytes, Stored
 
 _SCALARS = {"int": "int64"} | {
     name: name
@@ -21,42 +21,82 @@ _SCALARS = {"int": "int64"} | {
         *("float16", "float32", "float64"),
     ]
 }
-_UNDECODED = {"bytes", "jpeg", "png"}
+UNDECODED = {"bytes", "jpeg", "png"}
 # Pillow knows others, and starts programs to read some. An MPO is a JPEG with more behind it.
 _IMAGES = {"jpeg": ("JPEG", "MPO"), "png": ("PNG",)}
 
 
-def cells(data: Buffer, num_rows: int, column_sizes: Sequence[int | None]) -> list[RaggedBytes]:
-    """Each column's stored values, where they lie in ``data``.
+class Span(NamedTuple):
+    """Where a column's values lie within their rows.
+
+    Args:
+        starts: Int64 [rows], in bytes.
+        sizes: Int64 [rows], in bytes.
+    """
+
+    starts: Int64Array
+    sizes: Int64Array
+
+
+def head_bytes(column_sizes: Sequence[int | None]) -> int:
+    """Bytes of the sizes at a row's beginning."""
+    return 4 * sum(not size for size in column_sizes)
+
+
+def table_bytes(num_rows: int) -> int:
+    """Bytes of the table at a shard's beginning."""
+    return 4 * (num_rows + 2)
+
+
+def stored_rows(
+    data: Buffer | Stored, table: Buffer, num_rows: int, column_sizes: Sequence[int | None]
+) -> RaggedBytes:
+    """The rows of a shard, where they lie in ``data``.
 
     Args:
         data: A whole shard.
+        table: Its first ``table_bytes(num_rows)``.
         num_rows: How many rows it must hold.
         column_sizes: Bytes of each column's values; None where they vary.
 
     Raises:
-        ValueError: if ``data`` is no shard with that many rows of such columns.
+        ValueError: if ``data`` is no shard with that many rows.
     """
-    table = np.frombuffer(data, np.uint32, num_rows + 2)
-    offsets = table[1:].astype(np.int64)
-    if table[0] != num_rows or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
+    words = np.frombuffer(table, np.uint32, num_rows + 2)
+    offsets = words[1:].astype(np.int64)
+    sizes = np.diff(offsets)
+    if words[0] != num_rows or offsets[-1] != len(data) or (sizes < 0).any():
         raise ValueError("its table of rows does not match the file")
-    variable = [column for column, size in enumerate(column_sizes) if not size]
-    size_bytes = 4 * len(variable)
-    if (np.diff(offsets) < size_bytes).any():
+    if (sizes < head_bytes(column_sizes)).any():
         raise ValueError("a row is too short")
-    heads = RaggedBytes.within(data, offsets[:-1], np.full(num_rows, size_bytes))
-    row_sizes = heads.to_array(np.uint32, (len(variable),)).astype(np.int64)
+    return RaggedBytes.within(data, offsets[:-1], sizes)
 
-    start = offsets[:-1] + size_bytes
-    spans = []
+
+def spans(
+    column_sizes: Sequence[int | None], heads: RaggedBytes, row_sizes: Int64Array
+) -> list[Span]:
+    """Where each column's values lie.
+
+    Args:
+        column_sizes: Bytes of each column's values; None where they vary.
+        heads: The beginning of each row.
+        row_sizes: Int64 [rows], bytes of each row.
+
+    Raises:
+        ValueError: if the columns of a row do not fill it.
+    """
+    num_rows = len(heads)
+    variable = [column for column, size in enumerate(column_sizes) if not size]
+    varying = heads.to_array(np.uint32, (len(variable),)).astype(np.int64)
+    start = np.full(num_rows, head_bytes(column_sizes))
+    found = []
     for column, size in enumerate(column_sizes):
-        sizes = np.full(num_rows, size) if size else row_sizes[:, variable.index(column)]
-        spans.append((start, sizes))
+        sizes = np.full(num_rows, size) if size else varying[:, variable.index(column)]
+        found.append(Span(start, sizes))
         start = start + sizes
-    if (start != offsets[1:]).any():
+    if (start != row_sizes).any():
         raise ValueError("the columns of a row do not fill it")
-    return [RaggedBytes.within(data, starts, sizes) for starts, sizes in spans]
+    return found
 
 
 def decode(encoding: str, values: RaggedBytes) -> Column:
@@ -66,7 +106,7 @@ def decode(encoding: str, values: RaggedBytes) -> Column:
         ValueError: if a value is not of that encoding. ``streaming``, which decodes the less common
             encodings, raises other errors too.
     """
-    if encoding in _UNDECODED:
+    if encoding in UNDECODED:
         return values
     if encoding == "str":
         return [str(value, "utf-8") for value in values.views()]

@@ -4,17 +4,24 @@ A file may change after its hash was checked. So the hash is checked when a shar
 and again whenever the file's size, time stamps or inode have changed since.
 """
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jest_loader.adapters.mds.open_file import OpenFile, Stamp
 from jest_loader.adapters.mds.remote import RemoteFolder
-from jest_loader.adapters.mds.shard_bytes import ShardBytes, Stamp, map_file, stamp_of
+from jest_loader.adapters.mds.shard_bytes import ShardBytes
+from jest_loader.checks import shown
+from jest_loader.ragged import Buffer
 
 if TYPE_CHECKING:
     from streaming.base.format.base.reader import FileInfo
     from streaming.base.format.mds.reader import MDSReader
 
 _HASHES_BY_SPEED = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "md5", "sha256")
+# Smaller files are read whole: a window may have more of them than may be open at once.
+_LEAST_FILE_BYTES = 1 << 20
 
 
 class ShardFiles:
@@ -50,59 +57,74 @@ class ShardFiles:
     def _open(self, shard: "MDSReader") -> ShardBytes:
         raw, packed = shard.raw_data, shard.zip_data
         if packed is None or (self._remote is None and (self._path / raw.basename).is_file()):
-            path, stamp = self._find(raw)
-            data, is_mapped = map_file(path, raw.bytes)
-            _check(data, raw, str(path), hashed=self._is_new(raw, stamp))
-            self._verified[raw.basename] = stamp
-            return ShardBytes(path, data, stamp if is_mapped else None)
-        path, stamp = self._find(packed)
-        is_new = self._is_new(packed, stamp)
-        stored = path.read_bytes()
-        _check(stored, packed, str(path), hashed=is_new)
-        data = _decompress(stored, shard.compression, path)
-        _check(data, raw, f"{path}, decompressed,", hashed=is_new)
-        self._verified[packed.basename] = stamp
-        return ShardBytes(path, data, None)
+            file = self._find(raw)
+            data = file if len(file) >= _LEAST_FILE_BYTES else file.content()
+            if self._is_new(raw, file):
+                blocks = file.blocks() if isinstance(data, OpenFile) else [data]
+                _check_hash(blocks, raw, str(file.path))
+            self._verified[raw.basename] = file.stamp
+            return ShardBytes(file.path, data)
+        file = self._find(packed)
+        stored = file.content()
+        is_new = self._is_new(packed, file)
+        if is_new:
+            _check_hash([stored], packed, str(file.path))
+        data = _decompress(stored, shard.compression, file.path)
+        name = f"{file.path}, decompressed,"
+        _check_size(len(data), raw, name)
+        if is_new:
+            _check_hash([data], raw, name)
+        self._verified[packed.basename] = file.stamp
+        return ShardBytes(file.path, data)
 
-    def _find(self, info: "FileInfo") -> tuple[Path, Stamp]:
+    def _find(self, info: "FileInfo") -> OpenFile:
         path = self._path / info.basename
         if self._remote is not None:
             path = self._remote.fetch(info.basename)
         try:
-            stamp = stamp_of(path)
+            file = OpenFile(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"shard {path} is in the index but not in the folder; fetch it again"
             ) from error
-        _check_size(stamp.size, info, str(path))
-        return path, stamp
+        _check_size(len(file), info, str(path))
+        return file
 
-    def _is_new(self, info: "FileInfo", stamp: Stamp) -> bool:
-        return self._verified.get(info.basename) != stamp
+    def _is_new(self, info: "FileInfo", file: OpenFile) -> bool:
+        return self._verified.get(info.basename) != file.stamp
 
 
-def _decompress(stored: bytes, compression: str | None, path: Path) -> memoryview:
+def _decompress(stored: memoryview, compression: str | None, path: Path) -> memoryview:
     from streaming.base.compression import decompress
 
     try:
-        return memoryview(decompress(compression, stored))
+        return memoryview(decompress(compression, bytes(stored)))
     except Exception as error:  # each codec raises exceptions of its own
         raise ValueError(f"{path} cannot be decompressed: {error}; fetch it again") from error
 
 
-def _check(data: "bytes | memoryview", info: "FileInfo", name: str, *, hashed: bool) -> None:
-    """Compare with the index: the size and, if ``hashed``, the hash that is fastest to compute."""
-    from streaming.base.hashing import get_hash
-
-    _check_size(len(data), info, name)
+def _check_hash(blocks: Iterable[Buffer], info: "FileInfo", name: str) -> None:
+    """Compare with the hash of the index that is fastest to compute, if it has one."""
     algorithms = [name for name in _HASHES_BY_SPEED if name in info.hashes] or sorted(info.hashes)
-    for algorithm in algorithms[:1] if hashed else []:
-        found = get_hash(algorithm, data)  # type: ignore[arg-type]  # any buffer will do
+    for algorithm in algorithms[:1]:
+        digest = _digest(algorithm)
+        for block in blocks:
+            digest.update(block)
+        found = digest.hexdigest()
         if found != info.hashes[algorithm]:
             raise ValueError(
-                f"shard {name} must have the {algorithm} {info.hashes[algorithm]} as the index "
-                f"says, got {found}; fetch it again"
+                f"shard {name} must have the {algorithm} {shown(info.hashes[algorithm])} as the "
+                f"index says, got {found}; fetch it again"
             )
+
+
+def _digest(algorithm: str) -> Any:
+    """An empty digest, of those that ``streaming`` knows."""
+    import xxhash
+
+    if algorithm in xxhash.algorithms_available:
+        return getattr(xxhash, algorithm)()
+    return hashlib.new(algorithm)
 
 
 def _check_size(num_bytes: int, info: "FileInfo", name: str) -> None:

@@ -17,8 +17,9 @@ class MdsSource(BlockSource):
     other encoding decoded by ``streaming`` as an object array [batch]. See ``BlockSource`` for
     epochs, shuffling and state.
 
-    Uncompressed shards are mapped into memory: while a source or a batch of it is in use, replace a
-    shard's file by renaming another over it or by deleting it, never by writing into it.
+    Uncompressed shards stay open: while a source or a batch of it is in use, replace a shard's file
+    by renaming another over it or by deleting it. Writing into it is an error at the next batch, or
+    when an image of it is looked at.
 
     Args:
         path: A local folder with an index.json, an ``MdsStream`` (which may be remote), or a list

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from jest_loader.adapters.mds.shard import cells, decode
+from jest_loader.adapters.mds.shard import decode, head_bytes, spans, stored_rows, table_bytes
+from jest_loader.ragged import RaggedBytes
 
 
 def shard(rows: list[list[bytes]]) -> bytes:
@@ -10,6 +11,13 @@ def shard(rows: list[list[bytes]]) -> bytes:
     header = b"{}"
     ends = np.cumsum([4 * (len(rows) + 2) + len(header), *map(len, bodies)])
     return np.uint32([len(rows), *ends]).tobytes() + header + b"".join(bodies)
+
+
+def cells(data: bytes, num_rows: int, sizes: list[int | None]) -> list[RaggedBytes]:
+    """Each column's stored values."""
+    rows = stored_rows(data, data[: table_bytes(num_rows)], num_rows, sizes)
+    heads = rows.parts(np.zeros_like(rows.sizes), np.full_like(rows.sizes, head_bytes(sizes)))
+    return [rows.parts(*span) for span in spans(sizes, heads, rows.sizes)]
 
 
 ROWS = [[b"abc", b"01"], [b"", b"23"], [b"\0", b"45"]]
