@@ -33,6 +33,7 @@ _MAX_FULL_SCANS = 16
 # Markers that a length follows: tables, applications' data and comments.
 _SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 _ORIENTATION = 0x0112
+_PNG_DEPTH = 24  # the byte of its head that says the bits of a channel
 # EXIF and XMP, where an orientation may be said. Few images of a data set have either.
 _TURNED = (b"Exif\0\0", b"tiff:Orientation")
 # What libjpeg says when it makes up pixels. Its other warnings lose nothing.
@@ -152,9 +153,18 @@ def _pillow(encoded: bytes, mode: Mode, scale_to: int | None, max_pixels: int) -
             # Pillow chooses the factor from the size that it is asked for; with None it takes 1.
             size = (image.width // factor, image.height // factor) if factor > 1 else None
             image.draft(mode, size)
+        _scale_clear_grey(image, encoded)
         # A copy, since Pillow's own memory is read-only, which torch warns of.
         pixels = np.array(flat(image).convert(mode))
         return _upright(pixels.reshape(*pixels.shape[:2], len(mode)), _orientation(image))
+
+
+def _scale_clear_grey(image: "Image.Image", encoded: bytes) -> None:
+    """Scale the value that is transparent in a grey PNG of 2 or 4 bits, as Pillow does pixels."""
+    value = image.info.get("transparency")
+    depth = encoded[_PNG_DEPTH] if image.format == "PNG" and image.mode == "L" else 8
+    if isinstance(value, int) and value < 1 << depth < 256:
+        image.info["transparency"] = value * 255 // ((1 << depth) - 1)
 
 
 def _simplejpeg(encoded: bytes, mode: Mode, scale_to: int | None, max_pixels: int) -> Pixels | None:

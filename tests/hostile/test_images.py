@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jest_loader import SkipRowsError
@@ -19,8 +20,8 @@ from jest_loader.ragged import RaggedBytes
 from tests.adapters.pictures import DECODERS, FILES, file, photo
 
 
-def png(width, height, *chunks):
-    head = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+def png(width, height, *chunks, depth=8, kind=0):
+    head = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in (head, *chunks, (b"IEND", b""))
@@ -104,6 +105,89 @@ def test_transparent_grey_is_white(dtype):
         pixels = DecodeImages("x", 4, mode=mode)({"x": [encoded]})["x"][0]
         assert (pixels[:, :2] == 255).all()
         assert (pixels[:, 2:] == 200).all()
+
+
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
+COLORS = (b"PLTE", bytes([200, 10, 20, 0, 0, 200]))
+
+
+def row_of(value, depth, kind=GREY, *chunks):
+    """A PNG of 8 x 1 pixels that have this value in all channels."""
+    channels = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}[kind]
+    bits = "".join(f"{value:0{depth}b}" for _ in range(8 * channels))
+    data = zlib.compress(b"\0" + int(bits, 2).to_bytes(len(bits) // 8))
+    return png(8, 1, *chunks, (b"IDAT", data), depth=depth, kind=kind)
+
+
+def clear(*values):
+    return (b"tRNS", struct.pack(f">{len(values)}H", *values))
+
+
+ROWS = {
+    "1 bit": (row_of(1, 1), 255),
+    "2 bits": (row_of(2, 2), 170),
+    "4 bits": (row_of(2, 4), 34),
+    "16 bits": (row_of(51400, 16), 200),
+    "1 bit, clear": (row_of(0, 1, GREY, clear(0)), 255),
+    "2 bits, clear": (row_of(1, 2, GREY, clear(1)), 255),
+    "4 bits, clear": (row_of(2, 4, GREY, clear(2)), 255),
+    "4 bits, another clear": (row_of(2, 4, GREY, clear(3)), 34),
+    "8 bits, clear": (row_of(17, 8, GREY, clear(17)), 255),
+    "16 bits, clear": (row_of(51400, 16, GREY, clear(51400)), 255),
+    "colour of 16 bits": (row_of(51400, 16, RGB), 200),
+    "colour of 16 bits, clear": (row_of(51400, 16, RGB, clear(51400, 51400, 51400)), 255),
+    "grey and alpha": (row_of(0, 8, GREY_ALPHA), 255),
+    "grey and alpha of 16 bits": (row_of(0, 16, GREY_ALPHA), 255),
+    "colour and alpha of 16 bits": (row_of(0, 16, RGBA), 255),
+    "palette of 1 bit": (row_of(0, 1, PALETTE, COLORS), (200, 10, 20)),
+    "palette of 4 bits": (row_of(1, 4, PALETTE, COLORS), (0, 0, 200)),
+    "palette, clear": (row_of(1, 8, PALETTE, COLORS, (b"tRNS", b"\xff\0")), 255),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", ROWS)
+def test_png_of_every_depth_and_kind(name, decoder):
+    encoded, expected = ROWS[name]
+    pixels = DecodeImages("x", 1, decoder=decoder)({"x": [encoded]})["x"]
+    assert pixels.flatten().tolist() == np.broadcast_to(expected, 3).tolist()
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "YCbCr", "MPO", "PNG", "WEBP"])
+def test_the_first_picture_is_decoded_whatever_its_mode(kind):
+    red, blue = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
+    if kind in ("CMYK", "YCbCr"):
+        encoded = file(red.convert(kind))
+    else:
+        lossless = {"lossless": True} if kind == "WEBP" else {}
+        encoded = file(red, kind, save_all=True, append_images=[blue], **lossless)
+    pixels = DecodeImages("x", 16)({"x": [encoded]})["x"].int()
+    assert (pixels - torch.tensor([255, 0, 0])[:, None, None]).abs().max() <= 3
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        *(file(Image.new(mode, (8, 8)), "TIFF") for mode in ("LAB", "F", "CMYK", "I;16B")),
+        file(photo(8, 8), "TIFF", save_all=True, append_images=[photo(8, 8)]),
+        file(photo(8, 8).quantize(16), "GIF", save_all=True, append_images=[photo(8, 8)]),
+        row_of(0, 4, PALETTE),
+        row_of(0, 4, PALETTE, COLORS, (b"tRNS", bytes(500))),
+        row_of(0, 8, GREY, (b"tRNS", b"")),
+        row_of(0, 8, RGB, (b"tRNS", b"\0")),
+        row_of(0, 3),
+        row_of(0, 4, RGBA),
+    ],
+    ids=[
+        "LAB", "F", "CMYK", "I;16B", "TIFF of two", "GIF of two", "no palette", "long tRNS",
+        "no tRNS", "short tRNS", "3 bits", "colour of 4 bits",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_what_is_no_picture_of_ours_is_a_bad_row(encoded, mode):
+    assert reason_of(encoded, mode=mode)
+    with pytest.raises(SkipError):
+        check_image(encoded)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "BMP", "PNG"])
