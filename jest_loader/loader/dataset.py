@@ -179,8 +179,7 @@ class JestDataset(IterableDataset[Batch]):
         if epoch == self._position.epoch and (at_start or self._restored or self._running):
             return
         self._supersede()
-        self._position = self._position.at_start_of(epoch)
-        self._restored = False
+        self._leave_for(epoch)
 
     def state_dict(
         self,
@@ -272,12 +271,21 @@ class JestDataset(IterableDataset[Batch]):
         self._ranks = ranks
         start = self._position
         if start.super_batches > 0 and not self._restored:  # The pass before was left early.
-            self._position = start.at_start_of(start.epoch + 1)
+            self._leave_for(start.epoch + 1)
         elif self._restored and start.source is not None and isinstance(self.source, Stateful):
             self.source.load_state_dict(start.source)
+            if start.left_early:
+                next(iter(self.source), None)  # Its next pass is then that of the epoch after.
         self._restored = False
         if isinstance(self.source, EpochSource):
             self.source.set_epoch(self._position.epoch)
+
+    def _leave_for(self, epoch: int) -> None:
+        """Stand at the start of an epoch; a source without epochs goes on with its next pass."""
+        if isinstance(self.source, EpochSource):
+            self._position = self._position.at_start_of(epoch)
+        else:
+            self._position = self._position.leaving_for(epoch)
 
     def _supersede(self) -> None:
         self._running = False

@@ -1,7 +1,7 @@
 """Where a dataset stands, and its form as a saved state."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jest_loader.checks import differ, shown, whole
@@ -23,6 +23,7 @@ class Position:
         num_steps: Sub-batches delivered over all epochs.
         counts: Examples up to here.
         source: The source's own state here; None before anything was read.
+        left_early: The source's state is within the epoch before, the rest of which is left out.
     """
 
     epoch: int = 0
@@ -30,6 +31,7 @@ class Position:
     num_steps: int = 0
     counts: Counts = field(default_factory=Counts)
     source: dict[str, Any] | None = None
+    left_early: bool = False
 
     def after(self, counts: Counts, source: dict[str, Any] | None) -> "Position":
         """The position after one more sub-batch.
@@ -50,6 +52,11 @@ class Position:
         """The position at the start of another epoch, where the source is in that state."""
         return Position(epoch, num_steps=self.num_steps, counts=self.counts, source=source)
 
+    def leaving_for(self, epoch: int) -> "Position":
+        """The position at the start of another epoch, the rest of this one left out."""
+        left_early = self.source is not None and (self.super_batches > 0 or self.left_early)
+        return replace(self.at_start_of(epoch, self.source), left_early=left_early)
+
     def to_state(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """The state to save: plain values if the source's state is."""
         state = {
@@ -60,6 +67,7 @@ class Position:
             "counts": self.counts.to_dict(),
             "configuration": configuration,
             "source": self.source,
+            "left_early": self.left_early,
         }
         return with_digest(state)
 
@@ -84,6 +92,7 @@ class Position:
             **{name: whole(f"the state's {name}", state[name], 0, _MOST) for name in _NUMBERS},
             counts=_counts(state["counts"]),
             source=state["source"],
+            left_early=state["left_early"],
         )
         position._check()
         check_digest(state, "the dataset's")
@@ -101,6 +110,14 @@ class Position:
             raise ValueError(
                 "the state must hold the source's state as a dict, got "
                 f"{shown(repr(self.source))}; load another saved state, or start without one"
+            )
+        left_early: object = self.left_early
+        within = self.super_batches > 0 or self.source is None
+        if not isinstance(left_early, bool) or (left_early and within):
+            raise ValueError(
+                "the state's left_early must be True or False, and True only at the start of an "
+                f"epoch, got {shown(repr(left_early))} after {self.super_batches} "
+                "super-batches; load another saved state, or start without one"
             )
         if self.super_batches > self.num_steps:
             raise ValueError(
