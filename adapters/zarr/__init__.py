@@ -2,14 +2,16 @@
 
 ::
 
-    source        ZarrSource: the rows of the arrays, block by block
-    group         the arrays of a group, each by its own description
-    description   what an array says of itself, bounded before it is opened
-    chunk_store   the chunks of an array on their way to Zarr, checked
-    local_files   the files of a local group: of bounded size, and all there
-    record        what jest_loader.pack keeps of the arrays that it wrote
-    codecs        codecs that only decode
-    over_http     time-outs and lengths over HTTP
+    source          ZarrSource: the rows of the arrays, block by block
+    group           the arrays of a group, each by its own description
+    description     what an array says of itself, bounded before it is opened
+    chunk_store     the chunks of an array on their way to Zarr, checked
+    bounded_codecs  its codecs, each asked first how much it would make of a chunk
+    inflation       how much that is
+    codecs          which codecs there may be
+    local_files     the files of a local group: of bounded size, and all there
+    record          what jest_loader.pack keeps of the arrays that it wrote
+    over_http       time-outs and lengths over HTTP
 """
 
 from jest_loader.adapters.zarr.record import WRITER_ATTRIBUTE

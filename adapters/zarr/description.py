@@ -4,11 +4,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jest_loader.adapters.zarr.local_files import MOST_BYTES
 
+if TYPE_CHECKING:
+    import zarr
+
 _MOST_DIMENSIONS = 32
+_KINDS = "biufcmMSTUO"  # NumPy's, without those that have fields.
 _MOST_ROWS = 1 << 40
 _MOST_INNER_CHUNKS = 1 << 20  # Of a shard, each of which has 16 bytes in its index.
 
@@ -54,6 +58,20 @@ def check_bounds(described: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"its shards have {number} chunks each, and may have {_MOST_INNER_CHUNKS}"
             )
+
+
+def check_items(array: "zarr.Array[Any]") -> None:
+    """Raise ``ValueError`` unless an array that is open has items of a kind and size to be read."""
+    if array.dtype.kind not in _KINDS:
+        raise ValueError(
+            f"its items must be numbers, flags, times, text or bytes, got {array.dtype}; store "
+            "each field as an array of its own"
+        )
+    chunk = array.shards or array.chunks
+    for what, shape in (("a chunk", chunk), ("a row", array.shape[1:])):
+        num_bytes = prod(shape) * array.dtype.itemsize
+        if num_bytes > MOST_BYTES:
+            raise ValueError(f"{what} of it has {num_bytes} bytes, and may have {MOST_BYTES}")
 
 
 def _sizes(name: str, found: Any, *, least: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from jest_loader.adapters.zarr.codecs import check_codecs
-from jest_loader.adapters.zarr.description import check_bounds, parsed
+from jest_loader.adapters.zarr.description import check_bounds, check_items, parsed
 from jest_loader.adapters.zarr.local_files import check_size, first_missing
 from jest_loader.adapters.zarr.over_http import storage_options
 from jest_loader.adapters.zarr.record import WRITER_ATTRIBUTE, ArrayRecord, read_attribute
@@ -124,6 +124,7 @@ class ArrayGroup:
         """The array of a description; None if it is another group's."""
         import zarr
 
+        from jest_loader.adapters.zarr.bounded_codecs import bound_decoding
         from jest_loader.adapters.zarr.chunk_store import ChunkStore
 
         record = self._records.get(name)
@@ -136,9 +137,11 @@ class ArrayGroup:
             check_bounds(described)
             store = ChunkStore(self._store, name, record, fill_missing=self._fill_missing)
             array = zarr.open_array(store, path=name, mode="r", zarr_format=self._format)
+            check_items(array)
         except Exception as error:  # Whatever damaged values, types and codecs lead to.
             raise self._damaged(f"{name}/{self._description}", str(error) or repr(error)) from error
         check_codecs(name, array, self.path)
+        bound_decoding(array)
         return array
 
     def _promised(self) -> set[str]:

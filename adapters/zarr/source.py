@@ -10,6 +10,7 @@ it is the shard's own index that says so, which cannot be lost alone.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # over a network they wait most of the time.
 _LOCAL_THREADS, _REMOTE_THREADS = 2, 8
 _TEXT_KINDS = "OSTU"  # NumPy's kinds of strings and objects, which are delivered as lists
+_MOST_BLOCKS = 1 << 24
 _LEAST_BLOCK_ROWS = 64  # a block is several chunks if they are smaller
 _VARIABLE_ROW_BYTES = 1 << 16  # an assumed size of text and encoded images, for the widest column
 
@@ -88,6 +90,11 @@ class ZarrBlocks:
             )
         chosen = choose_columns(sorted(group.arrays), columns, path)
         self._arrays = {name: group.arrays[name] for name in chosen}
+        self._numeric = {
+            name: array
+            for name, array in self._arrays.items()
+            if array.dtype.kind not in _TEXT_KINDS
+        }
         self.column_names = list(self._arrays)
         num_rows = self._num_rows()
         for name in self.column_names:
@@ -95,6 +102,12 @@ class ZarrBlocks:
         widest = max(self._arrays.values(), key=_row_bytes)
         chunk_rows = (widest.shards or widest.chunks)[0]
         self._rows_per_block = chunk_rows * -(-_LEAST_BLOCK_ROWS // chunk_rows)
+        num_blocks = -(-num_rows // self._rows_per_block)
+        if num_blocks > _MOST_BLOCKS:
+            raise ValueError(
+                f"a data set must have at most {_MOST_BLOCKS} blocks of {self._rows_per_block} "
+                f"rows, but {path} has {num_rows} rows; write it in larger chunks"
+            )
         starts = np.arange(0, num_rows, self._rows_per_block)
         self.block_rows: Int64Array = np.minimum(self._rows_per_block, num_rows - starts)
         # Of all arrays, so that it is the same whichever columns are read.
@@ -110,11 +123,7 @@ class ZarrBlocks:
         stored = list(map(slice, starts.tolist(), (starts + sizes).tolist()))
         ends = sizes.cumsum().tolist()
         places = list(map(slice, [0, *ends], ends))
-        whole = {
-            name: scratch.array(name, (ends[-1], *array.shape[1:]), array.dtype)
-            for name, array in self._arrays.items()
-            if array.dtype.kind not in _TEXT_KINDS
-        }
+        whole = self._memory(ends[-1], scratch)
         calls = [
             partial(self._read_block, name, block, whole[name][place] if name in whole else None)
             for name in self.column_names
@@ -128,6 +137,27 @@ class ZarrBlocks:
                 for name in self.column_names
             }
         )
+
+    def _memory(self, num_rows: int, scratch: Scratch) -> dict[str, NDArray[Any]]:
+        """An array of rows for each numeric column, in the processor's byte order."""
+        num_bytes = num_rows * sum(map(_row_bytes, self._numeric.values()))
+        if num_bytes > (most := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise ValueError(
+                f"rows shuffled among each other must fit into memory, but {num_rows} rows of "
+                f"{self._path} have {num_bytes} bytes, and it has {most}; set a smaller "
+                "window_rows, or fewer columns"
+            )
+        return {
+            name: scratch.array(name, (num_rows, *array.shape[1:]), array.dtype.newbyteorder("="))
+            for name, array in self._numeric.items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from jest_loader.adapters.zarr.bounded_codecs import bound_decoding
+
+        self.__dict__ |= state
+        for array in self._arrays.values():  # Shards do not keep the bounds in a pickle.
+            bound_decoding(array)
 
     def _read_block(self, name: str, rows: slice, out: NDArray[Any] | None) -> Column:
         """Some rows of an array, read into ``out`` if it is given, else as a new column."""
