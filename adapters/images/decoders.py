@@ -48,6 +48,10 @@ class DecodeError(ValueError):
     """An image that cannot be decoded; says why."""
 
 
+class TooLargeError(DecodeError):
+    """An image that would take too much memory or time."""
+
+
 def choose_decoder(decoder: str) -> Decoder:
     """The decoder to use: ``"auto"`` is simplejpeg where it is installed, Pillow elsewhere.
 
@@ -102,7 +106,8 @@ def decode(
         next call overwrites.
 
     Raises:
-        DecodeError: if it cannot be decoded, or only in part, or has more than ``max_pixels``.
+        DecodeError: if it cannot be decoded, or only in part.
+        TooLargeError: if it has more than ``max_pixels``.
     """
     if not isinstance(encoded, bytes | bytearray | memoryview):
         raise DecodeError(f"an encoded image must be bytes, got {type(encoded).__name__}")
@@ -210,15 +215,15 @@ def _check_work(encoded: bytes, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     num_pixels = width * height
     if num_pixels > max_pixels:
-        raise DecodeError(
-            f"an image must have at most {max_pixels} pixels, got {width} x {height}; resize it or "
-            "raise max_pixels"
+        raise TooLargeError(
+            f"an image must have at most {max_pixels} pixels, got {width} x {height}; resize it, "
+            "or raise max_pixels of DecodeImages"
         )
     # Coded pixels do not contain a marker. The two bytes after it are a length below 256.
     if encoded.startswith(b"\xff\xd8") and not _ends_with_one_scan(encoded):
         num_scans = encoded.count(b"\xff\xda\x00")
         if num_scans * num_pixels > _MAX_FULL_SCANS * max_pixels:
-            raise DecodeError(
+            raise TooLargeError(
                 f"the scans of a JPEG must cover at most {_MAX_FULL_SCANS * max_pixels} pixels, "
                 f"got {num_scans} scans of {width} x {height}; save it with fewer"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from jest_loader.adapters.images.decoders import FORMATS, choose_decoder, decode
+from jest_loader.adapters.images.decoders import FORMATS, TooLargeError, choose_decoder, decode
 from jest_loader.checks import shown
 
 _LOG = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ def check_image(image: bytes) -> None:
         decode(image, "RGB", choose_decoder("auto"), scale_to=1)
         with Image.open(BytesIO(image), formats=FORMATS) as picture:
             picture.verify()
+    except TooLargeError as error:
+        raise SkipError("a picture of too many pixels or scans (resize it)") from error
     except Exception as error:  # A reader may raise anything for damaged bytes.
         raise SkipError("no readable JPEG, PNG or WebP image") from error
 
