@@ -1,74 +1,23 @@
 """Joint example selection (JEST) for any training loop: super-batches in, sub-batches out."""
 
-from jest_loader.embeddings import Embeddings
-from jest_loader.loader.dataset import JestDataset
-from jest_loader.loader.options import Options
-from jest_loader.loader.schedule import Schedule
-from jest_loader.loader.telemetry import Counts, SelectionStats
-from jest_loader.protocols import (
-    Embedder,
-    ExampleValues,
-    Scorer,
-    Scores,
-    Selector,
-    Source,
-    Stateful,
-)
-from jest_loader.ragged import RaggedBytes
-from jest_loader.reference_cache import CachedLosses, CachedReference
-from jest_loader.scoring.column_reference import ColumnReference
-from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
-from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
-from jest_loader.scoring.models import FrozenReference, LiveLearner
-from jest_loader.scoring.online_proxy import OnlineProxy
-from jest_loader.scoring.per_example import PerExample
-from jest_loader.scoring.scores import ExampleScores, FactoredScores
-from jest_loader.scoring.shrink import Shrink
-from jest_loader.selecting.selectors import (
-    GibbsSelector,
-    IndependentSelector,
-    JointSelector,
-    TopKSelector,
-    UniformSelector,
-)
-from jest_loader.skipped import SkipRowsError
-from jest_loader.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CachedLosses",
-    "CachedReference",
-    "ColumnReference",
-    "Counts",
-    "DenseScores",
-    "DenseSoftmaxScores",
-    "EasyReference",
-    "Embedder",
-    "Embeddings",
-    "ExampleScores",
-    "ExampleValues",
-    "FactoredScores",
-    "FrozenReference",
-    "GibbsSelector",
-    "HardLearner",
-    "IndependentSelector",
-    "JestDataset",
-    "JointSelector",
-    "Learnability",
-    "LiveLearner",
-    "OnlineProxy",
-    "Options",
-    "PerExample",
-    "RaggedBytes",
-    "Schedule",
-    "Scorer",
-    "Scores",
-    "SelectionStats",
-    "Selector",
-    "Shrink",
-    "SkipRowsError",
-    "Source",
-    "Stateful",
-    "TopKSelector",
-    "UniformSelector",
-    "__version__",
-]
+if TYPE_CHECKING:
+    from jest_loader.public import *  # noqa: F403 (all of them)
+    from jest_loader.public import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    # When it is first asked for: importing torch takes seconds, and who stops the command in them
+    # is to see a sentence.
+    if name == "__all__" or not name.startswith("__") or name == "__version__":
+        public = import_module("jest_loader.public")
+        globals().update({own: getattr(public, own) for own in [*public.__all__, "__all__"]})
+        if name in globals():  # Modules of the package, too, are there now.
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

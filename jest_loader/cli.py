@@ -9,21 +9,32 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from jest_loader.checks import shown
-from jest_loader.clip.stop import Stopped
-from jest_loader.ranks.roll_call import RankError
-
 _NEEDED = {"tyro": "tyro", "tqdm": "tqdm", "PIL": "pillow"}
 
 
 def main() -> None:
     """The command line. A mistake that the user can mend ends it with one line and status 2."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # Also while torch is imported.
+        sys.stderr.write(
+            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts over "
+            "(evaluate, pack, verify-cache, export-open-clip)\n"
+        )
+        sys.exit(130)
+
+
+def _main() -> None:
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
         sys.exit(
             f"jest-loader's commands need {', '.join(missing)}, which the library does not: "
             "pip install 'jest-loader[all]'"
         )
+    from jest_loader.checks import shown
+    from jest_loader.clip.stop import Stopped
+    from jest_loader.ranks.roll_call import RankError
+
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         _run()
@@ -38,12 +49,6 @@ def main() -> None:
         extra = "wandb" if error.name == "wandb" else "all"  # Which W&B is not in.
         sys.stderr.write(f"jest-loader: {error}; pip install 'jest-loader[{extra}]'\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "\njest-loader: stopped; the same command goes on (train, demo, cache) or starts over "
-            "(evaluate, pack, verify-cache, export-open-clip)\n"
-        )
-        sys.exit(130)
 
 
 def _as_typed(message: str) -> str:
