@@ -9,7 +9,9 @@
     shard         takes the bytes of a shard apart
     folder        the shards of a stream
     index         what the index.json says of them
+    shard_info    what it says of one, checked
     shard_files   opens their files, and checks them against the index
+    inflate       decompresses into as many bytes as the index says
     shard_bytes   a shard's bytes, in an open file or in memory
     open_file     a file that is read where it is looked at
     remote        fetches files into a folder with a limit

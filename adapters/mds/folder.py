@@ -9,6 +9,7 @@ from jest_loader.adapters.mds.owner import claim
 from jest_loader.adapters.mds.remote import RemoteFolder
 from jest_loader.adapters.mds.shard_files import ShardFiles
 from jest_loader.adapters.mds.stream import MdsStream
+from jest_loader.checks import shown
 
 if TYPE_CHECKING:
     from streaming.base.format.mds.reader import MDSReader
@@ -39,43 +40,25 @@ class ShardFolder:
             fetch_index(remote)
         self.index = load_index(self.path)
         # Empty shards hold nothing to deliver.
-        self.shards = [shard for shard in _readers(self.path) if shard.samples]
+        self.shards = [shard for shard in self._readers() if shard.samples]
         if remote is not None:
             files = [shard.zip_data or shard.raw_data for shard in self.shards]
             remote.set_sizes({file.basename: file.bytes for file in files})
         self.files = ShardFiles(self.path, remote)
         self.num_threads = 1 if remote is None else remote.num_threads
 
+    def _readers(self) -> list["MDSReader"]:
+        """One of ``streaming``'s readers for each shard, which only tell what the index says."""
+        from streaming.base.format.mds.reader import MDSReader
 
-def _readers(path: Path) -> list["MDSReader"]:
-    """One of ``streaming``'s readers for each shard."""
-    try:
-        from streaming import Stream
-    except ModuleNotFoundError as error:
-        if error.name != "streaming":
-            raise
-        raise ModuleNotFoundError(
-            "reading MDS shards needs mosaicml-streaming; pip install 'jest-loader[mds]'",
-            name="streaming",
-        ) from error
-    from streaming.base.format.mds.reader import MDSReader
-    from streaming.base.world import World
-
-    stream = Stream(local=str(path))
-    stream.apply_default(
-        {
-            "split": None,
-            "download_retry": 1,
-            "download_timeout": 60,
-            "validate_hash": None,
-            "keep_zip": True,
-        }
-    )
-    try:
         # Pickles are refused by MdsShards, which also lets a user leave their columns out.
-        readers = stream.get_shards(World(1, 1, 1, 0), allow_unsafe_types=True)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"{path / INDEX} is not an MDS index: {error!r}; fetch it again"
-        ) from error
-    return [reader for reader in readers if isinstance(reader, MDSReader)]
+        readers = []
+        for number, info in enumerate(self.index["shards"]):
+            try:
+                readers.append(MDSReader.from_json(str(self.path), None, info))
+            except Exception as error:  # An entry may lack or have anything beside what we use.
+                raise ValueError(
+                    f"{shown(self.path / INDEX)} is not an MDS index: streaming cannot read the "
+                    f"entry of shard {number}: {shown(repr(error))}; fetch it again"
+                ) from error
+        return readers

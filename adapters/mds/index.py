@@ -1,10 +1,13 @@
 """The index.json of a folder of MDS shards."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jest_loader.adapters.mds.remote import RemoteFolder
+from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
+from jest_loader.adapters.mds.shard_info import check_shard
+from jest_loader.checks import shown
 
 INDEX = "index.json"
 
@@ -30,44 +33,65 @@ def _files_in(path: Path) -> dict[str, dict[str, Any]]:
     ``load_index`` reports an index that cannot be read.
     """
     try:
-        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        shards = _parsed(path)["shards"]
         files = [file for info in shards for file in (info["raw_data"], info["zip_data"]) if file]
         return {PurePosixPath(file["basename"]).name: file for file in files}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except Exception:  # It may hold anything.
         return {}
 
 
 def load_index(path: Path) -> dict[str, Any]:
-    """The parsed index.json, checked for what ``streaming`` needs to make readers of it.
+    """The parsed index.json, of which everything that is acted on is checked.
 
     Raises:
         ValueError: if there is none, or it cannot be read.
+        ModuleNotFoundError: if ``streaming`` is not installed.
     """
     index_path = path / INDEX
     if not index_path.is_file():
         raise ValueError(
-            f"path must be a local folder with an MDS index.json, got {str(path)!r}; remote "
-            "shards are read by MdsStream(url, local=folder)"
+            f"path must be a local folder with an MDS index.json, got {shown(repr(str(path)))}; "
+            "remote shards are read by MdsStream(url, local=folder)"
         )
+    is_hash = _known_hashes()
     try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        shards = [(info["format"], info["raw_data"], info["zip_data"]) for info in index["shards"]]
-        version = index["version"]
-        files = [file["basename"] for _, *pair in shards for file in pair if file]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{index_path} is not an MDS index: {error!r}; fetch it again") from error
-    formats = {format_ for format_, *_ in shards}
-    if version != 2 or formats - {"mds"}:
-        raise ValueError(
-            f"{index_path} must list MDS shards of version 2, got version {version} and "
-            f"{sorted(formats)}; write the data set again with MDSWriter"
-        )
-    outside = [
-        name for name in files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts
-    ]
-    if outside:
-        raise ValueError(
-            f"{index_path} must name files inside its folder, got {outside}; do not use an index "
-            "from a source that you do not trust"
-        )
-    return dict(index)
+        index = _parsed(index_path)
+    except Exception as error:  # Nested without end, not UTF-8, no JSON.
+        raise _no_index(index_path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
+        raise _no_index(index_path, "it must be an object with a list 'shards'")
+    if index.get("version") != 2:
+        raise _no_index(index_path, f"version must be 2, got {shown(repr(index.get('version')))}")
+    for number, info in enumerate(index["shards"]):
+        try:
+            check_shard(info, is_hash)
+        except ValueError as error:
+            raise _no_index(index_path, f"of shard {number}, {error}") from error
+    return index
+
+
+def _parsed(path: Path) -> Any:
+    if path.stat().st_size > MOST_INDEX_BYTES:
+        raise ValueError(f"it must have at most {MOST_INDEX_BYTES} bytes")
+    return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def _no_index(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{shown(path)} is not an MDS index of version 2: {shown(reason, most=500)}; fetch it "
+        "again, or write the data set again with MDSWriter"
+    )
+
+
+def _known_hashes() -> Callable[[str], bool]:
+    try:
+        import streaming
+    except ModuleNotFoundError as error:
+        if error.name != "streaming":
+            raise
+        raise ModuleNotFoundError(
+            "reading MDS shards needs mosaicml-streaming; pip install 'jest-loader[mds]'",
+            name="streaming",
+        ) from error
+    known: Callable[[str], bool] = streaming.base.hashing.is_hash
+    return known

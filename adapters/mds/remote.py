@@ -24,7 +24,7 @@ _PROGRESS_BYTES = 1 << 20  # After which an attempt is the first again.
 _MOST_THREADS = 8
 _TIMEOUT_S = 60.0
 _OLD_S = 3600.0  # Without a byte, which a download that goes on is not.
-_MOST_INDEX_BYTES = 1 << 28  # Of some 300,000 shards.
+MOST_INDEX_BYTES = 1 << 28  # Of some 300,000 shards.
 _MAKING_ROOM = threading.Lock()
 
 
@@ -146,7 +146,7 @@ class RemoteFolder:
 
     def _download(self, name: str, to: Path) -> None:
         num_bytes = self._sizes.get(name)
-        part = PartFile(to, _MOST_INDEX_BYTES if num_bytes is None else num_bytes)
+        part = PartFile(to, MOST_INDEX_BYTES if num_bytes is None else num_bytes)
         source = f"{self.remote.rstrip('/')}/{name}"
         scheme = urlsplit(self.remote).scheme
         if scheme in ("http", "https"):

@@ -115,7 +115,7 @@ def decode(encoding: str, values: RaggedBytes) -> Column:
         return values.to_array(_SCALARS[encoding])
     if kind == "ndarray" and ":" in form:
         dtype, _, shape = form.partition(":")
-        return values.to_array(dtype, tuple(map(int, shape.split(","))))
+        return _array(values, np.dtype(dtype), tuple(map(int, shape.split(","))))
 
     from streaming.base.format.mds.encodings import mds_decode
 
@@ -124,6 +124,13 @@ def decode(encoding: str, values: RaggedBytes) -> Column:
         column[row] = mds_decode(encoding, value)
         _check_formats(encoding, column[row])
     return column
+
+
+def _array(values: RaggedBytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Column:
+    """The values in the processor's byte order."""
+    if dtype.kind not in "biufc" or min(shape) < 0:
+        raise ValueError(f"an array must be of numbers and sizes, got {dtype} {shape}")
+    return values.to_array(dtype, shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _check_formats(encoding: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jest_loader.adapters.mds.inflate import inflate
 from jest_loader.adapters.mds.open_file import OpenFile, Stamp
 from jest_loader.adapters.mds.remote import RemoteFolder
 from jest_loader.adapters.mds.shard_bytes import ShardBytes
@@ -69,11 +70,9 @@ class ShardFiles:
         is_new = self._is_new(packed, file)
         if is_new:
             _check_hash([stored], packed, str(file.path))
-        data = _decompress(stored, shard.compression, file.path)
-        name = f"{file.path}, decompressed,"
-        _check_size(len(data), raw, name)
+        data = _inflated(stored, shard, file.path)
         if is_new:
-            _check_hash([data], raw, name)
+            _check_hash([data], raw, f"{file.path}, decompressed,")
         self._verified[packed.basename] = file.stamp
         return ShardBytes(file.path, data)
 
@@ -94,13 +93,14 @@ class ShardFiles:
         return self._verified.get(info.basename) != file.stamp
 
 
-def _decompress(stored: memoryview, compression: str | None, path: Path) -> memoryview:
-    from streaming.base.compression import decompress
-
+def _inflated(stored: memoryview, shard: "MDSReader", path: Path) -> memoryview:
     try:
-        return memoryview(decompress(compression, bytes(stored)))
+        return inflate(stored, shard.compression, shard.raw_data.bytes)
     except Exception as error:  # each codec raises exceptions of its own
-        raise ValueError(f"{path} cannot be decompressed: {error}; fetch it again") from error
+        raise ValueError(
+            f"{shown(path)} cannot be decompressed to the {shard.raw_data.bytes} bytes that the "
+            f"index says: {shown(error)}; fetch it again"
+        ) from error
 
 
 def _check_hash(blocks: Iterable[Buffer], info: "FileInfo", name: str) -> None:

@@ -352,7 +352,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path, mds_folder: Folder) -> Non
         ("{", "is not an MDS index"),
         ("[]", "is not an MDS index"),
         (json.dumps({"version": 2, "shards": []}), "at least one row"),
-        (json.dumps(index | {"version": 3}), "version 3"),
+        (json.dumps(index | {"version": 3}), "version must be 2, got 3"),
         (json.dumps(index | {"shards": [shard | {"format": "csv"}]}), "csv"),
         (json.dumps(index | {"shards": [shard | {"version": 1}]}), "is not an MDS index"),
         (json.dumps(index | {"shards": [shard | {"novel": 1}]}), "is not an MDS index"),

@@ -1,10 +1,16 @@
-"""Shards that are written to while they are read, and an index or shards that lie."""
+"""Shards that are written to while they are read, or inflate to what the index does not say."""
 
+import bz2
+import gzip
+import json
 import os
+import resource
 import subprocess
 import sys
 
+import brotli  # type: ignore[import-untyped]
 import pytest
+from streaming.base.compression import compress
 
 from jest_loader.adapters.mds import MdsSource, shard_files
 from jest_loader.pack import write_mds
@@ -66,6 +72,63 @@ def test_other_names_and_modes_of_a_shard_in_use_do_no_harm(folder):
     assert next(batches)["size"].tolist() == list(range(10, 20))
     shard.unlink()
     assert next(batches)["image"][9] == b"a" * 5000
+
+
+COMPRESSIONS = ("br", "bz2", "gz", "snappy", "zstd")
+
+
+def brotli_bomb():
+    packing = brotli.Compressor(quality=3)
+    return b"".join([*(packing.process(bytes(MANY)) for _ in range(200)), packing.finish()])
+
+
+# A million zeros inflate 200 times.
+MANY = 10**6
+BOMBS = {
+    "br": brotli_bomb,
+    "bz2": lambda: bz2.compress(bytes(MANY)) * 200,
+    "gz": lambda: gzip.compress(bytes(MANY)) * 200,
+    "zstd": lambda: compress("zstd", bytes(MANY)) * 200,
+}
+
+
+@pytest.fixture
+def packed(tmp_path, request):
+    """A shard that holds something else, and how many bytes it must have."""
+    compression = request.param
+    rows = ({"name": "a"} for _ in range(ROWS))
+    write_mds(tmp_path, {"name": "str"}, rows, compression=compression)
+    assert len(next(iter(MdsSource(tmp_path, batch_size=ROWS)))["name"]) == ROWS
+    (shard,) = tmp_path.glob("shard.*")
+    index = json.loads((tmp_path / "index.json").read_text())
+    info = index["shards"][0]
+
+    def pack(content):
+        shard.write_bytes(content)
+        info["zip_data"] = {"basename": shard.name, "bytes": len(content), "hashes": {}}
+        (tmp_path / "index.json").write_text(json.dumps(index))
+        return MdsSource(tmp_path, batch_size=ROWS)
+
+    return info["raw_data"]["bytes"], compression, pack
+
+
+@pytest.mark.parametrize("more", [1, -1], ids=["one more", "one less"])
+@pytest.mark.parametrize("packed", COMPRESSIONS, indirect=True)
+def test_a_shard_inflates_to_as_many_bytes_as_the_index_says(packed, more):
+    num_bytes, compression, pack = packed
+    source = pack(compress(compression, bytes(num_bytes + more)))
+    with pytest.raises(ValueError, match=f"cannot be decompressed to the {num_bytes} bytes that"):
+        list(source)
+
+
+@pytest.mark.parametrize("packed", BOMBS, indirect=True)
+def test_a_shard_that_would_inflate_without_limit_takes_no_memory(packed):
+    num_bytes, compression, pack = packed
+    source = pack(BOMBS[compression]())
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"cannot be decompressed to the {num_bytes} bytes that"):
+        list(source)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
 READ = """
