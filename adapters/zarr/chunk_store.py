@@ -43,7 +43,7 @@ class ChunkStore(WrapperStore["Store"]):
     ) -> "Buffer | None":
         """The bytes under a key, or some of them; None if there are none."""
         if isinstance(self._store, LocalStore):
-            check_size(self._store.root / key)
+            check_size(f"{self._store.root}/{key}")
         value = await self._store.get(key, prototype, byte_range)
         if key.endswith(DESCRIPTIONS):
             return value

@@ -60,7 +60,6 @@ class ArrayGroup:
 
         Of others the last is, so that a shape cannot be made up.
         """
-        from zarr.core.sync import sync
         from zarr.storage import LocalStore
 
         if self._fill_missing and self.attribute is None:
@@ -76,9 +75,17 @@ class ArrayGroup:
             missing = first_missing(self._store.root / name, grid, name_of)
         else:
             last = name_of(tuple(size - 1 for size in grid))
-            missing = None if sync(self._store.exists(f"{name}/{last}")) else (last, None)
+            missing = None if self._exists(f"{name}/{last}") else (last, None)
         if missing:
             raise ValueError(self._missing(name, grid, *missing))
+
+    def _exists(self, key: str) -> bool:
+        from zarr.core.sync import sync
+
+        try:
+            return sync(self._store.exists(key))
+        except Exception as error:  # Stores raise exceptions of their own.
+            raise self._damaged(key, repr(error)) from error
 
     def _missing(self, name: str, grid: Sequence[int], key: str, found: int | None) -> str:
         got = "" if found is None else f", got {found}"
@@ -165,7 +172,7 @@ class ArrayGroup:
 
     def _listed(self) -> list[str]:
         try:
-            return self._list_folder("")
+            return [name for found in self._list_folder("") if (name := found.rstrip("/"))]
         except Exception as error:  # A store that is gone.
             raise ValueError(
                 f"the arrays of {self.path} cannot be listed: {shown(without_secrets(error))}; "
@@ -195,7 +202,7 @@ class ArrayGroup:
         async def read(key: str) -> bytes | None:
             try:
                 if isinstance(self._store, LocalStore):
-                    check_size(self._store.root / key)
+                    check_size(f"{self._store.root}/{key}")
                 found = await self._store.get(key, default_buffer_prototype())
             except Exception as error:  # Stores raise exceptions of their own.
                 raise self._damaged(key, repr(error)) from error

@@ -151,8 +151,23 @@ def test_over_http_columns_must_be_named(served: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name the columns"):
         ZarrSource(f"{served}/data", batch_size=10, columns=["picture"])
     write_zarr(tmp_path / "packed", {"x": "int"}, [{"x": 1}])
-    (batch,) = ZarrSource(f"{served}/packed", batch_size=1, columns=["x"])
+    (batch,) = ZarrSource(f"{served}/packed", batch_size=1)
     assert batch["x"].tolist() == [1]
+
+
+def test_a_server_that_lists_folders(
+    zarr_folder: Folder, check_batch: Check, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    zarr_folder()
+    write_zarr(tmp_path / "packed", {"x": "int"}, [{"x": 1}])
+    url = serve(tmp_path)
+    for columns in (None, ["number", "weight", "icon"]):
+        (batch,) = ZarrSource(
+            f"{url}/data", batch_size=103, columns=columns, fill_missing_chunks=True
+        )
+        assert len(check_batch(batch)) == 103
+    (batch,) = ZarrSource(f"{url}/packed", batch_size=1)
+    assert sorted(batch) == ["sample_id", "x"]
 
 
 def test_damaged_chunks_are_errors_that_name_them(tmp_path: Path) -> None:
