@@ -82,7 +82,7 @@ class OnlineProxy(ModelEmbedder):
         Raises:
             ValueError: if the loss or its gradient is not finite, no weight requires gradients, all
                 rows are skipped, or the sub-batch has no column ``equal_by``; the weights are left
-                as they were.
+                as they were. If they are not finite after the step.
         """
         groups = group_ids(sub_batch, self.equal_by)
         with torch.enable_grad(), torch.autocast(device_of(self.model).type, enabled=False):
@@ -115,6 +115,11 @@ class OnlineProxy(ModelEmbedder):
                 "lower its learning rate"
             )
         self.optimizer.step()
+        if not torch.isfinite(nn.utils.get_total_norm(self.model.parameters())):
+            raise ValueError(
+                "the online proxy's weights must be finite, but no longer are after its last step; "
+                "lower its learning rate, and go on from a state saved before"
+            )
         if self.scheduler is not None:
             self.scheduler.step()
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from jest_loader.clip.config.proxy import ProxyConfig
+from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.start import start_run
 from jest_loader.clip.train import train
@@ -246,3 +248,40 @@ def test_a_run_goes_on_from_its_own(config, tmp_path, path):
     # As a release of torch saved it that did not know the option.
     changed(path, in_optimizer(lambda saved: saved["param_groups"][0].pop("maximize")))
     assert resumed(config, tmp_path).step == 2
+
+
+@pytest.fixture(scope="module")
+def of_proxy(config):
+    """A run whose proxy scores."""
+    proxy = ProxyConfig(4, 8, 1, 8, heads=2, embed_dim=4, lr=1e-2)
+    selection = SelectionConfig("joint", "hard_learner", 0.5, 2, scores_with="proxy", proxy=proxy)
+    found = replace(config, selection=selection, out=config.out.with_name("of_proxy"))
+    train(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda proxy: None, None),
+        (lambda proxy: proxy["model"].popitem(), "state of an online proxy must .* lacks"),
+        (
+            lambda proxy: proxy["optimizer"]["state"][0].update(step=torch.tensor(9.0)),
+            "a checkpoint's proxy must .* has step of weight 0 of .* 9",
+        ),
+        (
+            lambda proxy: proxy["optimizer"]["param_groups"][0].update(weight_decay=9.0),
+            "weight_decay is 9.0 in place of 0.1",
+        ),
+        (lambda proxy: proxy["scheduler"].update(last_epoch="1"), "last_epoch of a scheduler must"),
+    ],
+    ids=["own", "weights", "step", "decay", "scheduler"],
+)
+def test_a_proxy_goes_on_from_its_own_only(of_proxy, tmp_path, change, message):
+    (tmp_path / "checkpoint.pt").write_bytes((of_proxy.out / "checkpoint.pt").read_bytes())
+    changed(tmp_path / "checkpoint.pt", lambda contents: change(contents["proxy"]))
+    if message is None:
+        assert resumed(of_proxy, tmp_path).step == 2
+        return
+    with pytest.raises(ValueError, match=message):
+        resumed(of_proxy, tmp_path)

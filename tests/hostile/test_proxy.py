@@ -138,3 +138,10 @@ def test_frozen_weights_are_named():
     proxy.model.requires_grad_(requires_grad=False)
     with pytest.raises(ValueError, match="weights that require gradients, but depends on none"):
         proxy.update(BATCH)
+
+
+@pytest.mark.parametrize("lr", [1e38, 1e30])
+def test_weights_that_diverge_are_named(lr):
+    proxy = proxy_of(Model(), torch.optim.SGD, lr=lr)
+    with pytest.raises(ValueError, match=r"weights must be finite, .* lower its learning rate"):
+        proxy.update(BATCH)
