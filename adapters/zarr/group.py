@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, zarr.Array[Any]]
 
+_OF_GROUP = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # Which Zarr opens of a group.
 _CHUNK = re.compile(r"c|c[./]\d.*|\d+([./]\d+)*")  # As formats 3 and 2 name them.
 
 
@@ -230,6 +231,8 @@ def _open(path: str) -> "zarr.Group":
             "reading Zarr needs zarr; pip install 'jest-loader[zarr]'", name="zarr"
         ) from error
     try:
+        for name in _OF_GROUP:
+            check_size(f"{path}/{name}")
         return zarr.open_group(
             path, mode="r", use_consolidated=False, storage_options=storage_options(path)
         )

@@ -218,7 +218,8 @@ def test_what_earlier_releases_packed_is_read(packed):
 
 
 def test_files_that_never_end_are_not_opened(foreign):
-    for file in (chunk(foreign, "x", 0), description(foreign, "y")):
+    group = description(foreign, "y").name.replace("zarray", "zgroup")
+    for file in (chunk(foreign, "x", 0), description(foreign, "y"), foreign / group):
         was = file.read_bytes()
         file.unlink()
         os.mkfifo(file)
