@@ -14,6 +14,7 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
+from jest_loader.loader.data_loader import set_epoch
 from jest_loader.loader.epoch import Pass
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
@@ -277,8 +278,7 @@ class JestDataset(IterableDataset[Batch]):
             if start.left_early:
                 next(iter(self.source), None)  # Its next pass is then that of the epoch after.
         self._restored = False
-        if isinstance(self.source, EpochSource):
-            self.source.set_epoch(self._position.epoch)
+        set_epoch(self.source, self._position.epoch)
 
     def _leave_for(self, epoch: int) -> None:
         """Stand at the start of an epoch; a source without epochs goes on with its next pass."""

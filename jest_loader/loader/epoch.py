@@ -10,6 +10,7 @@ from jest_loader.batch import Batch
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.choosing import Chooser
+from jest_loader.loader.own_rows import OwnRows
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Promise, promised
 from jest_loader.loader.read_ahead import ReadAhead
@@ -46,6 +47,12 @@ class Pass:
         self._start = start
         self._stream = SideStream()
         self._agreement = Agreement(ranks)
+        is_divided = isinstance(arguments.source, ShardableSource) or arguments.options.own_rows
+        self._own_rows = (
+            None
+            if ranks.size == 1 or is_divided
+            else OwnRows(arguments.source, self._agreement, start.epoch)
+        )
         self._chooser = Chooser(arguments, self._agreement)
         self._scorer = arguments.scorer  # With overlap, as it was before the step under way.
         self._threads: list[ReadAhead[Any, Any]] = []
@@ -133,6 +140,8 @@ class Pass:
         arguments, options, start = self._arguments, self._arguments.options, self._start
         # Here and not in the reader's thread: a DataLoader forks its workers now.
         batches = iter(arguments.source)
+        if self._own_rows is not None:
+            batches = self._own_rows.noted(batches)
         if start.super_batches == 0 and start.source is not None:
             batches = _or_again(batches, arguments.source)
         join = partial(
@@ -164,6 +173,8 @@ class Pass:
             is_whole = super_batch is not None and super_batch.is_whole
             agreed.numbers = (int(is_whole),)
         waiting_ms = 1000 * (time.perf_counter() - started)
+        if self._own_rows is not None:
+            self._own_rows.check_first()
         if super_batch is None or agreed.totals != [ranks.size]:
             self._num_left = 0 if super_batch is None else super_batch.num_rows
             self._ended_here = not is_whole
@@ -209,6 +220,8 @@ class Pass:
         num_ranks = self._agreement.ranks.size
         if num_ranks == 1:
             return
+        if self._own_rows is not None:
+            self._own_rows.check_loader()
         self._agreement.check_same(
             {
                 "epoch": start.epoch,

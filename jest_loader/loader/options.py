@@ -25,6 +25,8 @@ class Options:
             2411.18674); not in uniform steps.
         group: The ranks that select together: a process group of ``torch.distributed``. None for
             the default group where that is initialised, and for one rank where it is not.
+        own_rows: Whether each rank's source has rows of its own in a way that cannot be told: then
+            ranks whose loaders draw all of their datasets, or begin alike, are no error.
         prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
             on; 0 reads in the training loop's own thread.
         stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error,
@@ -43,6 +45,7 @@ class Options:
     overlap: bool = False
     emit_reference: bool = False
     group: Group | None = None
+    own_rows: bool = False
     prefetch: int = 1
     stall_timeout_s: float | None = 1800.0
     max_skipped_fraction: float = 0.01
@@ -50,7 +53,7 @@ class Options:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", whole("seed", self.seed, 0, 2**63 - 1))
         object.__setattr__(self, "prefetch", whole("prefetch", self.prefetch, 0))
-        for name in ("overlap", "emit_reference"):
+        for name in ("overlap", "emit_reference", "own_rows"):
             if getattr(self, name) not in (True, False):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         group: object = self.group

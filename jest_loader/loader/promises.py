@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from jest_loader.batch import num_examples
+from jest_loader.loader.data_loader import sampler_of
 from jest_loader.protocols import BatchedSource, CountedSource, Source
 
 
@@ -77,5 +78,4 @@ def _num_full_batches(loader: "DataLoader[Any]", batch_size: int) -> int:
     if isinstance(loader.dataset, IterableDataset):
         num_rows: object = loader.dataset
         return len(num_rows) // batch_size  # type: ignore[arg-type] # Its TypeError is the caller's.
-    sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    return min(len(loader), len(sampler) // batch_size)
+    return min(len(loader), len(sampler_of(loader)) // batch_size)

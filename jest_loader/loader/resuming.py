@@ -10,6 +10,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from jest_loader.loader.data_loader import sampler_of
 from jest_loader.protocols import EpochSource, Source, Stateful
 
 _WITHOUT_STATE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -42,8 +43,7 @@ def _check_order_is_saved(loader: "DataLoader[Any]") -> None:
     It draws their order anew and skips what was delivered, so from the second epoch on, rows are
     lost and others repeated. A sampler with ``set_epoch`` draws the same order again.
     """
-    batch_sampler: Any = loader.batch_sampler
-    sampler: Any = getattr(batch_sampler, "sampler", loader.sampler)
+    sampler = sampler_of(loader)
     generator = getattr(sampler, "generator", None)
     if isinstance(sampler, EpochSource):
         return
@@ -53,7 +53,7 @@ def _check_order_is_saved(loader: "DataLoader[Any]") -> None:
             "a source must be resumed in the order in which it was read, but StatefulDataLoader "
             f"does not save that of a {name}; {_REMEDY}"
         )
-    if type(batch_sampler) is BatchSampler and generator is not None:
+    if type(loader.batch_sampler) is BatchSampler and generator is not None:
         raise ValueError(
             "a source must be resumed in the order in which it was read, but StatefulDataLoader "
             f"does not save that of a {name} within torch's own BatchSampler; {_REMEDY}"

@@ -53,6 +53,7 @@ def test_ranks_share_one_state_after_an_epoch_that_some_had_more_of(with_epochs)
             None,
             UniformSelector(),
             group=group,
+            own_rows=True,
             super_batch_size=8,
             sub_batch_size=8,
         )

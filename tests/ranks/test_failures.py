@@ -90,7 +90,9 @@ def test_a_lost_shard_ends_all_ranks():
 
 def read_until_killed(rank: int, victim: int) -> int:
     source = Consecutive(1000, pause_s=0.01)
-    loader = jest_dataset(source, None, UniformSelector(), super_batch_size=8, sub_batch_size=2)
+    loader = jest_dataset(
+        source, None, UniformSelector(), own_rows=True, super_batch_size=8, sub_batch_size=2
+    )
     for step, _ in enumerate(loader):
         if rank == victim and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)

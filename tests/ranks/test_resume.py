@@ -52,6 +52,7 @@ def test_sources_without_shard_refuse_another_number_of_ranks():
             None,
             UniformSelector(),
             group=group,
+            own_rows=True,
             super_batch_size=8 if group.size > 1 else 16,
             sub_batch_size=2 if group.size > 1 else 4,
         )
