@@ -6,6 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from jest_loader.checks import shown
+from jest_loader.files import read_regular
+
+_MOST_BYTES = 1 << 24
+
 
 @dataclass(frozen=True)
 class HeldOutOptions:
@@ -99,9 +104,13 @@ def held_out_sets(
 
 def _read_sets(path: Path) -> dict[str, HeldOutSet]:
     try:
-        contents = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be a JSON file in UTF-8, but is not: {error}") from error
+        contents = json.loads(read_regular(path, _MOST_BYTES).decode("utf-8-sig"))
+    except OSError:
+        raise
+    except Exception as error:  # nested too deeply is no ValueError
+        raise ValueError(
+            f"{path} must be a JSON file in UTF-8, but is not: {shown(error)}"
+        ) from error
     if not isinstance(contents, Mapping) or not contents:
         raise ValueError(
             f'{path} must be a JSON object of held-out sets by name, such as {{"flowers": '
@@ -112,15 +121,17 @@ def _read_sets(path: Path) -> dict[str, HeldOutSet]:
 
 def _read_set(path: Path, name: str, options: Any) -> HeldOutSet:
     if not name or "/" in name:
-        raise ValueError(f"a held-out set must have a name without slashes, got {name!r} in {path}")
+        raise ValueError(
+            f"a held-out set must have a name without slashes, got {shown(name)!r} in {path}"
+        )
     known = {field.name: "Path" in str(field.type) for field in fields(HeldOutSet)}
     if not isinstance(options, Mapping) or not isinstance(options.get("data"), str):
-        raise ValueError(f"the set {name!r} of {path} must have data, a folder; give it")
+        raise ValueError(f"the set {shown(name)!r} of {path} must have data, a folder; give it")
     for option, value in options.items():
         if option not in known or not isinstance(value, str):
             raise ValueError(
-                f"a set's options must be text and among {sorted(known)}, got {option!r} = "
-                f"{value!r} for {name!r} in {path}"
+                f"a set's options must be text and among {sorted(known)}, got {shown(option)!r} = "
+                f"{shown(repr(value))} for {shown(name)!r} in {path}"
             )
     # Files are named from where the file that names them lies.
     return HeldOutSet(

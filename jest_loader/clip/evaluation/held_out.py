@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import take
+from jest_loader.checks import shown
 from jest_loader.clip.config.held_out import HeldOutSet
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
@@ -160,7 +161,8 @@ def _classes(columns: dict[str, list[Any]], held_out: HeldOutSet, first: Tensor)
     if not is_text and not (is_whole and held_out.classes is not None):
         raise ValueError(
             f"labels must be class names, or class numbers with a file of classes, but column "
-            f"{column!r} of {held_out.data} holds {labels[0]!r}; set label_column or classes"
+            f"{column!r} of {held_out.data} holds {shown(repr(labels[0]))}; set label_column or "
+            "classes"
         )
     templates = () if held_out.templates is None else read_templates(held_out.templates)
     if held_out.classes is not None:
@@ -182,14 +184,14 @@ def _label(labels: list[Any], names: tuple[str, ...], held_out: HeldOutSet) -> T
     row: dict[str | int, int] = {name: number for number, name in enumerate(names)}
     if all(label in row for label in labels) and len(row) == len(names):
         return torch.tensor([row[label] for label in labels])
-    if all(isinstance(label, int) or label.isdecimal() for label in labels):
+    if all(isinstance(label, int) or _is_number(label) for label in labels):
         labels = [int(label) for label in labels]  # `jest-loader pack` keeps columns as text.
         row = {number: number for number in range(len(names))}
     for place, label in enumerate(labels):
         if label not in row:
             raise ValueError(
                 f"labels must be among the {len(names)} classes of {held_out.classes}, numbered "
-                f"from 0, but image {place} of {held_out.data} has {label!r}"
+                f"from 0, but image {place} of {held_out.data} has {shown(repr(label))}"
             )
     if len(row) < len(names):
         raise ValueError(
@@ -197,6 +199,10 @@ def _label(labels: list[Any], names: tuple[str, ...], held_out: HeldOutSet) -> T
             "equal; use class numbers"
         )
     return torch.tensor(labels)
+
+
+def _is_number(label: str) -> bool:
+    return label.isdecimal() and len(label) < 10  # Python reads no number of 5,000 digits.
 
 
 def _captions(columns: dict[str, list[Any]], held_out: HeldOutSet, image: list[int]) -> Captions:
@@ -222,8 +228,8 @@ def _caption_lists(columns: dict[str, list[Any]], held_out: HeldOutSet) -> list[
         ):
             raise ValueError(
                 "each image must have at least one caption, as text or in a JSON list of texts, "
-                f"but sample {place} of {held_out.data} has {captions!r}; set caption_column or "
-                "caption_list_column"
+                f"but sample {place} of {held_out.data} has {shown(repr(captions))}; set "
+                "caption_column or caption_list_column"
             )
     return lists
 
@@ -232,5 +238,5 @@ def _parsed(value: Any) -> Any:
     """The value of JSON text; anything else is returned as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except Exception:  # nested too deeply is no ValueError
         return value
