@@ -136,3 +136,34 @@ def test_the_same_weights_in_a_zip_file_are_taken(folder):
     resolve.cache_clear()
     options = OpenClipConfig(str(folder), checkpoint=folder / "weights.pt")
     resolve(options).build("softmax", logit_scale=1.0, logit_bias=None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "must be a JSON file"),
+        ("3", "must be the configuration of a model .* no embed_dim of its kind"),
+        ('{"model_cfg": 3}', "no embed_dim of its kind"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": [], "text_cfg": {}}}', "no vision_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": "x"}}', "no text_cfg"),
+        (
+            '{"preprocess_cfg":3, "model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}',
+            "no preprocess_cfg of",
+        ),
+    ],
+    ids=["deep", "a number", "no object", "a list", "a text", "preprocessing"],
+)
+def test_a_description_of_other_kinds_is_an_error(folder, content, message):
+    (folder / "open_clip_config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        resolve(OpenClipConfig(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [{"layers": "x"}, {"layers": {}}, {"width": None}, {"patch_size": 0}, {"layers": [[]]}],
+)
+def test_sizes_of_other_kinds_are_an_error(folder, vision):
+    architecture = from_folder(folder, described(folder, vision=vision))
+    with pytest.raises(ValueError, match=r"open_clip cannot build .*; mend its configuration"):
+        architecture.build("softmax", logit_scale=10.0, logit_bias=None)

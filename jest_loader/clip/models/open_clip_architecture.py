@@ -204,9 +204,9 @@ class OpenClipArchitecture:
             cfg["vision_cfg"]["timm_model_pretrained"] = False  # Downloads nothing.
         try:
             return CustomTextCLIP(**cfg)
-        except (TypeError, RuntimeError) as error:
+        except Exception as error:  # Whatever values of other kinds make open_clip or timm raise.
             raise ValueError(
-                f"open_clip cannot build {self.name}: {error}; mend its configuration"
+                f"open_clip cannot build {self.name}: {shown(error)}; mend its configuration"
             ) from error
 
 

@@ -5,11 +5,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jest_loader.checks import shown
 from jest_loader.clip.config.open_clip import OpenClipConfig
+from jest_loader.files import read_regular
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
+_MOST_BYTES = 1 << 24
 _PIXELS = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -62,17 +65,21 @@ def _folder(path: Path) -> ModelFiles:
 
 def _read(path: Path) -> ModelFiles:
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} must be a JSON file: {error}") from error
+        config = json.loads(read_regular(path, _MOST_BYTES))
+    except Exception as error:  # nested too deeply is no ValueError
+        raise ValueError(f"{path} must be a JSON file: {shown(error)}") from error
     model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else {}
-    missing = [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in model_cfg]
-    if missing:
+    cfg = model_cfg if isinstance(model_cfg, dict) else {}
+    preprocess_cfg = config.get("preprocess_cfg", {}) if isinstance(config, dict) else {}
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    wrong = [part for part, kind in kinds.items() if not isinstance(cfg.get(part), kind)]
+    if wrong or not isinstance(preprocess_cfg, dict):
         raise ValueError(
-            f"{path} must be the configuration of a model of open_clip, but has no {missing[0]}; "
-            "take one of its model_configs as an example"
+            f"{path} must be the configuration of a model of open_clip, but has no "
+            f"{[*wrong, 'preprocess_cfg'][0]} of its kind; take one of its model_configs as an "
+            "example"
         )
-    return ModelFiles(model_cfg, config.get("preprocess_cfg", {}))
+    return ModelFiles(cfg, preprocess_cfg)
 
 
 def _built_in(name: str, tag: str | None) -> ModelFiles:
