@@ -20,6 +20,17 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     raise ValueError(f"{name} must be a whole number {bounds}, got {shown(repr(value))}")
 
 
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a plain bool.
+
+    Raises:
+        ValueError: if it is anything else, such as a text that Python takes for true.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False, got {shown(repr(value))}")
+
+
 def check_keywords(given: Mapping[str, object], known: type) -> None:
     """Raise ``TypeError``, as Python does, unless all of ``given`` are keys of a ``TypedDict``."""
     names = list(known.__annotations__)

@@ -41,8 +41,10 @@ def choose_columns(
         return list(available)
     if isinstance(columns, str):
         raise ValueError(f"columns must be a list of names, got {columns!r}; use [{columns!r}]")
-    unknown = sorted(set(columns) - set(available))
-    if unknown or not columns:
+    given: object = columns
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"columns must be a list of names or None, got {shown(repr(given))}")
+    if not columns or set(columns) - set(available):
         raise ValueError(
             f"columns must be some of those in {path}, {shown(list(available), most=1000)}, got "
             f"{list(columns)}"

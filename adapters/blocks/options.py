@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Required, TypedDict
 
-from jest_loader.checks import whole
+from jest_loader.checks import flag, shown, whole
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,16 @@ class SourceOptions:
     def __post_init__(self) -> None:
         # As plain ints, which a state can hold.
         object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        for name in ("shuffle", "drop_last"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         object.__setattr__(self, "seed", whole("seed", self.seed, 0, 2**64 - 1))
         if self.window_rows is not None:
             object.__setattr__(self, "window_rows", whole("window_rows", self.window_rows, 1))
+        id_column: object = self.id_column
+        if id_column is not None and (not isinstance(id_column, str) or not id_column):
+            raise ValueError(
+                f"id_column must be a name, or None for no ids, got {shown(repr(id_column))}"
+            )
 
 
 class SourceKeywords(TypedDict, total=False):

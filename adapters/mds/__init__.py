@@ -7,6 +7,7 @@
     reader        reads shards as blocks
     rows          rows of shards, decoded when they are taken
     shard         takes the bytes of a shard apart
+    images        decodes the images of a value
     folder        the shards of a stream
     index         what the index.json says of them
     shard_info    what it says of one, checked

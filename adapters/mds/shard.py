@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column
-from jest_loader.checks import shown
+from jest_loader.adapters.mds.images import IMAGES, images_of
 from jest_loader.ragged import Buffer, Int64Array, RaggedBytes, Stored
 
 _SCALARS = {"int": "int64"} | {
@@ -22,8 +22,6 @@ _SCALARS = {"int": "int64"} | {
     ]
 }
 UNDECODED = {"bytes", "jpeg", "png"}
-# Pillow knows others, and starts programs to read some. An MPO is a JPEG with more behind it.
-_IMAGES = {"jpeg": ("JPEG", "MPO"), "png": ("PNG",)}
 
 
 class Span(NamedTuple):
@@ -119,10 +117,10 @@ def decode(encoding: str, values: RaggedBytes) -> Column:
 
     from streaming.base.format.mds.encodings import mds_decode
 
+    decode_one = images_of if encoding in IMAGES else mds_decode
     column = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
-        column[row] = mds_decode(encoding, value)
-        _check_formats(encoding, column[row])
+        column[row] = decode_one(encoding, value)
     return column
 
 
@@ -131,11 +129,3 @@ def _array(values: RaggedBytes, dtype: np.dtype[Any], shape: tuple[int, ...]) ->
     if dtype.kind not in "biufc" or min(shape) < 0:
         raise ValueError(f"an array must be of numbers and sizes, got {dtype} {shape}")
     return values.to_array(dtype, shape).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _check_formats(encoding: str, value: Any) -> None:
-    """Refuse images of other formats than the column's; Pillow has not read their pixels yet."""
-    for name, formats in _IMAGES.items():
-        for image in (value if isinstance(value, list) else [value]) if name in encoding else []:
-            if image.format not in formats:
-                raise ValueError(f"{shown(encoding)} holds an image of format {image.format}")

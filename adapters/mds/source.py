@@ -7,6 +7,7 @@ from typing import Unpack
 from jest_loader.adapters.blocks import BlockSource, SourceKeywords
 from jest_loader.adapters.mds.reader import MdsShards
 from jest_loader.adapters.mds.stream import MdsStream
+from jest_loader.checks import flag
 
 
 class MdsSource(BlockSource):
@@ -45,7 +46,7 @@ class MdsSource(BlockSource):
         allow_pickle: bool = False,
         **options: Unpack[SourceKeywords],
     ) -> None:
-        several = [path] if isinstance(path, str | PathLike | MdsStream) else list(path)
+        several = path if isinstance(path, Sequence) and not isinstance(path, str) else [path]
         streams = [one if isinstance(one, MdsStream) else MdsStream(one) for one in several]
-        shards = MdsShards(streams, columns, allow_pickle=allow_pickle)
+        shards = MdsShards(streams, columns, allow_pickle=flag("allow_pickle", allow_pickle))
         super().__init__(shards, parts=shards.parts, **options)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from jest_loader.checks import without_secrets
+from jest_loader.checks import is_number, shown, whole, without_secrets
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class MdsStream:
     proportion: float | None = None
 
     def __post_init__(self) -> None:
+        for name, path in (("path", self.path), ("local", self.local)):
+            if not isinstance(path, str | PathLike) and (name == "path" or path is not None):
+                raise ValueError(
+                    f"{name} must be a folder, or a URL with a local folder, got "
+                    f"{shown(repr(path))}; give it as text or pathlib.Path"
+                )
+        if self.limit_bytes is not None:
+            whole("limit_bytes", self.limit_bytes, 1)
         if self.local is None and "://" in os.fspath(self.path):
             raise ValueError(
                 "shards at a URL are fetched into a local folder, but "
@@ -45,5 +53,8 @@ class MdsStream:
             )
         if self.limit_bytes is not None and self.local is None:
             raise ValueError("limit_bytes limits the folder local, but that is None; give both")
-        if self.proportion is not None and not 0 < self.proportion < float("inf"):
-            raise ValueError(f"proportion must be positive or None, got {self.proportion}")
+        given = self.proportion
+        if given is not None and not (is_number(given) and 0 < given < float("inf")):
+            raise ValueError(
+                f"proportion must be a positive number or None, got {shown(repr(given))}"
+            )

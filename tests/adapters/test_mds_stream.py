@@ -216,7 +216,10 @@ def test_resume_is_exact_with_proportions(remote, tmp_path):
     [
         (lambda p: MdsStream("s3://bucket/data"), r"s3://bucket/data has none; .*local=folder"),
         (lambda p: MdsStream(p, limit_bytes=10), "limits the folder local, but that is None"),
-        (lambda p: MdsStream(p, proportion=0), "proportion must be positive or None, got 0"),
+        (
+            lambda p: MdsStream(p, proportion=0),
+            "proportion must be a positive number or None, got 0",
+        ),
         (
             lambda p: open_source(p, MdsStream(p, proportion=1)),
             r"all streams have a proportion or none has, got \[None, 1\]",
