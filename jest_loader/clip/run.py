@@ -1,5 +1,6 @@
 """A training run: all that changes from step to step, and its saved state."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.clip.step.optimizer import check_settings
 from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.cost.flops import ExampleCost
+from jest_loader.files import finite
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.telemetry import Counts
 from jest_loader.ranks.ranks import Ranks
@@ -51,6 +53,7 @@ class Evaluation:
             ValueError: if it cannot be of such a run.
         """
         found = cls(**saved)
+        json.dumps(finite(saved))  # As metrics.json is to hold it.
         whole("the step of an evaluation", found.step, 0, num_steps)
         for name, value in {**found.metrics, **found.watched, "seconds": found.seconds}.items():
             if not is_number(value):

@@ -221,6 +221,7 @@ def in_group(**values):
         ),
         (lambda c: c["watched"].update(count=-1), "rows of the state of watched columns must be"),
         (lambda c: c.update(evaluations=[{"theirs": 1}]), "checkpoint of this run, .* 'theirs'"),
+        (lambda c: c["evaluations"][0].update(selection=torch.ones(2)), "Tensor is not JSON"),
         (lambda c: c["evaluations"][0].update(step=3), "step of an evaluation must .* from 0 to 2"),
         (lambda c: c["evaluations"][0].update(seconds="2"), "must have numbers, got seconds = 2"),
         (
