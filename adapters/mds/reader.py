@@ -25,6 +25,7 @@ from jest_loader.adapters.mds.rows import MdsRows, StoredColumn
 from jest_loader.adapters.mds.shard import stored_rows, table_bytes
 from jest_loader.adapters.mds.shard_bytes import ShardBytes
 from jest_loader.adapters.mds.stream import MdsStream
+from jest_loader.checks import shown
 from jest_loader.ragged import Int64Array, RaggedBytes
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class MdsShards:
         for shard in others:
             if _columns_of(shard) != expected:
                 raise ValueError(
-                    f"all shards must have the same columns, but {first.name} has {expected} and "
-                    f"{shard.name} has {_columns_of(shard)}; make them two data sets"
+                    f"all shards must have the same columns, but {first.name} has "
+                    f"{shown(expected)} and {shard.name} has {shown(_columns_of(shard))}; make "
+                    "them two data sets"
                 )
 
     def _refuse_pickle(self, where: str) -> None:
@@ -126,7 +128,7 @@ class MdsShards:
         ]
         if unsafe:
             raise ValueError(
-                f"columns must not hold pickles, which run code when read, but {unsafe} of "
+                f"columns must not hold pickles, which run code when read, but {shown(unsafe)} of "
                 f"{where} do; leave them out with columns=[...], or pass allow_pickle=True if "
                 "you trust whoever wrote them"
             )
