@@ -120,6 +120,43 @@ def test_rows_beyond_their_buffer_are_refused(starts: list[int], sizes: list[int
         RaggedBytes.within(b"abc", np.array(starts), np.array(sizes))
 
 
+class Elsewhere:
+    """Bytes that are not in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def read_into(
+        self, room: memoryview, places: list[int], starts: list[int], sizes: list[int]
+    ) -> None:
+        for place, start, size in zip(places, starts, sizes, strict=True):
+            room[place : place + size] = self.content[start : start + size]
+
+
+@given(ROWS, ROWS, st.data())
+def test_rows_that_are_not_in_memory_read_like_a_list(
+    some: list[bytes], others: list[bytes], data: st.DataObject
+) -> None:
+    sizes = np.array([len(row) for row in some], dtype=np.int64)
+    stored = RaggedBytes.within(Elsewhere(b"".join(some)), sizes.cumsum() - sizes, sizes)
+    rows = [*some, *others]
+    order = np.array(data.draw(st.permutations(range(len(rows)))), dtype=np.int64)
+    column = RaggedBytes.concat([stored, lying_in(others)]).take(order)
+    expected = [rows[row] for row in order]
+    assert list(column) == column.views() == expected
+    assert [bytes(column.view(row)) for row in range(len(rows))] == expected
+    for same in (column.copy(), pickle.loads(pickle.dumps(column))):
+        assert same == expected
+    starts = np.array([data.draw(st.integers(0, len(row))) for row in expected], dtype=np.int64)
+    ends = [row[start:] for row, start in zip(expected, starts.tolist(), strict=True)]
+    assert column.parts(starts, column.sizes - starts) == ends
+    with pytest.raises(ValueError, match="must lie within their rows"):
+        lying_in([b"abc"]).parts(np.array([2]), np.array([2]))
+
+
 def test_a_row_that_is_not_there() -> None:
     with pytest.raises(IndexError):
         RaggedBytes([b"a"])[1]

@@ -4,6 +4,7 @@ A file may change after its hash was checked. So the hash is checked when a shar
 and again whenever the file's size, time stamps or inode have changed since.
 """
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,6 +86,14 @@ class ShardFiles:
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"shard {path} is in the index but not in the folder; fetch it again"
+            ) from error
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise OSError(
+                errno.EMFILE,
+                f"shard {path} cannot be opened, since this process has as many files open as it "
+                "may; raise that limit (ulimit -n), lower window_rows or write larger shards",
             ) from error
         _check_size(len(file), info, str(path))
         return file

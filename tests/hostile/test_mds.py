@@ -63,6 +63,17 @@ def test_shards_written_to_while_they_are_read_are_named(folder, damage):
     assert second["name"] == ["a"] * 10
 
 
+def test_too_many_open_files_are_said_with_the_remedy(folder):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    source = MdsSource(folder, batch_size=10)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"shard.0000\d.mds cannot be opened, .* \(ulimit -n\)"):
+            next(iter(source))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_other_names_and_modes_of_a_shard_in_use_do_no_harm(folder):
     batches = iter(MdsSource(folder, batch_size=10, shuffle=False))
     next(batches)
