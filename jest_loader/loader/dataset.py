@@ -5,7 +5,6 @@ last sub-batch delivered.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -19,7 +18,7 @@ from jest_loader.loader.epoch import Pass
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import num_full_rows
-from jest_loader.loader.resuming import check_stateful
+from jest_loader.loader.resuming import check_stateful, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import (
     EpochSource,
@@ -196,14 +195,12 @@ class JestDataset(IterableDataset[Batch]):
         Raises:
             ValueError: if the source cannot save its state.
         """
-        source = check_stateful(self.source)
         if self._pass is not None:
             self._pass.choose_again()
-        position, num_ranks = self._position, self._ranks_now().size
+        source, num_ranks = self.source, self._ranks_now().size
         is_undivided = isinstance(source, ShardableSource) and num_ranks != self._ranks.size
-        if not (self._began or self._restored or is_undivided):
-            # The source may have an order of its own.
-            position = replace(position, source=source.state_dict())
+        is_fresh = not (self._began or self._restored or is_undivided)
+        position = saved_position(self._position, source, is_fresh=is_fresh)
         return position.to_state(self._arguments.configuration(num_ranks))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

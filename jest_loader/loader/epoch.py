@@ -10,11 +10,12 @@ from jest_loader.batch import Batch
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.choosing import Chooser
+from jest_loader.loader.data_loader import begun
 from jest_loader.loader.own_rows import OwnRows
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Promise, promised
 from jest_loader.loader.read_ahead import ReadAhead
-from jest_loader.loader.resuming import check_stateful
+from jest_loader.loader.resuming import check_stateful, state_of
 from jest_loader.loader.side_stream import SideStream
 from jest_loader.loader.super_batch import SuperBatch, super_batches
 from jest_loader.loader.telemetry import Counts
@@ -23,7 +24,6 @@ from jest_loader.protocols import (
     ShardableSource,
     Snapshots,
     Source,
-    Stateful,
     Trainable,
 )
 from jest_loader.ranks.agreement import Agreement
@@ -113,10 +113,8 @@ class Pass:
         no_source_is_midway = ended.totals == [self._agreement.ranks.size]
         (num_left,) = ending.totals
         counts = position.counts.plus(Counts(loaded=num_left, dropped=num_left))
-        at_start = replace(position, counts=counts).at_start_of(next_epoch, None)
-        if not (isinstance(source, Stateful) and no_source_is_midway):
-            return at_start
-        return replace(at_start, source=source.state_dict())
+        state = state_of(source) if no_source_is_midway else None
+        return replace(position, counts=counts).at_start_of(next_epoch, state)
 
     def choose_again(self) -> None:
         """Choose anew what was chosen ahead, as a run that is resumed here will."""
@@ -140,6 +138,8 @@ class Pass:
         arguments, options, start = self._arguments, self._arguments.options, self._start
         # Here and not in the reader's thread: a DataLoader forks its workers now.
         batches = iter(arguments.source)
+        if self._agreement.ranks.size > 1:
+            batches = begun(batches, arguments.source, prefetch=options.prefetch)
         if self._own_rows is not None:
             batches = self._own_rows.noted(batches)
         if start.super_batches == 0 and start.source is not None:

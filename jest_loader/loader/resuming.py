@@ -1,5 +1,6 @@
 """Whether a source can go on where it was when its state was saved."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import (
@@ -11,6 +12,7 @@ from torch.utils.data import (
 )
 
 from jest_loader.loader.data_loader import sampler_of
+from jest_loader.loader.position import Position
 from jest_loader.protocols import EpochSource, Source, Stateful
 
 _WITHOUT_STATE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -35,6 +37,38 @@ def check_stateful(source: Source) -> Stateful:
     if isinstance(source, DataLoader):
         _check_order_is_saved(source)
     return source
+
+
+def state_of(source: Source) -> dict[str, Any] | None:
+    """The state of a source; None if it has none, or a ``state_dict`` that its loader lacks."""
+    if not isinstance(source, Stateful):
+        return None
+    try:
+        return source.state_dict()
+    except (AttributeError, NotImplementedError):  # As of loaders that Accelerate has prepared.
+        return None
+
+
+def saved_position(position: Position, source: Source, *, is_fresh: bool) -> Position:
+    """The position as it is to be saved.
+
+    Args:
+        position: Of the dataset.
+        source: Its source, which may have an order of its own.
+        is_fresh: Whether nothing was read from it yet.
+
+    Raises:
+        ValueError: if the source cannot save its state.
+    """
+    check_stateful(source)
+    if is_fresh:
+        position = replace(position, source=state_of(source))
+    if position.source is None and (is_fresh or position.super_batches > 0):
+        raise ValueError(
+            f"a {type(source).__name__} has a state_dict, but it fails; pass the loader itself "
+            "rather than what accelerate's prepare() returned, or mend its state_dict"
+        )
+    return position
 
 
 def _check_order_is_saved(loader: "DataLoader[Any]") -> None:

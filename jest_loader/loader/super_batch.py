@@ -16,8 +16,9 @@ from jest_loader.batch import (
     take,
 )
 from jest_loader.loader.promises import declared_batch_size
+from jest_loader.loader.resuming import state_of
 from jest_loader.loader.schedule import Step
-from jest_loader.protocols import Source, Stateful
+from jest_loader.protocols import Source
 from jest_loader.skipped import Used, listed, named, use
 
 Prepare = Callable[[Batch], Batch]
@@ -109,14 +110,13 @@ class _Reader:
             raise ValueError(self._size_error(each))
 
     def flush(self) -> SuperBatch:
-        state = self._source.state_dict() if isinstance(self._source, Stateful) else None
         super_batch = SuperBatch(
             step=self.step,
             candidates=self._candidates(),
             num_rows=self.num_rows,
             batch_size=self._batch_size or self.num_rows,
             skipped=self._skipped,
-            source_state=state,
+            source_state=state_of(self._source),
         )
         self._usable, self._skipped, self.num_rows = [], {}, 0
         return super_batch

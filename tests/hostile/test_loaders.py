@@ -192,3 +192,25 @@ def test_the_other_forms_of_a_loader_resume_exactly(form, num_epochs):
     resumed.load_state_dict(state)
     assert numbers(resumed) == expected
     assert len(expected) == 7
+
+
+class Prepared(DataLoader):
+    """Has the methods of a state that its own loader lacks, as Accelerate's loaders do."""
+
+    def state_dict(self):
+        raise AttributeError("no dl_state_dict")
+
+    def load_state_dict(self, state_dict):
+        raise AttributeError("no dl_state_dict")
+
+
+def test_a_loader_whose_state_fails_trains_and_is_not_saved():
+    data = dataset(Prepared(ROWS, 4))
+    message = "a Prepared has a state_dict, but it fails; pass the loader itself rather than"
+    with pytest.raises(ValueError, match=message):
+        data.state_dict()
+    batches = iter(data)
+    next(batches)
+    with pytest.raises(ValueError, match=message):
+        data.state_dict()
+    assert len(list(batches)) == 7

@@ -1,5 +1,7 @@
 """Ranks that read the same rows are refused, before or at the first super-batch."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils.data import (
@@ -124,3 +126,33 @@ def test_set_epoch_reaches_what_a_loader_draws_from(where):
     data.set_epoch(5)
     list(data)
     assert told.epochs == (0, 5)
+
+
+class DataLoaderDispatcher(DataLoader):
+    """Named as Accelerate's, which sends each batch from rank 0 to the others."""
+
+
+def test_a_loader_that_talks_with_ranks_begins_in_the_callers_thread():
+    class Talks(DataLoader):
+        def __iter__(self):
+            self.began_in = threading.get_ident()
+            yield from super().__iter__()
+
+    def run(group):
+        loader = Talks(ROWS, 8, sampler=range(group.rank, 64, 2))
+        data = jest_dataset(
+            loader, None, UniformSelector(), super_batch_size=16, sub_batch_size=8, group=group
+        )
+        list(data)
+        return loader.began_in == threading.get_ident()
+
+    assert simulate_ranks(2, run) == [True, True]
+
+
+def test_a_loader_that_talks_for_each_batch_is_refused_in_a_thread():
+    def source(rank):
+        return DataLoaderDispatcher(ROWS, 8, sampler=range(rank, 64, 2))
+
+    with pytest.raises(ValueError, match=r"DataLoaderDispatcher does for each batch; .*prefetch=0"):
+        numbers_of_ranks(source)
+    assert numbers_of_ranks(source, prefetch=0)[1]
