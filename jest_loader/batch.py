@@ -67,13 +67,23 @@ def columns(batch: Batch, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def check_not_square(batch: Batch) -> None:
-    """Raise ``ValueError`` for n lists of n values each: they may be columns, or rows."""
+    """Raise ``ValueError`` for n lists of n values each: they may be columns, or rows.
+
+    Below the top only tuples are refused, which ``default_collate`` makes of lists, as columns.
+    """
     holds_lists = _is_list(batch) and all(map(_is_list, batch))
     if holds_lists and len(batch) == num_examples(batch) > 1:
         raise ValueError(
             f"a batch of {len(batch)} lists of {len(batch)} values may be columns or rows; "
             f"{_AS_A_DICT}"
         )
+    for path, column in columns(batch):
+        if type(column) is list and (size := len(column)) > 1 and _are_tuples_of(size, column):
+            raise ValueError(
+                f"{size} tuples of {size} values may be the rows of column {_name(path)} or, as "
+                "default_collate has lists, its columns; make collate_fn return a list for each "
+                "example"
+            )
 
 
 def take(batch: Batch, index: Tensor) -> Batch:
@@ -175,6 +185,10 @@ def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
 
 def _is_list(node: Any) -> bool:
     return isinstance(node, list | tuple) and not hasattr(node, "_fields")
+
+
+def _are_tuples_of(size: int, column: list[Any]) -> bool:
+    return all(type(value) is tuple and len(value) == size for value in column)
 
 
 def _fields(node: Any) -> dict[str | int, Any] | None:

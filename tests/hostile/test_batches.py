@@ -110,6 +110,15 @@ def test_as_many_lists_as_examples_may_be_rows():
         list(data)
 
 
+def test_lists_that_default_collate_turned_over_are_refused():
+    rows = [{"row": n, "captions": [f"{n}{letter}" for letter in "abcd"]} for n in range(8)]
+    with pytest.raises(ValueError, match=r"4 tuples .* rows of column \['captions'\] or, as defau"):
+        list(JestDataset(
+            DataLoader(rows, batch_size=4), None, UniformSelector(),
+            super_batch_size=4, sub_batch_size=2,
+        ))  # fmt: skip
+
+
 def test_rows_that_were_not_collated_are_noticed():
     with pytest.raises(ValueError, match="got 2 where 8 were expected"):
         list(dataset(DataLoader(PAIRS, batch_size=8, collate_fn=list)))
