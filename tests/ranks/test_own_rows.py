@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
@@ -51,7 +52,19 @@ SAME = {
     "list": lambda rank: numbered_batches(8, 8),
     "stream": lambda rank: DataLoader(Stream(0), 8),
 }
+
+
+def pictures(rank):
+    """Object arrays of pictures that differ in their middle, which their text leaves out."""
+    column = np.empty(8, dtype=object)
+    for row in range(8):
+        column[row] = np.zeros((64, 64), np.uint8)
+        column[row][32, 32] = 1 + rank
+    return [{"number": torch.zeros(8), "image": column}] * 4
+
+
 DIVIDED = {
+    "pictures": pictures,
     "distributed": lambda rank: DataLoader(ROWS, 8, sampler=DistributedSampler(ROWS, 2, rank)),
     "stream": lambda rank: DataLoader(Stream(rank), 8),
     "list": lambda rank: numbered_batches(8, 8)[rank::2],
