@@ -78,6 +78,18 @@ class Position:
         Raises:
             ValueError: if the state is damaged, of another version or of another configuration.
         """
+        try:
+            return cls._from_state(state, configuration)
+        except ValueError:
+            raise
+        except Exception as error:  # Nested deeply enough, values cannot even be shown.
+            raise ValueError(
+                f"the state must be as it was saved, but cannot be read ({type(error).__name__}); "
+                "load another saved state, or start without one"
+            ) from error
+
+    @classmethod
+    def _from_state(cls, state: Any, configuration: dict[str, Any]) -> "Position":
         version = state.get("version") if isinstance(state, dict) else type(state).__name__
         if type(version) is not int or version != _VERSION:
             raise ValueError(

@@ -139,6 +139,19 @@ def test_a_datasets_numbers_are_named(epoch):
         dataset(Counting(4, 4)).load_state_dict({**data.state_dict(), "epoch": epoch})
 
 
+def test_a_datasets_state_that_is_nested_without_end_is_refused():
+    data = dataset(Counting(4, 4))
+    next(iter(data))
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    for name in data.state_dict():
+        with pytest.raises(
+            ValueError, match=r"state must be as it was saved, but .*; load another"
+        ):
+            dataset(Counting(4, 4)).load_state_dict({**data.state_dict(), name: nested})
+
+
 def test_a_position_that_is_not_the_saved_one_is_refused():
     data = dataset(Counting(4, 4))
     next(iter(data))
