@@ -18,8 +18,8 @@ _OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
 def check_weights(model: nn.Module, weights: Any, whose: str = "a checkpoint") -> None:
     """Raise ``ValueError`` unless ``weights`` are tensors by the names and shapes of the model's.
 
-    Numbers must be finite, but for infinite ones in buffers, where masks have them. The model's own
-    may be on the meta device.
+    Floating ones may be of another width. Numbers must be finite, but for infinite ones in buffers,
+    where masks have them. The model's own may be on the meta device.
     """
     if not isinstance(weights, Mapping):
         raise ValueError(f"{whose} must have its weights by name; name another")
@@ -34,6 +34,9 @@ def check_weights(model: nn.Module, weights: Any, whose: str = "a checkpoint") -
         "has in excess": sorted(map(shown, given.keys() - own.keys())),
         "has in another shape": [
             name for name in own if name in given and own[name].shape != given[name].shape
+        ],
+        "has in another kind of numbers": [
+            name for name in own if name in given and not _is_alike(given[name], own[name])
         ],
     }
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -111,6 +114,13 @@ def _can_be(name: str, value: Any, weight: Tensor, most_steps: int | None) -> bo
 
 def _is_rate(value: Any) -> bool:
     return (is_number(value) or isinstance(value, Tensor)) and 0 <= float(value) < math.inf
+
+
+def _is_alike(value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor can be loaded in place of another, up to rounding."""
+    are_floating = value.is_floating_point() and own.is_floating_point()
+    widens = are_floating and value.dtype.itemsize > 1  # Of 8 bits, torch knows no finite ones.
+    return value.layout == own.layout and (value.dtype == own.dtype or widens)
 
 
 def _is_sound(value: Tensor, *, infinite: bool) -> bool:

@@ -121,6 +121,13 @@ def test_a_model_is_built_only_if_its_weights_are_there(path, change, message):
         checkpoint.load_model(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.float8_e5m2], ids=str)
+def test_weights_of_another_kind_of_numbers_are_refused(path, dtype):
+    changed(path, with_weights(log_scale=torch.tensor(1.0).to(dtype)))
+    with pytest.raises(ValueError, match="has in another kind of numbers log_scale"):
+        checkpoint.load_model(path)
+
+
 def test_a_tensor_is_not_larger_than_what_is_stored(path):
     changed(path, with_weights(theirs=torch.zeros(1).expand(2**40)))
     with pytest.raises(ValueError, match=r"must not be larger than what is stored of it"):
@@ -133,6 +140,14 @@ def test_records_are_not_inflated(path):
         for name, content in contents.items():
             records.writestr(name, content)
     with pytest.raises(ValueError, match="its records must not be compressed"):
+        checkpoint.load(path)
+
+
+def test_records_that_lie_at_one_place_are_refused(path):
+    with zipfile.ZipFile(path, "a") as records:
+        records.filelist.extend([max(records.filelist, key=lambda info: info.file_size)] * 9)
+        records.writestr("more", b"")
+    with pytest.raises(ValueError, match="its records must fit into it, got"):
         checkpoint.load(path)
 
 

@@ -37,6 +37,9 @@ def check_records(path: Path) -> None:
         for record in records.infolist():
             if record.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"its records must not be compressed, got {record.filename!r}")
+        size, stored = sum(record.file_size for record in records.infolist()), path.stat().st_size
+        if size > stored:  # Several of them lie at one place.
+            raise ValueError(f"its records must fit into it, got {size} bytes in {stored}")
         damaged = records.testzip()
     if damaged is not None:
         raise ValueError(f"its record {damaged!r} is not as it was written")
