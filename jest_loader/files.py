@@ -17,6 +17,9 @@ from jest_loader.checks import shown
 BelongsTo = Callable[[str], bool]
 """Whether a file belongs to a folder, by its path within it."""
 
+PART = r"\.[^/]+\.[0-9a-f]{32}\.part"
+"""A pattern of the names that ``replacing`` gives to files until they are whole."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (
     "must be a file of its own to be written to, but is a link, a second name of a file, or no "

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.checks import shown
-from jest_loader.files import check_only, replacing, strangers
+from jest_loader.files import PART, check_only, replacing, strangers
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import (
     Record,
@@ -49,7 +49,7 @@ from jest_loader.state_digest import has_its_digest, with_digest
 _LOG = logging.getLogger(__name__)
 _FILE = re.compile(
     r"zarr\.json|index/zarr\.json|(image|text|loss|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
-    rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/\..+\.part"
+    rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/{PART}"
 )
 
 

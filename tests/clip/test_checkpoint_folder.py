@@ -68,10 +68,11 @@ def test_where_a_file_has_one_name_only_it_is_copied(shards, tmp_path, monkeypat
 
 
 def test_what_a_killed_process_left_is_deleted(tmp_path):
-    (tmp_path / ".checkpoint.pt.123.part").write_bytes(b"half")
+    (tmp_path / f".checkpoint.pt.{'0a' * 16}.part").write_bytes(b"half")
     (tmp_path / "notes.part").write_text("mine")
+    (tmp_path / ".film.mkv.part").write_text("half of it")
     assert CheckpointFolder(tmp_path, keep=0).load() is None
-    assert names(tmp_path) == ["notes.part"]
+    assert names(tmp_path) == [".film.mkv.part", "notes.part"]
 
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_there(shards, tmp_path, monkeypatch):

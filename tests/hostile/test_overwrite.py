@@ -100,3 +100,14 @@ def test_a_folder_with_a_building_is_no_cache(tmp_path, overwrite):
             overwrite=overwrite,
         )
     assert everything(tmp_path / "site") == before
+
+
+def test_half_a_file_in_a_building_may_be_anothers(tmp_path):
+    cache(tmp_path / "cache")
+    (tmp_path / "cache" / "building").mkdir()
+    (tmp_path / "cache" / "building" / ".film.mkv.part").write_text("half of it")
+    with pytest.raises(ValueError, match=r"also holds building/.film.mkv.part"):
+        cache(tmp_path / "cache")
+    (tmp_path / "cache" / "building" / ".film.mkv.part").unlink()
+    (tmp_path / "cache" / "building" / f".0.{'0a' * 16}.part").write_text("half of ours")
+    cache(tmp_path / "cache")

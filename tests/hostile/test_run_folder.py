@@ -6,6 +6,7 @@ import pytest
 
 from jest_loader.clip.config.log import LogConfig
 from jest_loader.clip.journal.logs import open_logs
+from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.files import save_json
 
 
@@ -51,3 +52,34 @@ def test_json_replaces_a_link_and_leaves_what_it_points_to(tmp_path):
     save_json(tmp_path / "log.jsonl", {"a": 1})
     assert not (tmp_path / "log.jsonl").is_symlink()
     assert (tmp_path / "theirs").read_text() == "a thesis\n"
+
+
+@pytest.mark.parametrize("text", ["a thesis\n", "[1]\n", "{}\n", '{"stage": 1}\n'], ids=repr)
+def test_a_log_of_something_else_is_not_emptied(tmp_path, text):
+    (tmp_path / "log.jsonl").write_text(text)
+    with (
+        pytest.raises(ValueError, match=r"log.jsonl must be the log of a run, .*; move it away"),
+        open_logs(LogConfig(), tmp_path, 0, {}),
+    ):
+        pass
+    assert (tmp_path / "log.jsonl").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000 + "\n", '{"step": null}\n', '{"step": [1]}\n', "3\n"],
+    ids=["nested", "null", "list", "number"],
+)
+def test_a_line_that_is_none_ends_a_log(tmp_path, line):
+    ours = '{"step": 1}\n'
+    (tmp_path / "log.jsonl").write_text(ours + line)
+    with open_logs(LogConfig(), tmp_path, 4, {}):
+        assert (tmp_path / "log.jsonl").read_text() == ours
+
+
+@pytest.mark.parametrize("text", ["a thesis", "[]", '{"accuracy": 0.5}'], ids=repr)
+def test_metrics_of_something_else_are_not_replaced(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics.json is of something else; move it away"):
+        CheckpointFolder(tmp_path, keep=0)
+    assert (tmp_path / "metrics.json").read_text() == text

@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from jest_loader.checks import shown
 from jest_loader.clip.config.log import LogConfig
 from jest_loader.files import finite, open_to_append
 
 _NAME = "log.jsonl"
+_LINE_BEGINS = b'{"step": '
 
 
 class Log(Protocol):
@@ -58,6 +60,7 @@ def open_logs(config: LogConfig, out: Path, step: int, run: dict[str, Any]) -> I
         run: The run's configuration, as JSON values.
 
     Raises:
+        ValueError: if what stands in ``out`` under a log's name is no log of a run.
         ModuleNotFoundError: if a package that a log needs is not installed.
     """
     with ExitStack() as closing:
@@ -106,9 +109,20 @@ def _json_lines(out: Path, step: int) -> Iterator[JsonLines]:
 
 
 def _num_bytes_up_to(path: Path, step: int) -> int:
-    """The bytes of the file's whole lines up to those of ``step``."""
+    """The bytes of the file's whole lines up to those of ``step``.
+
+    Raises:
+        ValueError: if it is no log of a run, which must not be cut.
+    """
     length = 0
     with path.open("rb") as lines:
+        head = lines.read(len(_LINE_BEGINS)).rstrip(b"\0")  # Which a power cut may leave.
+        if not _LINE_BEGINS.startswith(head):
+            raise ValueError(
+                f"{path} must be the log of a run, but begins with {shown(repr(head))}; move it "
+                "away, or choose another folder"
+            )
+        lines.seek(0)
         for line in lines:
             found = _step_of(line)
             if found is None or found > step:
@@ -121,5 +135,5 @@ def _step_of(line: bytes) -> int | None:
     """The line's step; None if a process or machine died before the line was whole."""
     try:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
-    except ValueError:
+    except Exception:  # Nested without end, or no object with numbers.
         return None

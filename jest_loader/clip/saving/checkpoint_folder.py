@@ -1,5 +1,6 @@
 """The checkpoints of one run: the newest, and some before it."""
 
+import json
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ from typing import Any
 
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.saving import checkpoint
-from jest_loader.files import replacing
+from jest_loader.files import PART, replacing
 
 _NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")
 _OF_DATA = ("index.json", "zarr.json", ".zgroup")
@@ -35,11 +36,14 @@ class CheckpointFolder:
             raise ValueError(
                 f"out must be a folder of the run's own, but {path} holds data; choose another"
             )
-        path.mkdir(parents=True, exist_ok=True)
         self.newest = path / "checkpoint.pt"
         self._keep = keep
-        for part in path.glob(".*.part"):
-            part.unlink(missing_ok=True)  # Another rank may have been first.
+        if not self.newest.exists():
+            _check_metrics(path / "metrics.json")
+        path.mkdir(parents=True, exist_ok=True)
+        for part in path.iterdir():
+            if re.fullmatch(PART, part.name):
+                part.unlink(missing_ok=True)  # Another rank may have been first.
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint's contents; None if there is none.
@@ -71,6 +75,21 @@ class CheckpointFolder:
             if (match := _NUMBERED.fullmatch(path.name))
         }
         return [found[number] for number in sorted(found) if number <= step]
+
+
+def _check_metrics(path: Path) -> None:
+    """Raise ``ValueError`` if a file that a run will replace is there, and no run's."""
+    if not path.exists():
+        return
+    try:
+        is_ours = {"finished", "steps", "config"} <= json.loads(path.read_bytes()).keys()
+    except Exception:  # No JSON, or something else in it.
+        is_ours = False
+    if not is_ours:
+        raise ValueError(
+            f"out must be a folder of the run's own, but {path} is of something else; move it "
+            "away, or choose another folder"
+        )
 
 
 def _link(path: Path, name: Path) -> None:
