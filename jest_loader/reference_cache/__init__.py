@@ -11,6 +11,7 @@
       stored_rows     arrays whose rows belong to examples, in memory or mapped
       sample_index    the row of each sample id
       mapped_rows     an array in many files, gathered by one index
+      held_files      mapped files, compared with their checksums before they are used
       missing         examples that the cache lacks, embedded while training runs
     format          what is in the folder; all of the above agree on it
 

@@ -1,5 +1,6 @@
 """The row of each sample id."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,13 @@ class SampleIndex:
         num_rows: How many rows there are.
         ids: Int64 [rows], the sample ids, ascending; None if the ids are the rows.
         rows: Int64 [rows], the row of each of ``ids``.
+        check: Called before the arrays are touched; raises ``ValueError`` if they were changed.
     """
 
     num_rows: int
     ids: Int64Array | None = None
     rows: Int64Array | None = None
+    check: Callable[[], None] | None = None
 
     @classmethod
     def of(cls, ids: Int64Array) -> "SampleIndex":
@@ -66,9 +69,15 @@ class SampleIndex:
         return cls.of(given.astype(np.int64, copy=False))
 
     def find(self, ids: Int64Array) -> Int64Array:
-        """The row of each id, -1 for ids that have none."""
+        """The row of each id, -1 for ids that have none.
+
+        Raises:
+            ValueError: as ``check``.
+        """
         if self.ids is None or self.rows is None:
             return np.where((ids >= 0) & (ids < self.num_rows), ids, -1)
+        if self.check is not None:
+            self.check()
         place = np.searchsorted(self.ids, ids).clip(max=self.num_rows - 1)
         return np.where(self.ids[place] == ids, self.rows[place], -1)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from jest_loader.reference_cache.format import (
     is_missing,
     read_manifest,
 )
+from jest_loader.reference_cache.held_files import Compare, HeldFiles
 from jest_loader.reference_cache.mapped_rows import MappedRows
 from jest_loader.reference_cache.sample_index import SampleIndex, sample_ids
 
@@ -111,33 +111,29 @@ def open_cache(path: str | Path, kind: Kind, expect: Mapping[str, str] | None) -
     check_identity(path, manifest.identity, expect or {})
     files, forms = check_chunk_sizes(path, manifest), manifest.arrays()
     values = ("loss",) if kind == "loss" else ("image", "text")
-    columns = {
-        name: MappedRows(
-            files[name], forms[name], partial(_check_chunk, path, manifest, files, name)
+
+    def compare(name: str) -> Compare:
+        checksums = manifest.checksums[name]
+        return lambda number, content: check_content(
+            path, files[name][number], content, checksums[number]
         )
-        for name in values
-    }
+
+    columns = {name: MappedRows(files[name], forms[name], compare(name)) for name in values}
     if not manifest.has_index:
         return OpenCache(manifest, columns, SampleIndex(manifest.num_rows))
-    found = []
-    for name in ("index/id", "index/row"):
-        mapped = np.memmap(files[name][0], dtype=forms[name].dtype, mode="r")
-        _check_chunk(path, manifest, files, name, 0, mapped.data)
-        found.append(mapped)
-    ids, rows = found
+    held = [
+        HeldFiles(files[name], forms[name].chunk_bytes, compare(name))
+        for name in ("index/id", "index/row")
+    ]
+    ids, rows = (one.mappings[0].numpy().view("<i8") for one in held)
+
+    def check() -> None:
+        for one in held:
+            one.check([0])
+
+    check()
     _check_index(path, ids, rows)
-    return OpenCache(manifest, columns, SampleIndex(manifest.num_rows, ids, rows))
-
-
-def _check_chunk(
-    path: str | Path,
-    manifest: Manifest,
-    files: Mapping[str, list[Path]],
-    name: str,
-    number: int,
-    content: memoryview,
-) -> None:
-    check_content(path, files[name][number], content, manifest.checksums[name][number])
+    return OpenCache(manifest, columns, SampleIndex(manifest.num_rows, ids, rows, check))
 
 
 def _check_index(path: str | Path, ids: Int64Array, rows: Int64Array) -> None:

@@ -69,6 +69,51 @@ def test_a_flipped_bit_is_found_when_it_is_read(cache, name):
         look_up(cache)
 
 
+FILES = ["image/c/1/0", "text/c/1/0", "index/id/c/0", "index/row/c/0"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("is_used", [False, True], ids=["before", "in use"])
+def test_a_file_that_is_cut_in_place_is_named(cache, name, is_used):
+    cached = CachedReference.open(cache)
+    if is_used:
+        cached.embed({"sample_id": IDS})
+    with (cache / name).open("r+b") as file:  # The rest of its page reads as zeros.
+        file.truncate(32)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{name} must stay as it is .* but has 32 bytes now"):
+            cached.embed({"sample_id": IDS})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_written_in_place_is_compared_again(cache, name):
+    cached = CachedReference.open(cache)
+    expected = cached.embed({"sample_id": IDS})
+    content = (cache / name).read_bytes()
+    (cache / name).write_bytes(content)
+    assert torch.equal(cached.embed({"sample_id": IDS}).image, expected.image)
+    (cache / name).write_bytes(content[::-1])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{name} must have the BLAKE2b"):
+            cached.embed({"sample_id": IDS})
+    (cache / name).write_bytes(content)
+    assert torch.equal(cached.embed({"sample_id": IDS}).image, expected.image)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("end", ["deleted", "replaced"])
+def test_a_file_that_loses_its_name_is_still_there(cache, name, end):
+    cached = CachedReference.open(cache)
+    (cache / "new").write_bytes(b"new")
+    if end == "deleted":
+        (cache / name).unlink()
+    else:
+        (cache / "new").replace(cache / name)
+    for _ in range(2):
+        image = cached.embed({"sample_id": IDS}).image
+        assert torch.equal(image, Reference().embed({"sample_id": IDS}).image.half())
+
+
 def test_any_flipped_bit_of_the_manifest_is_found(cache):
     group = cache / "zarr.json"
     content = group.read_bytes()
