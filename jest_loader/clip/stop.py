@@ -32,7 +32,7 @@ class Stop:
     """Decides after each step whether to stop: at a SIGTERM or Ctrl-C, or when time is up.
 
     Within this context SIGTERM and Ctrl-C end the run after the step that they arrive in; a second
-    Ctrl-C ends it at once. Python handles signals in the main thread only, so in another thread
+    Ctrl-C, two seconds later or more, ends it at once. Python handles signals in the main thread only, so in another thread
     they keep their usual effect.
 
     Args:
@@ -79,7 +79,7 @@ class Stop:
         return None
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = "SIGTERM"
+        self._signalled = self._signalled or "SIGTERM"
 
     @property
     def status(self) -> int:
@@ -93,4 +93,7 @@ class Stop:
                 raise KeyboardInterrupt
             return
         self._signalled, self._interrupted = "Ctrl-C", now
-        _LOG.warning("stopping after this step, saved; a second Ctrl-C stops at once, unsaved")
+        _LOG.warning(
+            "stopping after this step, saved; Ctrl-C again, in two seconds or later, stops at once, "
+            "unsaved"
+        )

@@ -60,6 +60,7 @@ def test_without_a_limit_it_goes_on():
         ([signal.SIGTERM], "SIGTERM", 0),
         ([signal.SIGINT], "Ctrl-C", 130),
         ([signal.SIGINT, signal.SIGINT], "Ctrl-C", 130),  # As torchrun passes it on.
+        ([signal.SIGINT, signal.SIGTERM], "Ctrl-C", 130),
     ],
 )
 def test_a_signal_ends_a_run_after_its_step(shards, tmp_path, monkeypatch, signals, name, status):
