@@ -87,7 +87,7 @@ def build(  # noqa: PLR0913
             ``peers_timeout_s`` is not positive.
         TimeoutError: if the other processes do not build their chunks.
     """
-    folder, rank = Path(path), Process.of_this_process()
+    folder, rank = Path(path).resolve(), Process.of_this_process()  # A link to it stays one.
     measure = measure_of(reference)
     settings = Settings(
         measure.kind,

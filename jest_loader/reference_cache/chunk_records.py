@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jest_loader.checks import differ, shown
-from jest_loader.reference_cache.format import CACHE_VERSION, Kind
+from jest_loader.reference_cache.format import CACHE_VERSION, Kind, read_json
 from jest_loader.reference_cache.measure import Logit
 
 
@@ -58,7 +58,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         ValueError: if the file is damaged.
     """
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if isinstance(found["identity"], dict):
             return dict(found)
     except FileNotFoundError:

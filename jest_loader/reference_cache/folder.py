@@ -5,7 +5,6 @@ record is there; everything is written under another name, brought to disk and r
 may be killed at any moment, and several may build different chunks.
 """
 
-import json
 import logging
 import re
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.checks import shown
-from jest_loader.files import PART, check_only, replacing, strangers
+from jest_loader.files import PART, check_only, read_regular, replacing, strangers
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import (
     Record,
@@ -32,6 +31,7 @@ from jest_loader.reference_cache.format import (
     ATTRIBUTE,
     BUILDING,
     CACHE_VERSION,
+    MOST_JSON_BYTES,
     ArrayForm,
     Manifest,
     array_metadata,
@@ -39,6 +39,7 @@ from jest_loader.reference_cache.format import (
     check_content,
     checksum,
     is_missing,
+    read_json,
     read_manifest,
     value_forms,
 )
@@ -91,7 +92,7 @@ class CacheFolder:
         """The record of a chunk, if the chunk is there; a damaged one counts as none."""
         path = self._record_path(number)
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
         except FileNotFoundError:
             return None
         except Exception:  # No JSON, or nested without end.
@@ -253,8 +254,10 @@ def remove(path: Path) -> None:
     """
     if not path.exists():
         return
-    group = path / "zarr.json"
-    says_so = group.is_file() and ATTRIBUTE.encode() in group.read_bytes()
+    try:
+        says_so = ATTRIBUTE.encode() in read_regular(path / "zarr.json", MOST_JSON_BYTES)
+    except OSError:  # It is not there, or too long.
+        says_so = False
     if not says_so and not (path / BUILDING).is_dir():
         raise ValueError(
             f"only a reference cache can be overwritten, but {str(path)!r} is none; choose another "

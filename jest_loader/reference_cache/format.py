@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.checks import shown, whole
+from jest_loader.files import read_regular
 from jest_loader.state_digest import has_its_digest
 
 CACHE_VERSION = 4
 ATTRIBUTE = "jest_loader_cache"
 BUILDING = "building"
+MOST_JSON_BYTES = 1 << 28  # Of a manifest, which has a checksum of each chunk.
 
 Kind = Literal["embeddings", "loss"]
 
@@ -142,7 +144,7 @@ def read_manifest(path: str | Path) -> Manifest:
             raise ValueError(_other_version(1, path))
         raise ValueError(f"no reference cache at {path}: zarr.json is missing; build it first")
     try:
-        attributes = json.loads(group.read_text())["attributes"]
+        attributes = read_json(group)["attributes"]
     except Exception as error:  # Nested deeply enough, JSON raises RecursionError.
         reason = f"zarr.json cannot be read: {shown(repr(error))}"
         raise ValueError(_damaged(path, reason)) from error
@@ -245,14 +247,34 @@ def array_metadata(form: ArrayForm) -> dict[str, Any]:
 
 def _is_described(file: Path, form: ArrayForm) -> bool:
     try:
-        return bool(json.loads(file.read_text()) == array_metadata(form))
-    except Exception:  # Not there, no JSON, or nested without end.
+        return bool(read_json(file) == array_metadata(form))
+    except Exception:  # Not there, no JSON, too long, or nested without end.
         return False
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file of a cache holds.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        Exception: any other, of a file that is too long or no JSON.
+    """
+    return json.loads(read_regular(file, MOST_JSON_BYTES))
 
 
 def check_content(path: str | Path, file: Path, content: bytes | memoryview, expected: str) -> None:
     """Raise ``ValueError`` unless a chunk file of the cache at ``path`` holds what was written."""
-    found = checksum(content)
+    _check_checksum(path, file, checksum(content), expected)
+
+
+def check_file(path: str | Path, file: Path, expected: str) -> None:
+    """As ``check_content``, of a file that need not fit into memory."""
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    _check_checksum(path, file, found, expected)
+
+
+def _check_checksum(path: str | Path, file: Path, found: str, expected: str) -> None:
     if found != expected:
         raise ValueError(
             _damaged(path, f"{file} must have the BLAKE2b {shown(expected)}, got {found}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from jest_loader.reference_cache.format import (
     Manifest,
     check_chunk_sizes,
-    check_content,
+    check_file,
     check_identity,
     read_manifest,
 )
@@ -29,5 +29,5 @@ def verify(path: str | Path, *, expect: Mapping[str, str] | None = None) -> Mani
     check_identity(path, manifest.identity, expect or {})
     for name, files in check_chunk_sizes(path, manifest).items():
         for file, expected in zip(files, manifest.checksums[name], strict=True):
-            check_content(path, file, file.read_bytes(), expected)
+            check_file(path, file, expected)
     return manifest

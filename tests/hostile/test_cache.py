@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -199,6 +201,30 @@ def test_json_that_is_nested_or_something_else_is_refused(cache, name, text):
         with pytest.raises(ValueError, match="damaged") as caught:
             read(cache)
         assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "image/zarr.json"])
+def test_json_without_end_is_not_read(cache, name):
+    os.truncate(cache / name, 1 << 40)
+    for read in (verify, CachedReference.open):
+        with pytest.raises(ValueError, match="damaged"):
+            read(cache)
+
+
+def test_verifying_takes_no_memory_by_the_size_of_chunks(tmp_path):
+    source = [{"sample_id": np.arange(1 << 20)}]
+    build(tmp_path / "large", source, lambda batch: torch.ones(1 << 20), chunk_rows=1 << 20)
+    tracemalloc.start()
+    verify(tmp_path / "large")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 << 20  # A chunk of ids has 8 MiB.
+
+
+def test_an_output_with_json_without_end_is_not_overwritten(cache):
+    os.truncate(cache / "zarr.json", 1 << 40)
+    with pytest.raises(ValueError, match="only a reference cache can be overwritten"):
+        build(cache, batches(), Reference(), overwrite=True)
 
 
 def test_a_shape_that_is_not_the_files_is_refused(cache):

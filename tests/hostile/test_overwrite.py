@@ -111,3 +111,14 @@ def test_half_a_file_in_a_building_may_be_anothers(tmp_path):
     (tmp_path / "cache" / "building" / ".film.mkv.part").unlink()
     (tmp_path / "cache" / "building" / f".0.{'0a' * 16}.part").write_text("half of ours")
     cache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("write", [mds, zarr, cache])
+def test_a_link_to_what_is_overwritten_stays_one(tmp_path, write):
+    write(tmp_path / "data")
+    before = everything(tmp_path / "data").keys()
+    (tmp_path / "link").symlink_to("data")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "link"]
+    assert everything(tmp_path / "data").keys() == before
