@@ -69,8 +69,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     try:
         torch.empty(0, device=name)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # Each kind of device that is not there raises errors of its own.
+        reason = shown(str(error).partition("\n")[0])
         raise ValueError(f"device {name!r} cannot be used here: {reason}; use auto") from error
     return torch.device(name)
 

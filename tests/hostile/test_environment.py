@@ -106,3 +106,15 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, text, message):
     monkeypatch.setenv("LOCAL_RANK", text)
     with pytest.raises(ValueError, match=message):
         choose_device("auto")
+
+
+@pytest.mark.parametrize("kind", [AssertionError, ModuleNotFoundError, RuntimeError], ids=str)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, kind):
+    def fail(*_, **__):
+        raise kind("Torch not compiled for it\nat 0x1")
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(
+        ValueError, match="'xpu' cannot be used here: Torch not compiled for it; use"
+    ):
+        choose_device("xpu")
