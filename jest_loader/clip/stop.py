@@ -32,8 +32,8 @@ class Stop:
     """Decides after each step whether to stop: at a SIGTERM or Ctrl-C, or when time is up.
 
     Within this context SIGTERM and Ctrl-C end the run after the step that they arrive in; a second
-    Ctrl-C, two seconds later or more, ends it at once. Python handles signals in the main thread only, so in another thread
-    they keep their usual effect.
+    Ctrl-C, two seconds later or more, ends it at once. Python handles signals in the main thread
+    only, so in another thread they keep their usual effect.
 
     Args:
         max_seconds: Time from entering the context; None sets no limit.
@@ -94,6 +94,6 @@ class Stop:
             return
         self._signalled, self._interrupted = "Ctrl-C", now
         _LOG.warning(
-            "stopping after this step, saved; Ctrl-C again, in two seconds or later, stops at once, "
-            "unsaved"
+            "stopping after this step, saved; Ctrl-C again, in two seconds or later, stops at "
+            "once, unsaved"
         )
