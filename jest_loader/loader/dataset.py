@@ -130,6 +130,11 @@ class JestDataset(IterableDataset[Batch]):
         return self._position.epoch
 
     @property
+    def super_batches(self) -> int:
+        """Super-batches of this epoch whose sub-batches were delivered."""
+        return self._position.super_batches
+
+    @property
     def filter_ratio(self) -> float:
         """The share of candidates not chosen."""
         return 1 - self.sub_batch_size / self.super_batch_size
@@ -178,7 +183,7 @@ class JestDataset(IterableDataset[Batch]):
         at_start = self._position.super_batches == 0
         if epoch == self._position.epoch and (at_start or self._restored or self._running):
             return
-        self._supersede()
+        self.close()
         self._leave_for(epoch)
 
     def state_dict(
@@ -199,8 +204,8 @@ class JestDataset(IterableDataset[Batch]):
             self._pass.choose_again()
         source, num_ranks = self.source, self._ranks_now().size
         is_undivided = isinstance(source, ShardableSource) and num_ranks != self._ranks.size
-        is_fresh = not (self._began or self._restored or is_undivided)
-        position = saved_position(self._position, source, is_fresh=is_fresh)
+        fresh = not (self._began or self._restored or is_undivided)
+        position = saved_position(self._position, source, is_fresh=fresh, is_running=self._running)
         return position.to_state(self._arguments.configuration(num_ranks))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -213,13 +218,15 @@ class JestDataset(IterableDataset[Batch]):
         check_stateful(self.source)
         configuration = self._arguments.configuration(self._ranks_now().size)
         position = Position.from_state(state_dict, configuration)
-        self._supersede()
+        self.close()
         self._position = position
         self._restored = True
 
     def close(self) -> None:
         """End the running pass and its reading ahead; another may be started."""
-        self._supersede()
+        self._running = False
+        if self._pass is not None:
+            self._pass.close()
 
     def __enter__(self) -> "JestDataset":
         return self
@@ -228,7 +235,7 @@ class JestDataset(IterableDataset[Batch]):
         self.close()
 
     def _run_pass(self) -> Iterator[Batch]:
-        self._supersede()
+        self.close()
         self._begin()
         this_pass = self._pass = Pass(self._arguments, self._position, self._ranks)
         self._running = self._began = True
@@ -283,11 +290,6 @@ class JestDataset(IterableDataset[Batch]):
             self._position = self._position.at_start_of(epoch)
         else:
             self._position = self._position.leaving_for(epoch)
-
-    def _supersede(self) -> None:
-        self._running = False
-        if self._pass is not None:
-            self._pass.close()
 
     def _check_newest(self, this_pass: Pass) -> None:
         if this_pass is not self._pass or not self._running:

@@ -49,13 +49,16 @@ def state_of(source: Source) -> dict[str, Any] | None:
         return None
 
 
-def saved_position(position: Position, source: Source, *, is_fresh: bool) -> Position:
+def saved_position(
+    position: Position, source: Source, *, is_fresh: bool, is_running: bool
+) -> Position:
     """The position as it is to be saved.
 
     Args:
         position: Of the dataset.
         source: Its source, which may have an order of its own.
         is_fresh: Whether nothing was read from it yet.
+        is_running: Whether a pass is under way.
 
     Raises:
         ValueError: if the source cannot save its state.
@@ -63,7 +66,10 @@ def saved_position(position: Position, source: Source, *, is_fresh: bool) -> Pos
     check_stateful(source)
     if is_fresh:
         position = replace(position, source=state_of(source))
-    if position.source is None and (is_fresh or position.super_batches > 0):
+    lacks_state = position.source is None and (
+        is_fresh or position.super_batches > 0 or (not is_running and state_of(source) is None)
+    )
+    if lacks_state:
         raise ValueError(
             f"a {type(source).__name__} has a state_dict, but it fails; pass the loader itself "
             "rather than what accelerate's prepare() returned, or mend its state_dict"

@@ -94,7 +94,7 @@ def test_a_body_longer_than_the_index_says_stops(answer, server, tmp_path):
 
 
 def test_an_endless_index_stops(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "_MOST_INDEX_BYTES", 1 << 20)
+    monkeypatch.setattr(remote, "MOST_INDEX_BYTES", 1 << 20)
     url, _ = server(without_length)
     fetch_fails(folder(url, tmp_path), "longer than the 1048576 bytes", "index.json")
 

@@ -1,0 +1,1 @@
+"""Training loops of others, run with the real libraries."""
