@@ -25,10 +25,8 @@ class Stored(Protocol):
         """Bytes."""
         ...
 
-    def read_into(
-        self, room: memoryview, places: list[int], starts: list[int], sizes: list[int]
-    ) -> None:
-        """Copy bytes from each start to a place in ``room``; raises what reading them raises."""
+    def read_into(self, pieces: list[memoryview], starts: list[int]) -> None:
+        """Fill each piece with the bytes from its start on; raises what reading them raises."""
         ...
 
 
@@ -157,9 +155,9 @@ class RaggedBytes(Sequence[bytes]):
         buffer, size = self._buffers[self._owners[row]], int(self._sizes[row])
         if isinstance(buffer, memoryview):
             return buffer[start : start + size]
-        room = memoryview(bytearray(size))
-        buffer.read_into(room, [0], [start], [size])
-        return room.toreadonly()
+        piece = memoryview(bytearray(size))
+        buffer.read_into([piece], [start])
+        return piece.toreadonly()
 
     def views(self) -> list[memoryview]:
         """All rows where they lie."""
@@ -198,17 +196,20 @@ class RaggedBytes(Sequence[bytes]):
         """The same rows in a buffer of their own."""
         if self._in_memory() is not None:
             return RaggedBytes(self.views())
-        starts = self._sizes.cumsum() - self._sizes
+        stops = self._sizes.cumsum()
+        places = stops - self._sizes
         room = np.empty(self.nbytes, np.uint8).data
         for owner, buffer in enumerate(self._buffers):
             rows = np.flatnonzero(self._owners == owner)
-            places = [column[rows].tolist() for column in (starts, self._starts, self._sizes)]
+            ends = zip(places[rows].tolist(), stops[rows].tolist(), strict=True)
+            pieces = [room[place:stop] for place, stop in ends]
+            starts = self._starts[rows].tolist()
             if isinstance(buffer, memoryview):
-                for place, start, size in zip(*places, strict=True):
-                    room[place : place + size] = buffer[start : start + size]
+                for piece, start in zip(pieces, starts, strict=True):
+                    piece[:] = buffer[start : start + len(piece)]
             else:
-                buffer.read_into(room, *places)
-        return RaggedBytes.within(room, starts, self._sizes)
+                buffer.read_into(pieces, starts)
+        return RaggedBytes.within(room, places, self._sizes)
 
     def to_array(self, dtype: DTypeLike, shape: tuple[int, ...] = ()) -> NDArray[Any]:
         """All rows as one array [n, *shape] of ``dtype``, a copy.

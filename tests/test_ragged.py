@@ -129,11 +129,9 @@ class Elsewhere:
     def __len__(self) -> int:
         return len(self.content)
 
-    def read_into(
-        self, room: memoryview, places: list[int], starts: list[int], sizes: list[int]
-    ) -> None:
-        for place, start, size in zip(places, starts, sizes, strict=True):
-            room[place : place + size] = self.content[start : start + size]
+    def read_into(self, pieces: list[memoryview], starts: list[int]) -> None:
+        for piece, start in zip(pieces, starts, strict=True):
+            piece[:] = self.content[start : start + len(piece)]
 
 
 @given(ROWS, ROWS, st.data())

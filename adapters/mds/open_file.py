@@ -8,6 +8,7 @@ that is written into shows another size or time of change, which is looked at af
 import os
 import weakref
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,24 +47,20 @@ class OpenFile:
         """Bytes."""
         return self.stamp.size
 
-    def read_into(
-        self, room: memoryview, places: list[int], starts: list[int], sizes: list[int]
-    ) -> None:
+    def read_into(self, pieces: list[memoryview], starts: list[int]) -> None:
         """See ``Stored``.
 
         Raises:
             ValueError: if the file was written to since it was opened.
             OSError: if it cannot be read.
         """
-        descriptor, num_read = self._descriptor, 0
         try:
-            for place, start, size in zip(places, starts, sizes, strict=True):
-                num_read += os.preadv(descriptor, (room[place : place + size],), start)
+            num_read = sum(map(os.preadv, repeat(self._descriptor), zip(pieces), starts))
         except OSError as error:
             raise OSError(error.errno, f"shard {self.path} cannot be read: {error}") from error
         now = self._stamp()
         # Deleting or linking a file changes ``changed_ns``, and not what the file holds.
-        if num_read < sum(sizes) or now[1:3] != self.stamp[1:3]:
+        if num_read < sum(map(len, pieces)) or now[1:3] != self.stamp[1:3]:
             raise ValueError(
                 f"shard {self.path} was written to while it was in use (it had {self.stamp.size} "
                 f"bytes and now has {now.size}); start again, and replace a file by renaming "
@@ -77,16 +74,15 @@ class OpenFile:
         """
         room = memoryview(bytearray(min(_BLOCK_BYTES, len(self))))
         for start in range(0, len(self), _BLOCK_BYTES):
-            size = min(_BLOCK_BYTES, len(self) - start)
-            self.read_into(room, [0], [start], [size])
-            yield room[:size]
+            block = room[: len(self) - start]
+            self.read_into([block], [start])
+            yield block
 
     def content(self) -> memoryview:
         """All bytes, in memory; it raises what ``read_into`` raises."""
         room = memoryview(bytearray(len(self)))
-        starts = range(0, len(self), _BLOCK_BYTES)
-        sizes = [min(_BLOCK_BYTES, len(self) - start) for start in starts]
-        self.read_into(room, list(starts), list(starts), sizes)
+        starts = list(range(0, len(self), _BLOCK_BYTES))
+        self.read_into([room[start : start + _BLOCK_BYTES] for start in starts], starts)
         return room.toreadonly()
 
     def _stamp(self) -> Stamp:
