@@ -148,20 +148,29 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
         raise
 
 
+def open_regular(path: Path) -> int:
+    """The descriptor of a regular file to read; what is none, as a pipe or a device, is not opened.
+
+    Raises:
+        OSError: if it cannot be opened or is no regular file; ``strerror`` says why.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+
 def read_regular(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file; what is none, such as a pipe or a device, is not opened.
 
     Raises:
         OSError: if it cannot be read, is no regular file, or has more bytes; ``strerror`` says why.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "no regular file", str(path))
-    if found.st_size > most_bytes:
-        raise OSError(errno.EFBIG, f"more than {most_bytes >> 20} MiB", str(path))
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        content = file.read(found.st_size + 1)
-    if len(content) != found.st_size:
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"more than {most_bytes >> 20} MiB", str(path))
+        content = file.read(size + 1)
+    if len(content) != size:
         raise OSError(errno.EIO, "its size changes while it is read", str(path))
     return content
 

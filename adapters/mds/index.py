@@ -8,6 +8,7 @@ from typing import Any
 from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
 from jest_loader.adapters.mds.shard_info import check_shard
 from jest_loader.checks import shown
+from jest_loader.files import read_regular
 
 INDEX = "index.json"
 
@@ -71,9 +72,7 @@ def load_index(path: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> Any:
-    if path.stat().st_size > MOST_INDEX_BYTES:
-        raise ValueError(f"it must have at most {MOST_INDEX_BYTES} bytes")
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    return json.loads(read_regular(path, MOST_INDEX_BYTES).decode("utf-8-sig"))
 
 
 def _no_index(path: Path, reason: str) -> ValueError:

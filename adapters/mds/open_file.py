@@ -12,6 +12,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
+from jest_loader.files import open_regular
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -31,12 +33,12 @@ class OpenFile:
         path: The file.
 
     Raises:
-        OSError: if it cannot be opened.
+        OSError: if it cannot be opened, or is no regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = open_regular(path)
         weakref.finalize(self, os.close, self._descriptor)
         self.stamp = self._stamp()
         if hasattr(os, "posix_fadvise"):  # not on macOS

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from jest_loader.checks import shown, without_secrets
-from jest_loader.files import replacing
+from jest_loader.files import read_regular, replacing
 
 MARK = ".fetched_by_jest_loader.json"
+_MOST_BYTES = 1 << 20
 
 
 def claim(local: Path, remote: str) -> None:
@@ -44,9 +45,9 @@ def _others(local: Path) -> list[str]:
 def _owner(mark: Path) -> str | None:
     """The remote that the mark names; None if there is no mark."""
     try:
-        found = json.loads(mark.read_bytes())["remote"]
+        found = json.loads(read_regular(mark, _MOST_BYTES))["remote"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except Exception:  # It may hold anything.
         return "a remote that its damaged mark does not name"
     return str(found)

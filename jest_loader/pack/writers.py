@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jest_loader.adapters.zarr import WRITER_ATTRIBUTE
 from jest_loader.adapters.zarr.record import attribute_of
-from jest_loader.files import BelongsTo, new_folder
+from jest_loader.files import BelongsTo, new_folder, read_regular
 from jest_loader.pack.encodings import array_form, check_columns, checked_row
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 
 _INDEX, _GROUP = "index.json", "zarr.json"
 _ZARR_FILE = re.compile(r"zarr\.json|[^/]+/zarr\.json|[^/]+/c/[0-9/]+")
+_MOST_BYTES = 1 << 30  # Of what a data set says of itself.
 _HASH = "xxh64"  # ten times as fast as sha1; comes with streaming
 
 
@@ -234,13 +235,12 @@ def _quiet() -> Iterator[None]:
 def _files_at(path: Path) -> BelongsTo:
     """Which files belong to the data set at ``path``, by what it says itself."""
     index, group = _json_at(path / _INDEX), _json_at(path / _GROUP)
-    if isinstance(index.get("shards"), list):
-        parts = [
-            part for shard in index["shards"] if isinstance(shard, dict) for part in shard.values()
-        ]
-        names = {part.get("basename") for part in parts if isinstance(part, dict)}
-        return {_INDEX, *names}.__contains__
-    if WRITER_ATTRIBUTE in (group.get("attributes") or {}):
+    shards, attributes = index.get("shards"), group.get("attributes")
+    if isinstance(shards, list):
+        parts = [part for shard in shards if isinstance(shard, dict) for part in shard.values()]
+        names = [part.get("basename") for part in parts if isinstance(part, dict)]
+        return {_INDEX, *(name for name in names if isinstance(name, str))}.__contains__
+    if isinstance(attributes, dict) and WRITER_ATTRIBUTE in attributes:
         return lambda name: _ZARR_FILE.fullmatch(name) is not None
     raise ValueError(
         "only a data set in MDS shards, or one that jest-loader wrote to Zarr, can be overwritten, "
@@ -251,7 +251,7 @@ def _files_at(path: Path) -> BelongsTo:
 def _json_at(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one if there is none."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(read_regular(path, _MOST_BYTES))
+    except Exception:  # There is none, or it holds anything.
         return {}
     return found if isinstance(found, dict) else {}

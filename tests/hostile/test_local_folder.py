@@ -1,6 +1,7 @@
 """A folder that shards are fetched into serves and loses nothing of another data set."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -52,6 +53,17 @@ def test_two_remotes_do_not_share_a_folder(folder):
 def test_a_damaged_mark_is_refused(folder, mark):
     (folder / "local").mkdir()
     (folder / "local" / MARK).write_text(mark)
+    with pytest.raises(ValueError, match="has files of a remote that its damaged mark does not"):
+        read(folder, "mine", "local")
+
+
+def test_pipes_in_place_of_our_files_are_not_waited_for(folder):
+    os.mkfifo(folder / "pipe")
+    read(folder, "mine", "local")
+    (folder / "pipe").rename(folder / "local" / "index.json")
+    assert set(read(folder, "mine", "local")) == {"mine"}
+    os.mkfifo(folder / "pipe")
+    (folder / "pipe").rename(folder / "local" / MARK)
     with pytest.raises(ValueError, match="has files of a remote that its damaged mark does not"):
         read(folder, "mine", "local")
 

@@ -74,6 +74,16 @@ def test_too_many_open_files_are_said_with_the_remedy(folder):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path, compression):
+    write_mds(tmp_path, {"name": "str"}, [{"name": "a"}], compression=compression)
+    (shard,) = tmp_path.glob("shard.*")
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(OSError, match=r"no regular file: .*shard\.00000\.mds"):
+        list(MdsSource(tmp_path, batch_size=1))
+
+
 def test_other_names_and_modes_of_a_shard_in_use_do_no_harm(folder):
     batches = iter(MdsSource(folder, batch_size=10, shuffle=False))
     next(batches)

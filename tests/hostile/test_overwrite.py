@@ -1,6 +1,7 @@
 """Overwriting deletes what belongs to a data set or a cache, and nothing else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,11 @@ def test_what_does_not_belong_to_it_is_named_and_kept(tmp_path, write, add):
 
 
 @pytest.mark.parametrize(
-    "index", ["{}", "[]", "no JSON", "[" * 100_000, '{"shards": 3}', '{"attributes": null}']
+    "index",
+    [
+        *["{}", "[]", "no JSON", "[" * 100_000],
+        *['{"shards": 3}', '{"attributes": null}', '{"attributes": 3}'],
+    ],
 )
 @pytest.mark.parametrize("name", ["index.json", "zarr.json"])
 @pytest.mark.parametrize("write", [mds, zarr])
@@ -77,10 +82,17 @@ def test_a_folder_with_a_file_of_that_name_is_no_data_set(tmp_path, write, name,
     assert everything(tmp_path / "site") == {name: index.encode()}
 
 
+@pytest.mark.parametrize("name", ["index.json", "zarr.json"])
+def test_a_pipe_of_that_name_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=r"only a data set .* is none; choose another output"):
+        mds(tmp_path)
+
+
 def test_an_index_that_names_others_files_deletes_none_elsewhere(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "data").mkdir()
-    shards = [{"raw_data": {"basename": "../thesis.txt"}}, None, {"raw_data": 3}]
+    shards = [{"raw_data": {"basename": "../thesis.txt"}}, {"raw_data": {"basename": []}}, None, {"raw_data": 3}]
     (tmp_path / "data" / "index.json").write_text(json.dumps({"shards": shards}))
     mds(tmp_path / "data")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
