@@ -1,12 +1,13 @@
 """The index.json of a folder of MDS shards."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
-from jest_loader.adapters.mds.shard_info import check_shard
+from jest_loader.adapters.mds.shard_info import check_shard, is_name
 from jest_loader.checks import shown
 from jest_loader.files import read_regular
 
@@ -29,14 +30,13 @@ def fetch_index(remote: RemoteFolder) -> None:
 
 
 def _files_in(path: Path) -> dict[str, dict[str, Any]]:
-    """The index's entry for each file, by name; none if the index cannot be read.
+    """The index's entry for each file, by its path in the folder; none if it cannot be read.
 
     ``load_index`` reports an index that cannot be read.
     """
     try:
-        shards = _parsed(path)["shards"]
-        files = [file for info in shards for file in (info["raw_data"], info["zip_data"]) if file]
-        return {PurePosixPath(file["basename"]).name: file for file in files}
+        files = _listed(_parsed(path)["shards"])
+        return {file["basename"]: file for file in files if is_name(file["basename"])}
     except Exception:  # It may hold anything.
         return {}
 
@@ -68,7 +68,16 @@ def load_index(path: Path) -> dict[str, Any]:
             check_shard(info, is_hash)
         except ValueError as error:
             raise _no_index(index_path, f"of shard {number}, {error}") from error
+    counts = Counter(str(PurePosixPath(file["basename"])) for file in _listed(index["shards"]))
+    equal = [name for name, count in counts.items() if count > 1]
+    if equal:
+        raise _no_index(index_path, f"each file must be listed once, but {equal[0]} is not")
     return index
+
+
+def _listed(shards: Any) -> list[Any]:
+    """The entries of all files."""
+    return [file for info in shards for file in (info["raw_data"], info.get("zip_data")) if file]
 
 
 def _parsed(path: Path) -> Any:

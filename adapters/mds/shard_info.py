@@ -60,7 +60,7 @@ def _check_columns(info: Any) -> None:
 def _check_file(field: str, info: Any, is_hash: Callable[[str], bool]) -> None:
     _check(isinstance(info, dict), field, "an object", info)
     name, num_bytes, hashes = (info.get(key) for key in ("basename", "bytes", "hashes"))
-    _check(_is_name(name), f"{field}.basename", "the name of a file inside its folder", name)
+    _check(is_name(name), f"{field}.basename", "the name of a file inside its folder", name)
     # Compressing may make a shard a little longer.
     is_size = _is_whole(num_bytes, 2 * _MOST_BYTES if field == "zip_data" else _MOST_BYTES)
     _check(is_size, f"{field}.bytes", f"a whole number from 0 to {_MOST_BYTES}", num_bytes)
@@ -70,7 +70,8 @@ def _check_file(field: str, info: Any, is_hash: Callable[[str], bool]) -> None:
     _check(not unknown, f"{field}.hashes", "of known names", unknown)
 
 
-def _is_name(name: Any) -> bool:
+def is_name(name: Any) -> bool:
+    """Whether ``name`` is that of a file inside its folder, below which it may lie deeper."""
     if not isinstance(name, str) or not name.isprintable():
         return False
     path = PurePosixPath(name)

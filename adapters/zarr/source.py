@@ -25,7 +25,7 @@ from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywor
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.threads import map_in_threads
 from jest_loader.adapters.zarr.group import ArrayGroup
-from jest_loader.checks import shown, without_secrets
+from jest_loader.checks import flag, shown, without_secrets
 from jest_loader.ragged import Int64Array
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class ZarrSource(BlockSource):
         fill_missing_chunks: bool = False,
         **options: Unpack[SourceKeywords],
     ) -> None:
-        group = ArrayGroup(fspath(path), columns, fill_missing=fill_missing_chunks)
+        fill_missing = flag("fill_missing_chunks", fill_missing_chunks)
+        group = ArrayGroup(fspath(path), columns, fill_missing=fill_missing)
         super().__init__(ZarrBlocks(group, columns), **options)
 
 

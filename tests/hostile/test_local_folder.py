@@ -31,6 +31,36 @@ def forget_hashes(path):
     (path / "index.json").write_text(json.dumps(index))
 
 
+def write_merged(path, letter, parts):
+    """Several data sets under one index without hashes, as ``streaming`` merges them."""
+    shards = []
+    for part in parts:
+        write_mds(path / part, {"v": "str"}, [{"v": letter + part}] * 20, overwrite=True)
+        index = json.loads((path / part / "index.json").read_text())
+        for shard in index["shards"]:
+            shard["raw_data"] |= {"basename": f"{part}/shard.00000.mds", "hashes": {}}
+        shards += index["shards"]
+    (path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+
+
+def test_shards_in_folders_are_fetched_again_without_hashes(tmp_path):
+    for letter, parts in (("a", "01"), ("b", "012")):
+        write_merged(tmp_path / "remote", letter, parts)
+        stream = MdsStream(tmp_path / "remote", local=tmp_path / "local")
+        read = [value for batch in MdsSource(stream, batch_size=10) for value in batch["v"]]
+        assert set(read) == {letter + part for part in parts}
+
+
+def test_an_index_fetched_before_deletes_nothing_outside(folder):
+    assert set(read(folder, "mine", "local")) == {"mine"}
+    (folder / "thesis.txt").write_text("years of work")
+    index = json.loads((folder / "local" / "index.json").read_text())
+    index["shards"][0]["raw_data"]["basename"] = "../thesis.txt"
+    (folder / "local" / "index.json").write_text(json.dumps(index))
+    assert set(read(folder, "mine", "local")) == {"mine"}
+    assert (folder / "thesis.txt").exists()
+
+
 def test_a_data_set_is_no_folder_to_fetch_into(folder):
     before = sorted(file.name for file in (folder / "mine").iterdir())
     with pytest.raises(ValueError, match=r"local must be empty, .* holds index.json; choose anot"):

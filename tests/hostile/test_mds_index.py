@@ -102,6 +102,17 @@ def test_what_is_no_index_is_said_in_a_line(packed, content):
     assert str(found.value).isprintable()
 
 
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_a_shard_that_is_listed_twice_is_named(packed, prefix):
+    index = json.loads((packed / "index.json").read_text())
+    again = json.loads(json.dumps(index["shards"][0]))
+    again["raw_data"] |= {"basename": prefix + again["raw_data"]["basename"], "hashes": {}}
+    again["zip_data"] = None
+    (packed / "index.json").write_text(json.dumps({**index, "shards": [*index["shards"], again]}))
+    with pytest.raises(ValueError, match=r"file must be listed once, but shard\.00000\.mds is"):
+        MdsSource(packed, batch_size=2)
+
+
 def test_an_index_may_begin_with_a_byte_order_mark(packed):
     index = packed / "index.json"
     index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())

@@ -41,10 +41,14 @@ def test_flags_of_numpy_are_flags(folders, kind):
     assert [batch["number"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-@pytest.mark.parametrize("value", ["no", None, 1])
-def test_pickles_are_not_allowed_by_what_is_no_flag(folders, value):
-    with pytest.raises(ValueError, match="allow_pickle must be True or False, got"):
-        MdsSource(folders["mds"][1], batch_size=2, allow_pickle=value)
+@pytest.mark.parametrize("value", ["no", None, 1], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "name"), [("mds", "allow_pickle"), ("zarr", "fill_missing_chunks")]
+)
+def test_nothing_is_allowed_by_what_is_no_flag(folders, kind, name, value):
+    source, path = folders[kind]
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got"):
+        source(path, batch_size=2, **{name: value})
 
 
 @pytest.mark.parametrize(

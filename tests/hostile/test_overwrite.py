@@ -92,7 +92,12 @@ def test_a_pipe_of_that_name_is_not_waited_for(tmp_path, name):
 def test_an_index_that_names_others_files_deletes_none_elsewhere(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "data").mkdir()
-    shards = [{"raw_data": {"basename": "../thesis.txt"}}, {"raw_data": {"basename": []}}, None, {"raw_data": 3}]
+    shards = [
+        {"raw_data": {"basename": "../thesis.txt"}},
+        {"raw_data": {"basename": []}},
+        None,
+        {"raw_data": 3},
+    ]
     (tmp_path / "data" / "index.json").write_text(json.dumps({"shards": shards}))
     mds(tmp_path / "data")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
