@@ -1,7 +1,8 @@
 """Checks of arguments that several public edges make."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,25 @@ def check_keywords(given: Mapping[str, object], known: type) -> None:
                 f"got an unexpected keyword argument {name!r}; beside the arguments of its own it "
                 f"takes {', '.join(names)}"
             )
+
+
+@contextmanager
+def ending_nothing(what: str) -> Iterator[None]:
+    """A call of a user's code, whose StopIteration would end the loop around it without a word.
+
+    Args:
+        what: What is called, for the message.
+
+    Raises:
+        ValueError: in place of StopIteration.
+    """
+    try:
+        yield
+    except StopIteration as error:
+        raise ValueError(
+            f"{what} must return, but raised StopIteration, which would end the epoch; give next() "
+            "a default, as in next(iterator, None), or begin the iterator anew"
+        ) from error
 
 
 def differ(one: object, other: object) -> bool:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from jest_loader.batch import Batch
+from jest_loader.checks import ending_nothing
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.choosing import Chooser
@@ -28,6 +29,8 @@ from jest_loader.protocols import (
 )
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.ranks import Ranks
+
+_CALLED = "what scores, selects or materializes"
 
 
 class Pass:
@@ -162,6 +165,7 @@ class Pass:
         # Not a generator, whose frame would keep a super-batch while its sub-batch is trained on.
         return iter(partial(self._choose_next, reading), None)
 
+    @ending_nothing(_CALLED)
     def _choose_next(self, reading: Iterator[SuperBatch]) -> Choice | None:
         """The next choice; None where a rank has no whole super-batch left."""
         started, ranks = time.perf_counter(), self._agreement.ranks
@@ -196,6 +200,7 @@ class Pass:
                 "of an iterable dataset must yield a share of its own, see get_worker_info()"
             )
 
+    @ending_nothing(_CALLED)
     def _finish(self, choice: Choice) -> Choice:
         """What is done between two choices, in the training loop's thread."""
         scorer, overlap = self._arguments.scorer, self._arguments.options.overlap

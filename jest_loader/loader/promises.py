@@ -78,4 +78,10 @@ def _num_full_batches(loader: "DataLoader[Any]", batch_size: int) -> int:
     if isinstance(loader.dataset, IterableDataset):
         num_rows: object = loader.dataset
         return len(num_rows) // batch_size  # type: ignore[arg-type] # Its TypeError is the caller's.
-    return min(len(loader), len(sampler_of(loader)) // batch_size)
+    sampler: object = sampler_of(loader)
+    if not isinstance(sampler, Sized):
+        raise TypeError(
+            "a JestDataset has a length only if its source's sampler has one, but a "
+            f"{type(sampler).__name__} has none; give it a __len__, or do not ask for the length"
+        )
+    return min(len(loader), len(sampler) // batch_size)

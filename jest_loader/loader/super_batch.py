@@ -15,6 +15,7 @@ from jest_loader.batch import (
     structure,
     take,
 )
+from jest_loader.checks import ending_nothing
 from jest_loader.loader.promises import declared_batch_size
 from jest_loader.loader.resuming import state_of
 from jest_loader.loader.schedule import Step
@@ -172,6 +173,7 @@ class _Reader:
             )
 
 
+@ending_nothing("prepare")
 def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
     """The batch as ``prepare`` returns it, once it is known to have a row for each of its rows."""
     if prepare is None:
