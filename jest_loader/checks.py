@@ -77,7 +77,10 @@ def shown(text: object, *, most: int = 200) -> str:
         text: A name, a caption, a version; anything else as an f-string has it.
         most: Characters of it to show.
     """
-    given = f"{text}"  # Which a tensor of one number has as the number.
+    try:
+        given = f"{text}"  # Which a tensor of one number has as the number.
+    except Exception:  # Nested without end, or of a kind that cannot be shown.
+        given = f"a {type(text).__name__}"
     escaped = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in given[:most]

@@ -98,3 +98,10 @@ def test_names_write_no_codes_to_a_terminal(folder, caplog):
 )
 def test_what_others_wrote_is_shown_without_codes(text, expected):
     assert shown(text) == expected
+
+
+def test_what_cannot_be_shown_is_named_by_its_kind():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert shown(nested) == "a list"
