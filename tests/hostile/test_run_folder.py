@@ -83,3 +83,10 @@ def test_metrics_of_something_else_are_not_replaced(tmp_path, text):
     with pytest.raises(ValueError, match=r"metrics.json is of something else; move it away"):
         CheckpointFolder(tmp_path, keep=0)
     assert (tmp_path / "metrics.json").read_text() == text
+
+
+@pytest.mark.timeout(20)
+def test_metrics_that_are_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.json")
+    with pytest.raises(ValueError, match=r"metrics.json is of something else; move it away"):
+        CheckpointFolder(tmp_path, keep=0)

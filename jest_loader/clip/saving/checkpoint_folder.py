@@ -9,9 +9,10 @@ from typing import Any
 
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.saving import checkpoint
-from jest_loader.files import PART, replacing
+from jest_loader.files import PART, read_regular, replacing
 
 _NUMBERED = re.compile(r"checkpoint-(\d{8,})\.pt")
+_MOST_BYTES = 1 << 28
 _OF_DATA = ("index.json", "zarr.json", ".zgroup")
 
 
@@ -82,8 +83,9 @@ def _check_metrics(path: Path) -> None:
     if not path.exists():
         return
     try:
-        is_ours = {"finished", "steps", "config"} <= json.loads(path.read_bytes()).keys()
-    except Exception:  # No JSON, or something else in it.
+        found = json.loads(read_regular(path, _MOST_BYTES))
+        is_ours = {"finished", "steps", "config"} <= found.keys()
+    except Exception:  # No file, no JSON, or something else in it.
         is_ours = False
     if not is_ours:
         raise ValueError(
