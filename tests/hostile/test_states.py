@@ -146,9 +146,7 @@ def test_a_datasets_state_that_is_nested_without_end_is_refused():
     for _ in range(100_000):
         nested = [nested]
     for name in data.state_dict():
-        with pytest.raises(
-            ValueError, match=r"state must be as it was saved, but .*; load another"
-        ):
+        with pytest.raises(ValueError, match=r"state .*must (be|have) .*(; load|; make)"):
             dataset(Counting(4, 4)).load_state_dict({**data.state_dict(), name: nested})
 
 
