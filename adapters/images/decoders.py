@@ -113,7 +113,7 @@ def decode(
         raise DecodeError(f"an encoded image must be bytes, got {type(encoded).__name__}")
     if len(encoded) == 0:
         raise DecodeError("an encoded image must have at least one byte, got none")
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     content = bytes(encoded)  # No copy where it is bytes already.
     try:
@@ -123,6 +123,11 @@ def decode(
         return _pillow(content, mode, scale_to, max_pixels) if pixels is None else pixels
     except DecodeError:
         raise
+    except Image.DecompressionBombError as error:  # raised before anyone can look at the size
+        raise TooLargeError(
+            f"an image must have at most {max_pixels} pixels, got more ({error}); resize it, or "
+            "raise max_pixels of DecodeImages and PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
     except UnidentifiedImageError as error:  # its message is the address of a buffer
         raise DecodeError(f"the image cannot be read as {', '.join(FORMATS)}") from error
     except Exception as error:  # A reader may raise anything for damaged bytes.

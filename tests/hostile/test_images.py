@@ -85,15 +85,28 @@ def test_whatever_a_reader_raises_is_a_bad_row(error, monkeypatch):
         check_image(FILES["png"])
 
 
-@pytest.mark.parametrize(
-    "encoded",
-    [png(4, 4), png(9500, 9500), png(0, 0), jpeg(9500, 9500), many_scans(2000, 2000, 1500)],
-    ids=["no pixels' chunk", "huge png", "no size", "huge jpeg", "scans"],
-)
-def test_what_does_not_decode_does_not_pack(encoded):
-    too_large = "at most" in reason_of(encoded)
-    reason = "a picture of too many pixels or scans" if too_large else "no readable JPEG"
+TOO_LARGE = {
+    "png": png(9500, 9500),
+    "png that Pillow refuses": png(30_000, 30_000),
+    "jpeg": jpeg(9500, 9500),
+    "jpeg that Pillow refuses": jpeg(30_000, 30_000),
+    "scans": many_scans(2000, 2000, 1500),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("encoded", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_is_too_large_to_decode_does_not_pack(encoded, decoder):
+    assert " at most " in reason_of(encoded, decoder=decoder)
+    reason = "a picture of too many pixels or scans"
     with warnings.catch_warnings(action="ignore"), pytest.raises(SkipError, match=reason):
+        check_image(encoded)
+
+
+@pytest.mark.parametrize("encoded", [png(4, 4), png(0, 0)], ids=["no pixels' chunk", "no size"])
+def test_what_does_not_decode_does_not_pack(encoded):
+    assert reason_of(encoded)
+    with pytest.raises(SkipError, match="no readable JPEG"):
         check_image(encoded)
 
 
