@@ -2,7 +2,9 @@
 
 import os
 import random
+import resource
 import socket
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
@@ -45,3 +47,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("reads the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Lets no file grow beyond 2,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

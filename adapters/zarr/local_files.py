@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Callable, Sequence
-from itertools import count
 from math import prod
 from pathlib import Path
 
@@ -44,8 +43,11 @@ def first_missing(
     }
     if len(there) >= prod(grid):
         return None
-    names = (name_of(_place(number, grid)) for number in count())
-    return next(name for name in names if name not in there), len(there)
+    names = (name_of(_place(number, grid)) for number in range(prod(grid)))
+    # What is behind a link to a folder is not in the list.
+    missing = (name for name in names if name not in there and not (folder / name).is_file())
+    first = next(missing, None)
+    return None if first is None else (first, len(there))
 
 
 def _place(number: int, grid: Sequence[int]) -> tuple[int, ...]:

@@ -68,6 +68,11 @@ class ZarrSource(BlockSource):
         fill_missing_chunks: bool = False,
         **options: Unpack[SourceKeywords],
     ) -> None:
+        if not isinstance(path, str | PathLike):
+            raise ValueError(
+                f"path must be a folder or a URL, got {shown(repr(path))}; give it as text or "
+                "pathlib.Path"
+            )
         fill_missing = flag("fill_missing_chunks", fill_missing_chunks)
         group = ArrayGroup(fspath(path), columns, fill_missing=fill_missing)
         super().__init__(ZarrBlocks(group, columns), **options)

@@ -1,7 +1,6 @@
 """A disk that is full, and a place that cannot be written to, are named, and nothing is left."""
 
 import os
-import resource
 
 import pytest
 
@@ -9,15 +8,6 @@ from jest_loader.files import replacing
 from jest_loader.pack import write_mds, write_zarr
 
 ROWS = [{"x": os.urandom(3000)} for _ in range(9)]
-
-
-@pytest.fixture
-def full_disk():
-    """Lets no file grow beyond 2,000 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("write", [write_mds, write_zarr])

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from jest_loader.clip.commands.export import export_open_clip
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.models.open_clip_architecture import resolve
 from jest_loader.clip.saving.checkpoint import architecture_of
@@ -167,3 +168,12 @@ def test_sizes_of_other_kinds_are_an_error(folder, vision):
     architecture = from_folder(folder, described(folder, vision=vision))
     with pytest.raises(ValueError, match=r"open_clip cannot build .*; mend its configuration"):
         architecture.build("softmax", logit_scale=10.0, logit_bias=None)
+
+
+def test_a_full_disk_is_named_when_a_model_is_exported(tmp_path, full_disk):
+    (tmp_path / "tiny.json").write_text(json.dumps(described("", {"hf_tokenizer_name": ""})))
+    architecture = resolve(OpenClipConfig(str(tmp_path / "tiny.json")))
+    model = architecture.build("softmax", logit_scale=10.0, logit_bias=None)
+    with pytest.raises(OSError, match=r"exported cannot be written, .* disk is full; make room"):
+        export_open_clip(model, tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.json"]

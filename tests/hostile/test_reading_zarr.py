@@ -109,6 +109,16 @@ def test_a_missing_chunk_is_named_unless_fill_values_are_meant(foreign):
     assert ZarrSource(foreign, batch_size=4, columns=["y"]).num_examples == 12
 
 
+def test_chunks_behind_a_link_to_their_folder_are_there(foreign):
+    first = chunk(foreign, "x", 0)
+    chunks = foreign / "x" if first.parent.name == "x" else first.parent
+    chunks.rename(foreign.parent / "elsewhere")
+    chunks.symlink_to(foreign.parent / "elsewhere")
+    assert read(foreign) == list(range(1, 13))
+    (foreign.parent / "elsewhere" / chunk(foreign, "x", 1).name).unlink()
+    refused(foreign, r"'x' .* must have 3 chunks.*: (c/)?1 is missing")
+
+
 def test_a_chunk_that_goes_missing_during_an_epoch_is_named(foreign):
     source = ZarrSource(foreign, batch_size=4)
     chunk(foreign, "x", 2).unlink()
@@ -229,6 +239,12 @@ def test_files_that_never_end_are_not_opened(foreign):
         refused(foreign, "no regular file")
         file.unlink()
         file.write_bytes(was)
+
+
+@pytest.mark.parametrize("path", [None, 3], ids=repr)
+def test_a_path_of_another_type_is_refused_in_a_sentence(path):
+    with pytest.raises(ValueError, match=f"path must be a folder or a URL, got {path}; give it"):
+        ZarrSource(path, batch_size=4)
 
 
 def test_names_are_shown_without_control_codes(tmp_path):

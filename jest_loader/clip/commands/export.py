@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jest_loader.checks import shown
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.open_clip_model import OpenClipModel
 from jest_loader.clip.models.open_clip_source import CONFIG_FILE, WEIGHTS_FILE
@@ -60,6 +61,7 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
 
     Raises:
         ValueError: if ``out`` holds something else, or the tokenizer is not on this machine.
+        OSError: if it cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -73,7 +75,13 @@ def export_open_clip(model: OpenClipModel, out: Path, *, overwrite: bool = False
             "preprocess_cfg": architecture.preprocess_cfg,
         }
         (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
-        save_file(state, folder / WEIGHTS_FILE)
+        try:
+            save_file(state, folder / WEIGHTS_FILE)
+        except Exception as error:  # It has one of its own, for a full disk too.
+            raise OSError(
+                f"{out} cannot be written, as where a disk is full; make room for it, or choose "
+                f"another place ({shown(error)})"
+            ) from error
         # Which safetensors lets nobody else read.
         shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
         if hasattr(tokenizer, "save_pretrained"):  # Open_clip's own has no files.
