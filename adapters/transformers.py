@@ -1,0 +1,136 @@
+"""A ``JestDataset`` as the training loader of the ``Trainer`` of Hugging Face's transformers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from jest_loader.batch import Batch
+from jest_loader.loader.dataset import JestDataset
+
+_FILE = "jest_dataset.pt"
+
+
+class JestTrainerMixin:
+    """Trains on a ``JestDataset`` and resumes it exactly: ``class T(JestTrainerMixin, Trainer)``.
+
+    Its state is saved in each checkpoint's folder as ``jest_dataset.pt``, and ``dataset.stats`` is
+    logged with the loss as ``jest/score`` and so on.
+
+    Args:
+        arguments: For ``Trainer``.
+        jest: Makes the dataset, called with the trainer's model, which it may score with.
+        keywords: For ``Trainer``.
+
+    Raises:
+        ValueError: if ``jest`` makes no ``JestDataset``, or one whose sub-batches are not of
+            ``per_device_train_batch_size`` rows, or if a ``JestDataset`` is to be evaluated on; in
+            ``train``, if the checkpoint holds no state of a dataset, or another's.
+    """
+
+    args: Any
+    model: Any
+
+    def __init__(
+        self, *arguments: Any, jest: Callable[[torch.nn.Module], JestDataset], **keywords: Any
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self.jest_dataset = jest(self.model)
+        _check(self.jest_dataset, self.args, keywords.get("eval_dataset"))
+        trainer: Any = self
+        trainer.add_callback(_Saving(self.jest_dataset))
+
+    def get_train_dataloader(self) -> Any:
+        """The dataset, as the trainer's loops take it."""
+        return _Loader(self.jest_dataset)
+
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **keywords: Any) -> Any:
+        """As ``Trainer.train``."""
+        self.args.ignore_data_skip = True  # The dataset goes on by itself.
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
+        if folder:
+            self.jest_dataset.load_state_dict(_saved_in(Path(folder)))
+        trainer: Any = super()
+        return trainer.train(resume_from_checkpoint, *arguments, **keywords)
+
+    def log(self, logs: dict[str, Any], *arguments: Any, **keywords: Any) -> None:
+        """As ``Trainer.log``, with what was chosen beside a loss."""
+        stats = self.jest_dataset.stats if "loss" in logs else None
+        if stats is not None:
+            numbers = {name: v for name, v in stats.to_dict().items() if isinstance(v, int | float)}
+            logs |= {f"jest/{name}": value for name, value in numbers.items()}
+        trainer: Any = super()
+        trainer.log(logs, *arguments, **keywords)
+
+
+class _Saving(TrainerCallback):
+    """Puts the dataset's state into each checkpoint."""
+
+    def __init__(self, dataset: JestDataset) -> None:
+        self._dataset = dataset
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Fail now where the first checkpoint would."""
+        if args.save_strategy != "no":
+            self._dataset.state_dict()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save it in the folder that was just made."""
+        saved = self._dataset.state_dict()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            torch.save(saved, folder / f"{_FILE}.part")
+            Path(folder, f"{_FILE}.part").replace(folder / _FILE)
+
+
+class _Loader:
+    """The dataset with the lengths that the trainer's loops ask for.
+
+    Before the first epoch they ask how many sub-batches an epoch has, after ``set_epoch`` how many
+    are left of it, which are fewer where a run is resumed.
+    """
+
+    def __init__(self, dataset: JestDataset) -> None:
+        self._dataset = dataset
+        self._in_epoch = False
+
+    def __len__(self) -> int:
+        done = self._dataset.super_batches if self._in_epoch else 0
+        return len(self._dataset) - done
+
+    def set_epoch(self, epoch: int) -> None:
+        self._dataset.set_epoch(epoch)
+        self._in_epoch = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._dataset)
+
+
+def _check(dataset: object, args: Any, eval_dataset: object) -> None:
+    if not isinstance(dataset, JestDataset):
+        raise ValueError(f"jest must return a JestDataset, got {type(dataset).__name__}")
+    if args.per_device_train_batch_size != dataset.sub_batch_size:
+        raise ValueError(
+            "per_device_train_batch_size must be the dataset's sub_batch_size, got "
+            f"{args.per_device_train_batch_size} and {dataset.sub_batch_size}"
+        )
+    sets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    if any(isinstance(one, JestDataset) for one in sets):
+        raise ValueError(
+            "a JestDataset must not be evaluated on, since it leaves most rows out; pass the data"
+        )
+
+
+def _saved_in(folder: Path) -> Any:
+    try:
+        return torch.load(folder / _FILE, weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} must hold a {_FILE} to go on from, but has none; it was saved by another "
+            "trainer or not to its end, resume from another checkpoint"
+        ) from None
