@@ -7,11 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
-from jest_loader.adapters.mds.shard_info import check_shard, is_name
+from jest_loader.adapters.mds.shard_info import INDEX, check_shard, is_name
 from jest_loader.checks import shown
 from jest_loader.files import read_regular
-
-INDEX = "index.json"
 
 
 def fetch_index(remote: RemoteFolder) -> None:

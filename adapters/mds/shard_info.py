@@ -7,6 +7,7 @@ from typing import Any
 
 from jest_loader.checks import shown
 
+INDEX = "index.json"
 # The offsets in a shard are 32 bits wide.
 _MOST_BYTES = 2**32 - 1
 _COMPRESSIONS = ("br", "bz2", "gz", "snappy", "zstd")
@@ -60,7 +61,12 @@ def _check_columns(info: Any) -> None:
 def _check_file(field: str, info: Any, is_hash: Callable[[str], bool]) -> None:
     _check(isinstance(info, dict), field, "an object", info)
     name, num_bytes, hashes = (info.get(key) for key in ("basename", "bytes", "hashes"))
-    _check(is_name(name), f"{field}.basename", "the name of a file inside its folder", name)
+    _check(
+        is_name(name),
+        f"{field}.basename",
+        "the name of a file inside its folder, not hidden and no index.json",
+        name,
+    )
     # Compressing may make a shard a little longer.
     is_size = _is_whole(num_bytes, 2 * _MOST_BYTES if field == "zip_data" else _MOST_BYTES)
     _check(is_size, f"{field}.bytes", f"a whole number from 0 to {_MOST_BYTES}", num_bytes)
@@ -71,12 +77,13 @@ def _check_file(field: str, info: Any, is_hash: Callable[[str], bool]) -> None:
 
 
 def is_name(name: Any) -> bool:
-    """Whether ``name`` is that of a file inside its folder, below which it may lie deeper."""
+    """Whether ``name`` is that of a file inside its folder, deeper ones too, and not of ours."""
     if not isinstance(name, str) or not name.isprintable():
         return False
     path = PurePosixPath(name)
     is_short = all(len(part.encode()) <= _MOST_NAME_BYTES for part in path.parts)
-    return bool(path.name) and is_short and not path.is_absolute() and ".." not in path.parts
+    is_ours = path.name == INDEX or any(part.startswith(".") for part in path.parts)
+    return bool(path.name) and is_short and not path.is_absolute() and not is_ours
 
 
 def _is_whole(value: Any, most: int = _MOST_BYTES) -> bool:
