@@ -348,6 +348,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path, mds_folder: Folder) -> Non
     folder = mds_folder(rows=4)
     index = json.loads((folder / "index.json").read_text())
     shard = index["shards"][0]
+    other = shard | {"raw_data": shard["raw_data"] | {"basename": "other.mds"}}
     bad: list[tuple[str, str]] = [
         ("{", "is not an MDS index"),
         ("[]", "is not an MDS index"),
@@ -364,7 +365,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path, mds_folder: Folder) -> Non
             "inside its folder",
         ),
         (
-            json.dumps(index | {"shards": [shard, shard | {"column_encodings": ["str"] * 5}]}),
+            json.dumps(index | {"shards": [shard, other | {"column_encodings": ["str"] * 5}]}),
             "same columns",
         ),
     ]
