@@ -50,8 +50,9 @@ def num_examples(batch: Batch) -> int:
         if len(lengths) > len(some):
             shown += f" and {len(lengths) - len(some)} more"
         raise ValueError(
-            f"all columns of a batch must have the same number of rows, but {shown}; a column of "
-            "tensors of different sizes must be a NumPy array of dtype object"
+            f"all columns of a batch must have the same number of rows, but {shown}; stack a list "
+            "of one tensor per example, or, if their sizes differ, make it a NumPy array of dtype "
+            "object"
         )
     return next(iter(lengths.values()))
 

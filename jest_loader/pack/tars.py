@@ -72,7 +72,9 @@ def tar_records(
 def _record(name: str, group: _Group, caption_column: str, keep_columns: tuple[str, ...]) -> Record:
     images = [extension for extension in group if extension in _IMAGES]
     if not images:
-        raise SkipError("no image")
+        raise SkipError("no picture beside it")
+    if "txt" not in group and "json" not in group:
+        raise SkipError("no .txt or .json beside it")
     image = _read(group[images[0]])
     fields = _json_fields(_read(group["json"])) if "json" in group else {}
     if "txt" in group:

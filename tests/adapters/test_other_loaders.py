@@ -91,5 +91,19 @@ def test_litdata(tmp_path):
     assert [batch["n"].tolist() for batch in dataset] == rest
 
 
+def test_torchdata_nodes():
+    nodes = pytest.importorskip("torchdata.nodes")
+
+    def stream():
+        rows = [_row(n) for n in range(NUM_ROWS)]
+        batches = nodes.Mapper(
+            nodes.Batcher(nodes.IterableWrapper(rows), 10), torch.utils.data.default_collate
+        )
+        return make(nodes.Loader(batches, restart_on_stop_iteration=False), lambda b: b["n"])
+
+    check_whole(stream(), lambda b: b["n"])
+    assert_resumes_exactly(stream)
+
+
 def _row(n):
     return {"n": n, "caption": f"row {n}"}

@@ -56,7 +56,7 @@ def test_a_group_of_several_pictures_is_an_error(tmp_path, members):
 def test_pictures_beside_that_of_an_example_are_counted(tmp_path, caplog):
     further = [("1.seg.png", picture(3)), ("1.png", picture(1)), ("1.txt", b"x")]
     further += [("1.left.png", picture(4)), ("2.seg.png", picture(5)), ("2.txt", b"x")]
-    assert packed(tmp_path, GOOD + further).skipped == {"no image": 1}
+    assert packed(tmp_path, GOOD + further).skipped == {"no picture beside it": 1}
     assert "3 pictures with further dots in their names (0.seg.png) are left out" in caplog.text
 
 
@@ -114,3 +114,11 @@ def test_headers_of_any_length_are_an_error(tmp_path):
 def test_links_and_devices_are_counted(tmp_path, kind):
     link = ("1.png", b"", {"type": kind, "linkname": "0.png"})
     assert packed(tmp_path, [*GOOD, link, ("1.txt", b"x")]).skipped.total() == 1
+
+
+def test_examples_whose_members_are_no_neighbours_are_said_so(tmp_path):
+    names = [f"{n}.png" for n in range(3)], [f"{n}.txt" for n in range(3)]
+    members = [(name, picture(n)) for n, name in enumerate(names[0])]
+    members += [(name, b"x") for name in names[1]]
+    with pytest.raises(ValueError, match=r"3 no \.txt or \.json beside it, 3 no picture beside it"):
+        packed(tmp_path, members)

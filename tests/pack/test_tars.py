@@ -67,8 +67,9 @@ def test_bad_examples_of_tars(tmp_path: Path, picture: Picture) -> None:
     tally = pack(PackConfig((tar,), tmp_path / "out", max_skipped_fraction=0.95))
     assert read_all(tmp_path / "out")["caption"] == ["fine"]
     assert tally.skipped == {
-        "no caption": 2,
-        "no image": 1,
+        "no caption": 1,
+        "no .txt or .json beside it": 1,
+        "no picture beside it": 1,
         "text not in UTF-8": 1,
         "not a JSON object": 2,
         "duplicate": 1,
