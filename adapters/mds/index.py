@@ -8,7 +8,7 @@ from typing import Any
 
 from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
 from jest_loader.adapters.mds.shard_info import INDEX, check_shard, is_name
-from jest_loader.checks import shown
+from jest_loader.checks import shown, without_secrets
 from jest_loader.files import read_regular
 
 
@@ -17,7 +17,8 @@ def fetch_index(remote: RemoteFolder) -> None:
     path = remote.local / INDEX
     before = _files_in(path)
     # One that cannot be read does not take the place of one that can.
-    remote.fetch(INDEX, check=lambda part: load_index(part.parent))
+    name = f"{without_secrets(remote.remote).rstrip('/')}/{INDEX}"
+    remote.fetch(INDEX, check=lambda part: load_index(part.parent, name))
     after = _files_in(path)
     if before == after:
         return
@@ -39,8 +40,12 @@ def _files_in(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def load_index(path: Path) -> dict[str, Any]:
+def load_index(path: Path, name: str | None = None) -> dict[str, Any]:
     """The parsed index.json, of which everything that is acted on is checked.
+
+    Args:
+        path: Its folder.
+        name: What errors call it; None for its path.
 
     Raises:
         ValueError: if there is none, or it cannot be read.
@@ -52,24 +57,25 @@ def load_index(path: Path) -> dict[str, Any]:
             f"path must be a local folder with an MDS index.json, got {shown(repr(str(path)))}; "
             "remote shards are read by MdsStream(url, local=folder)"
         )
+    name = name or str(index_path)
     is_hash = _known_hashes()
     try:
         index = _parsed(index_path)
     except Exception as error:  # Nested without end, not UTF-8, no JSON.
-        raise _no_index(index_path, f"{type(error).__name__}: {error}") from error
+        raise _no_index(name, f"{type(error).__name__}: {error}") from error
     if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
-        raise _no_index(index_path, "it must be an object with a list 'shards'")
+        raise _no_index(name, "it must be an object with a list 'shards'")
     if index.get("version") != 2:
-        raise _no_index(index_path, f"version must be 2, got {shown(repr(index.get('version')))}")
+        raise _no_index(name, f"version must be 2, got {shown(repr(index.get('version')))}")
     for number, info in enumerate(index["shards"]):
         try:
             check_shard(info, is_hash)
         except ValueError as error:
-            raise _no_index(index_path, f"of shard {number}, {error}") from error
+            raise _no_index(name, f"of shard {number}, {error}") from error
     counts = Counter(str(PurePosixPath(file["basename"])) for file in _listed(index["shards"]))
     equal = [name for name, count in counts.items() if count > 1]
     if equal:
-        raise _no_index(index_path, f"each file must be listed once, but {equal[0]} is not")
+        raise _no_index(name, f"each file must be listed once, but {equal[0]} is not")
     return index
 
 
@@ -82,9 +88,9 @@ def _parsed(path: Path) -> Any:
     return json.loads(read_regular(path, MOST_INDEX_BYTES).decode("utf-8-sig"))
 
 
-def _no_index(path: Path, reason: str) -> ValueError:
+def _no_index(name: str, reason: str) -> ValueError:
     return ValueError(
-        f"{shown(path)} is not an MDS index of version 2: {shown(reason, most=500)}; fetch it "
+        f"{shown(name)} is not an MDS index of version 2: {shown(reason, most=500)}; fetch it "
         "again, or write the data set again with MDSWriter"
     )
 
