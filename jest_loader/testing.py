@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, columns, structure
+from jest_loader.checks import whole
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.protocols import Scores
 from jest_loader.ranks.ranks import Collective
@@ -34,11 +35,16 @@ def assert_resumes_exactly(make: Callable[[], JestDataset], *, num_epochs: int =
 
     Raises:
         AssertionError: naming the position at which the runs part.
+        ValueError: if ``num_epochs`` is below 1, or ``make`` returns the same dataset again.
     """
-    delivered, states = _record(make(), num_epochs)
+    whole("num_epochs", num_epochs, 1)
+    uninterrupted = make()
+    delivered, states = _record(uninterrupted, num_epochs)
     for position, state in states:
         where = f"resumed after {position} sub-batches"
         resumed = make()
+        if resumed is uninterrupted:
+            raise ValueError("make must return a new dataset each time, got the same one again")
         resumed.load_state_dict(copy.deepcopy(state))
         found = list(_run(resumed, num_epochs - state["epoch"]))
         expected = delivered[position:]

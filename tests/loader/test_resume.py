@@ -61,6 +61,14 @@ def test_the_resume_check_catches_a_source_that_forgets():
         assert_resumes_exactly(lambda: dataset(Forgetful(6, 4)))
 
 
+def test_the_resume_check_refuses_to_check_nothing():
+    with pytest.raises(ValueError, match="num_epochs must be a whole number of at least 1, got 0"):
+        assert_resumes_exactly(lambda: dataset(Counting(6, 4)), num_epochs=0)
+    always_the_same = dataset(Counting(6, 4))
+    with pytest.raises(ValueError, match="make must return a new dataset each time"):
+        assert_resumes_exactly(lambda: always_the_same)
+
+
 def test_a_state_saved_before_the_first_batch_is_the_one_that_was_loaded():
     source = Counting(10, 4)
     before = dataset(source)
