@@ -9,7 +9,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from jest_loader.batch import Batch, num_examples, split, to_device
+from jest_loader.batch import Batch, num_examples, split, structure, to_device
 from jest_loader.checks import check_keywords, whole
 from jest_loader.scoring.memory import MemoryBudget
 from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
@@ -136,7 +136,8 @@ class ModelRunner(Generic[Output]):
         """The function's checked output for a batch, in the model's mode and with gradients.
 
         Raises:
-            ValueError: if the batch lacks a column that it reads.
+            ValueError: if the batch lacks a column that it reads, or is of another precision than
+                a model in half precision.
         """
         device = device_of(model)
         batch = to_device(batch, device)
@@ -152,6 +153,10 @@ class ModelRunner(Generic[Output]):
             if missing is None:
                 raise
             raise ValueError(missing) from error
+        except RuntimeError as error:
+            if "type" in str(error) and (other := _other_precision(model, batch)):
+                raise ValueError(other) from error
+            raise
         return self._check(output, num_rows)
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
@@ -199,6 +204,21 @@ class Outputs(Generic[Output]):
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+def _other_precision(model: nn.Module, batch: Batch) -> str | None:
+    """The message for a batch in fp32 and a model in half precision; None where they are not."""
+    halves = (torch.float16, torch.bfloat16)
+    half = next((weight.dtype for weight in model.parameters() if weight.dtype in halves), None)
+    kinds = structure(batch).items()
+    full = [name for name, kind in kinds if kind.startswith("tensor of float32")]
+    if half is None or not full:
+        return None
+    return (
+        f"a batch must have the precision of the model that scores it, but the model's is {half} "
+        f"and column {full[0]} is torch.float32; cast it where the model is called, "
+        f"as in batch['image'].to({half})"
+    )
 
 
 def _missing_column(error: KeyError, batch: Batch) -> str | None:
