@@ -10,7 +10,7 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.promises import declared_batch_size, num_full_rows
+from jest_loader.loader.promises import Declared
 from jest_loader.loader.schedule import Step
 from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
@@ -50,10 +50,16 @@ class Arguments:
         _check_parts(self)
         for name in ("super_batch_size", "sub_batch_size"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        _check_sizes(self.source, self.super_batch_size, self.sub_batch_size)
+        self.declared.check()
+        _check_sizes(self.declared, self.super_batch_size, self.sub_batch_size)
         self._check_emit()
         self._check_schedule()
         self._check_overlap()
+
+    @property
+    def declared(self) -> Declared:
+        """What is known of the source's size."""
+        return Declared(self.source, self.options.batch_size, self.options.num_examples)
 
     def steps(self, start: Position) -> Iterator[Step]:
         """How the sub-batches of an epoch are chosen after a position in it, without end."""
@@ -92,7 +98,7 @@ class Arguments:
 
     def configuration(self, num_ranks: int) -> dict[str, Any]:
         """What must be equal when a state is loaded, for the run to go on as it would have."""
-        batch_size = declared_batch_size(self.source)
+        batch_size = self.declared.batch_size
         scorer: object = self.scorer
         loss = scorer.loss if isinstance(scorer, WithLoss) else None
         equal_by = scorer.equal_by if isinstance(scorer, WithEqualBy) else None
@@ -125,7 +131,7 @@ class Arguments:
 
     def _uniform_size(self) -> int:
         """The fewest candidates that make a sub-batch and are whole batches of the source."""
-        batch_size = declared_batch_size(self.source) or self.sub_batch_size
+        batch_size = self.declared.batch_size or self.sub_batch_size
         return -(-self.sub_batch_size // batch_size) * batch_size
 
     def _size_at(self, filter_ratio: float) -> int:
@@ -156,8 +162,8 @@ class Arguments:
                     "a filter ratio must leave whole candidates: sub_batch_size / (1 - ratio) is "
                     f"{self.sub_batch_size / (1 - ratio):.2f} for {self.sub_batch_size} and {ratio}"
                 )
-            _check_sizes(self.source, size, self.sub_batch_size)
-            _check_held(self.source, size, ratio)
+            _check_sizes(self.declared, size, self.sub_batch_size)
+            _check_held(self.declared, size, ratio)
 
     def _check_overlap(self) -> None:
         if not self.options.overlap or self.scorer is None:
@@ -217,25 +223,22 @@ def _check_parts(arguments: Arguments) -> None:
         )
 
 
-def _check_sizes(source: Source, super_batch_size: int, sub_batch_size: int) -> None:
+def _check_sizes(declared: Declared, super_batch_size: int, sub_batch_size: int) -> None:
     """Raise ``ValueError`` unless source batches make super-batches, and these sub-batches."""
     if sub_batch_size > super_batch_size:
         raise ValueError(
             "sub_batch_size must be at most super_batch_size, "
             f"got {sub_batch_size} and {super_batch_size}"
         )
-    batch_size = declared_batch_size(source)
+    batch_size = declared.batch_size
     if batch_size is not None and super_batch_size % batch_size != 0:
         raise ValueError(size_error(super_batch_size, batch_size))
 
 
-def _check_held(source: Source, super_batch_size: int, filter_ratio: float) -> None:
+def _check_held(declared: Declared, super_batch_size: int, filter_ratio: float) -> None:
     """Raise ``ValueError`` if a source of known length cannot make what a schedule asks for."""
-    try:
-        held = num_full_rows(source)
-    except TypeError:  # Its length is not known.
-        return
-    if super_batch_size > held:
+    held = declared.full_rows()
+    if held is not None and super_batch_size > held:
         raise ValueError(
             f"a schedule's filter ratio of {filter_ratio} makes super-batches of "
             f"{super_batch_size} candidates, but an epoch of the source has {held}; lower it, or "

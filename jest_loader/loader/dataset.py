@@ -17,7 +17,6 @@ from jest_loader.loader.data_loader import set_epoch
 from jest_loader.loader.epoch import Pass
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.promises import num_full_rows
 from jest_loader.loader.resuming import check_stateful, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import (
@@ -148,7 +147,7 @@ class JestDataset(IterableDataset[Batch]):
         """
         arguments, num_ranks = self._arguments, self._ranks_now().size
         is_undivided = isinstance(self.source, ShardableSource) and self._ranks.size == 1
-        rows = num_full_rows(self.source, num_ranks if is_undivided else 1)
+        rows = arguments.declared.known_rows(num_ranks if is_undivided else 1)
         if arguments.options.schedule is None:
             return rows // self.super_batch_size
         first = number = self._position.num_steps - self._position.super_batches

@@ -14,7 +14,7 @@ from jest_loader.loader.choosing import Chooser
 from jest_loader.loader.data_loader import begun
 from jest_loader.loader.own_rows import OwnRows
 from jest_loader.loader.position import Position
-from jest_loader.loader.promises import Promise, promised
+from jest_loader.loader.promises import Promise
 from jest_loader.loader.read_ahead import ReadAhead
 from jest_loader.loader.resuming import check_stateful, state_of
 from jest_loader.loader.side_stream import SideStream
@@ -149,7 +149,7 @@ class Pass:
             batches = _or_again(batches, arguments.source)
         join = partial(
             super_batches,
-            source=arguments.source,
+            declared=arguments.declared,
             prepare=arguments.prepare,
             steps=arguments.steps(start),
         )
@@ -192,7 +192,7 @@ class Pass:
     def _count(self, super_batch: SuperBatch) -> None:
         """Raise ``ValueError`` if the source yields more than its length promises."""
         self._num_rows += super_batch.num_rows
-        self._promise = promised(self._arguments.source, super_batch.batch_size)
+        self._promise = self._arguments.declared.promise(super_batch.batch_size)
         if self._num_rows > self._promise.most:
             raise ValueError(
                 f"the source must yield at most the {self._promise.most} examples that its length "

@@ -27,6 +27,10 @@ class Options:
             the default group where that is initialised, and for one rank where it is not.
         own_rows: Whether each rank's source has rows of its own in a way that cannot be told: then
             ranks whose loaders draw all of their datasets, or begin alike, are no error.
+        batch_size: Rows of the source's batches, where it cannot say; none but the last may have
+            fewer.
+        num_examples: Rows of a pass over the source on this rank, where it cannot say and
+            ``batch_size`` is known, for ``len`` of the dataset. It is an error if there are fewer.
         prefetch: Super-batches that a thread reads ahead while the last one is scored and trained
             on; 0 reads in the training loop's own thread.
         stall_timeout_s: With ``prefetch``, the longest to wait for a super-batch before an error,
@@ -46,6 +50,8 @@ class Options:
     emit_reference: bool = False
     group: Group | None = None
     own_rows: bool = False
+    batch_size: int | None = None
+    num_examples: int | None = None
     prefetch: int = 1
     stall_timeout_s: float | None = 1800.0
     max_skipped_fraction: float = 0.01
@@ -53,6 +59,9 @@ class Options:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", whole("seed", self.seed, 0, 2**63 - 1))
         object.__setattr__(self, "prefetch", whole("prefetch", self.prefetch, 0))
+        for name in ("batch_size", "num_examples"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value, 1))
         for name in ("overlap", "emit_reference", "own_rows"):
             if getattr(self, name) not in (True, False):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")

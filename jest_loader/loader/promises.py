@@ -1,14 +1,16 @@
 """What a source says of itself before it is read: the size of its batches, and its length."""
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from jest_loader.batch import num_examples
 from jest_loader.loader.data_loader import sampler_of
-from jest_loader.protocols import BatchedSource, CountedSource, Source
+from jest_loader.protocols import BatchedSource, CountedSource
 
 
 class Promise(NamedTuple):
@@ -18,70 +20,104 @@ class Promise(NamedTuple):
     most: float = math.inf
 
 
-def declared_batch_size(source: Source) -> int | None:
-    """The rows of a list's first batch, or the ``batch_size`` that the source declares."""
-    if isinstance(source, Sequence) and len(source) > 0:
-        return num_examples(source[0])
-    sized: object = source
-    if isinstance(source, DataLoader) and isinstance(source.batch_sampler, BatchSampler):
-        sized = source.batch_sampler  # Of one that is given, the loader itself knows no size.
-    batch_size: object = sized.batch_size if isinstance(sized, BatchedSource) else None
-    return batch_size if isinstance(batch_size, int) and batch_size > 0 else None
-
-
-def num_full_rows(source: Any, num_shards: int = 1) -> int:
-    """Examples per epoch in full batches, known without reading any.
+@dataclass(frozen=True)
+class Declared:
+    """What is known of a source's size before it is read: by itself, or as it was told.
 
     Args:
-        source: Where they come from.
-        num_shards: Among how many ranks the source is going to be divided.
-
-    Raises:
-        TypeError: if the source has no length or no batch size.
+        source: Yields batches.
+        told_batch_size: Rows of its batches, where it does not say.
+        told_num_examples: Rows of a pass on this rank, where it does not say.
     """
-    if isinstance(source, Sequence) and len(source) > 0:
-        batch_size = num_examples(source[0])
-        return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
-    declared = declared_batch_size(source)
-    if declared is None or not isinstance(source, Sized):
-        raise TypeError(
-            "a JestDataset has a length only if its source has a length and a batch_size, "
-            f"but {type(source).__name__} does not have both"
-        )
-    if isinstance(source, DataLoader):
-        return _num_full_batches(source, declared) * declared
-    num_rows: object = source.num_examples if isinstance(source, CountedSource) else None
-    if isinstance(num_rows, int):
-        return num_rows // num_shards // declared * declared
-    return len(source) // num_shards * declared
 
+    source: Any
+    told_batch_size: int | None = None
+    told_num_examples: int | None = None
 
-def promised(source: Any, batch_size: int) -> Promise:
-    """What the length of a source of such batches promises; nothing if that is not known."""
-    try:
-        full = num_full_rows(source)
-    except TypeError:
-        if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
-            return Promise()
+    def check(self) -> None:
+        """Raise ``ValueError`` if it was told what the source says otherwise."""
+        own = Declared(self.source)
+        said = own.batch_size
+        if said is not None and self.told_batch_size not in (None, said):
+            raise ValueError(
+                f"batch_size must be the source's own, got {self.told_batch_size} and {said}; "
+                "leave it out"
+            )
+        if self.told_num_examples is None:
+            return
+        if self.batch_size is None:
+            raise ValueError("num_examples needs batch_size, the rows of the source's batches")
+        if own.full_rows() is not None:
+            raise ValueError(
+                f"num_examples is for sources without a length, and a {type(self.source).__name__} "
+                "has one; leave it out"
+            )
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a list's first batch, or of each as the source declares; None if not known."""
+        source = self.source
+        if isinstance(source, Sequence) and len(source) > 0:
+            return num_examples(source[0])
+        if isinstance(source, DataLoader) and isinstance(source.batch_sampler, BatchSampler):
+            source = source.batch_sampler  # Of one that is given, the loader itself knows no size.
+        batch_size: object = source.batch_size if isinstance(source, BatchedSource) else None
+        if isinstance(batch_size, int) and batch_size > 0:
+            return batch_size
+        return self.told_batch_size
+
+    def full_rows(self, num_shards: int = 1) -> int | None:
+        """Examples per epoch in full batches; None if not known.
+
+        Args:
+            num_shards: Among how many ranks the source is going to be divided.
+        """
+        source, batch_size = self.source, self.batch_size
+        if batch_size is None:
+            return None
+        if self.told_num_examples is not None:
+            return self.told_num_examples // batch_size * batch_size
+        if isinstance(source, Sequence) and len(source) > 0:
+            return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
         try:
-            full = (len(source) - 1) * batch_size  # The last batch may be short.
-        except TypeError:  # A sampler without a length.
+            if isinstance(source, DataLoader):
+                return _num_full_batches(source, batch_size) * batch_size
+            num_rows: object = source.num_examples if isinstance(source, CountedSource) else None
+            if isinstance(num_rows, int):
+                return num_rows // num_shards // batch_size * batch_size
+            return len(source) // num_shards * batch_size
+        except TypeError:  # It has no length.
+            return None
+
+    def known_rows(self, num_shards: int) -> int:
+        """As ``full_rows``; raises ``TypeError`` if they are not known."""
+        rows = self.full_rows(num_shards)
+        if rows is None:
+            raise TypeError(
+                "a JestDataset has a length only if its source has a length and a batch_size, but "
+                f"{type(self.source).__name__} does not have both; say "
+                "Options(batch_size=..., num_examples=...)"
+            )
+        return rows
+
+    def promise(self, batch_size: int) -> Promise:
+        """What the source's length promises, if its batches are of that size."""
+        source, full = self.source, self.full_rows()
+        is_loader = isinstance(source, DataLoader)
+        is_iterable = is_loader and isinstance(source.dataset, IterableDataset)
+        if full is None and is_loader and not is_iterable:
+            with suppress(TypeError):  # Of a sampler without a length.
+                full = (len(source) - 1) * batch_size  # The last batch may be short.
+        if full is None:
             return Promise()
-    fewest = full
-    if isinstance(source, DataLoader) and isinstance(source.dataset, IterableDataset):
         # Each worker ends with a batch of its own, which is short and may be dropped.
-        fewest -= source.num_workers * batch_size
-    return Promise(max(0, fewest), full + batch_size)
+        lost = source.num_workers * batch_size if is_iterable else 0
+        return Promise(max(0, full - lost), full + batch_size)
 
 
 def _num_full_batches(loader: "DataLoader[Any]", batch_size: int) -> int:
-    if isinstance(loader.dataset, IterableDataset):
-        num_rows: object = loader.dataset
-        return len(num_rows) // batch_size  # type: ignore[arg-type] # Its TypeError is the caller's.
-    sampler: object = sampler_of(loader)
-    if not isinstance(sampler, Sized):
-        raise TypeError(
-            "a JestDataset has a length only if its source's sampler has one, but a "
-            f"{type(sampler).__name__} has none; give it a __len__, or do not ask for the length"
-        )
-    return min(len(loader), len(sampler) // batch_size)
+    """The batches of a loader that are full; raises ``TypeError`` if that cannot be known."""
+    rows: Any = loader.dataset
+    if isinstance(rows, IterableDataset):
+        return len(rows) // batch_size  # type: ignore[arg-type] # Its TypeError is the caller's.
+    return min(len(loader), len(sampler_of(loader)) // batch_size)

@@ -16,10 +16,9 @@ from jest_loader.batch import (
     take,
 )
 from jest_loader.checks import ending_nothing
-from jest_loader.loader.promises import declared_batch_size
+from jest_loader.loader.promises import Declared
 from jest_loader.loader.resuming import state_of
 from jest_loader.loader.schedule import Step
-from jest_loader.protocols import Source
 from jest_loader.skipped import Used, listed, named, use
 
 Prepare = Callable[[Batch], Batch]
@@ -53,13 +52,17 @@ class SuperBatch:
 
 
 def super_batches(
-    batches: Iterator[Batch], *, source: Source, prepare: Prepare | None, steps: Iterator[Step]
+    batches: Iterator[Batch],
+    *,
+    declared: Declared,
+    prepare: Prepare | None,
+    steps: Iterator[Step],
 ) -> Iterator[SuperBatch]:
     """A pass's batches joined to super-batches; what is left at the end comes last.
 
     Args:
-        batches: What iterating ``source`` yields.
-        source: Where the batches come from.
+        batches: What iterating the source yields.
+        declared: The source, and what is known of its size.
         prepare: Called on each batch; None leaves batches as they are.
         steps: How each super-batch is chosen from, without end.
 
@@ -67,7 +70,7 @@ def super_batches(
         ValueError: if batches differ in structure or size, a super-batch is not a multiple of
             theirs, or ``prepare`` does not keep the rows, or can use none of a super-batch.
     """
-    reader = _Reader(source, prepare, next(steps))
+    reader = _Reader(declared, prepare, next(steps))
     for batch in batches:
         reader.add(batch)
         if reader.is_full:
@@ -80,11 +83,11 @@ def super_batches(
 class _Reader:
     """Batches read since the last super-batch; checks that they go together."""
 
-    def __init__(self, source: Source, prepare: Prepare | None, step: Step) -> None:
-        self._source = source
+    def __init__(self, declared: Declared, prepare: Prepare | None, step: Step) -> None:
+        self._declared = declared
         self._prepare = prepare
         self.step = step
-        self._batch_size: int | None = declared_batch_size(source)
+        self._batch_size: int | None = declared.batch_size
         self._structure: dict[str, str] | None = None
         self._short: int | None = None
         self._usable: list[Batch] = []
@@ -117,7 +120,7 @@ class _Reader:
             num_rows=self.num_rows,
             batch_size=self._batch_size or self.num_rows,
             skipped=self._skipped,
-            source_state=state_of(self._source),
+            source_state=state_of(self._declared.source),
         )
         self._usable, self._skipped, self.num_rows = [], {}, 0
         return super_batch
@@ -154,11 +157,11 @@ class _Reader:
 
     def _size_error(self, batch_size: int) -> str:
         error = size_error(self.step.super_batch_size, batch_size)
-        if declared_batch_size(self._source) is not None:
+        if self._declared.batch_size is not None:
             return error
         return (
-            f"{error}; if this is sub_batch_size, which uniform steps of a schedule read, give the "
-            f"source an attribute batch_size of {batch_size}"
+            f"{error}; if this is sub_batch_size, which uniform steps of a schedule read, say "
+            f"Options(batch_size={batch_size})"
         )
 
     def _check_structure(self, found: dict[str, str]) -> None:

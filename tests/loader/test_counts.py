@@ -69,10 +69,42 @@ class SizedStream(Stream):
 
 def test_no_length_without_one():
     data = dataset(DataLoader(Stream(), batch_size=4))
-    with pytest.raises(TypeError, match="has no len"):
+    with pytest.raises(TypeError, match="does not have both; say Options"):
         len(data)
     assert len(list(data)) == 3
     sized = dataset(DataLoader(SizedStream(), batch_size=4))
     assert len(sized) == len(list(sized)) == 3
     with pytest.raises(TypeError, match="does not have both"):
         len(dataset(iter(numbered_batches(2, 4))))
+
+
+def test_a_source_that_cannot_say_is_told_its_size():
+    class Batches(IterableDataset):
+        def __iter__(self):
+            return iter(numbered_batches(7, 4))
+
+    loader = DataLoader(Batches(), batch_size=None)
+    data = dataset(loader, batch_size=4, num_examples=28)
+    assert len(data) == len(list(data)) == 3
+    with pytest.raises(ValueError, match="yield the 40 examples that its length promises, but end"):
+        list(dataset(loader, batch_size=4, num_examples=41))
+    with pytest.raises(ValueError, match="at most the 20 examples that its length allows"):
+        list(dataset(loader, batch_size=4, num_examples=17))
+    with pytest.raises(ValueError, match="same number of rows, got 4 where 2 were expected"):
+        list(dataset(loader, batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (numbered_batches(4, 4), {"batch_size": 8}, "must be the source's own, got 8 and 4"),
+        (numbered_batches(4, 4), {"num_examples": 16}, "a list has one; leave it out"),
+        (iter([]), {"num_examples": 16}, "num_examples needs batch_size"),
+        (iter([]), {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        (iter([]), {"batch_size": 3}, "must be a multiple of the source's batch size, got 8 and 3"),
+    ],
+    ids=["another size", "another length", "no size", "zero", "no multiple"],
+)
+def test_a_size_that_does_not_fit_is_refused(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(source, **options)

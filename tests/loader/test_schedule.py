@@ -208,7 +208,7 @@ def test_uniform_steps_of_a_source_without_a_batch_size_say_what_it_needs():
         def __iter__(self):
             return iter(numbered_batches(9, 6))
 
-    with pytest.raises(ValueError, match=r"got 4 and 6; .* give the source .* batch_size of 6"):
+    with pytest.raises(ValueError, match=r"got 4 and 6; .* say Options\(batch_size=6\)"):
         list(make(Schedule(10, stop_fraction=0.1), Unsized()))
 
 
