@@ -137,8 +137,6 @@ def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
     assert len(first) == len(second) == 8
     for one, two in zip(first, second, strict=True):
         assert not set(one) & set(two)
-    for done in (3, 4):
-        kept = tmp_path / f"kept-{done}"
-        shutil.copytree(tmp_path / f"checkpoint-{done}", kept)
-        resumed = run_ranks(RANKS, tmp_path, kept.name)
-        assert resumed == [[first[done:], weight], [second[done:], weight]]
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "kept")
+    resumed = run_ranks(RANKS, tmp_path, "kept")
+    assert resumed == [[first[4:], weight], [second[4:], weight]]
