@@ -85,10 +85,8 @@ class JestCallback(Callback):
         if self._dataset is None or trainer.global_step % every != 0:
             return  # Statistics wait for the device.
         stats = self._dataset.stats
-        named = {} if stats is None else stats.to_dict()
-        pl_module.log_dict(
-            {f"jest/{name}": float(v) for name, v in named.items() if isinstance(v, int | float)}
-        )
+        numbers = {} if stats is None else stats.numbers()
+        pl_module.log_dict({f"jest/{name}": float(value) for name, value in numbers.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the dataset, which the trainer has left after its length, that the epoch is over."""

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from jest_loader.batch import Batch
+from jest_loader.files import replacing
 from jest_loader.loader.dataset import JestDataset
 
 _FILE = "jest_dataset.pt"
@@ -62,8 +63,7 @@ class JestTrainerMixin:
         """As ``Trainer.log``, with what was chosen beside a loss."""
         stats = self.jest_dataset.stats if "loss" in logs else None
         if stats is not None:
-            numbers = {name: v for name, v in stats.to_dict().items() if isinstance(v, int | float)}
-            logs |= {f"jest/{name}": value for name, value in numbers.items()}
+            logs |= {f"jest/{name}": value for name, value in stats.numbers().items()}
         trainer: Any = super()
         trainer.log(logs, *arguments, **keywords)
 
@@ -84,8 +84,8 @@ class _Saving(TrainerCallback):
         saved = self._dataset.state_dict()
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            torch.save(saved, folder / f"{_FILE}.part")
-            Path(folder, f"{_FILE}.part").replace(folder / _FILE)
+            with replacing(folder / _FILE) as part:
+                torch.save(saved, part)
 
 
 class _Loader:

@@ -62,7 +62,7 @@ class Pass:
         self._is_outdated = False  # What was chosen ahead must be chosen again.
         before = range(start.num_steps - start.super_batches, start.num_steps)
         self._num_rows = sum(map(arguments.super_batch_size_at, before))  # Read in this epoch.
-        self._promise = Promise()
+        self._promise: Promise | None = None  # Known once a super-batch is.
         self._num_left = 0  # Rows at the end that this rank read in vain.
         self._ended_here = False  # This rank had too few for a super-batch.
 
@@ -192,7 +192,8 @@ class Pass:
     def _count(self, super_batch: SuperBatch) -> None:
         """Raise ``ValueError`` if the source yields more than its length promises."""
         self._num_rows += super_batch.num_rows
-        self._promise = self._arguments.declared.promise(super_batch.batch_size)
+        if self._promise is None:
+            self._promise = self._arguments.declared.promise(super_batch.batch_size)
         if self._num_rows > self._promise.most:
             raise ValueError(
                 f"the source must yield at most the {self._promise.most} examples that its length "
@@ -247,7 +248,7 @@ class Pass:
         if end.super_batches == 0:
             wanted = arguments.super_batch_size_at(end.num_steps)
             raise ValueError(_too_few(left, end.epoch, wanted))
-        if self._num_rows < self._promise.fewest:
+        if self._promise is not None and self._num_rows < self._promise.fewest:
             raise ValueError(
                 f"the source must yield the {self._promise.fewest} examples that its length "
                 f"promises, but ended after {self._num_rows} in epoch {end.epoch}; a shard may be "

@@ -16,10 +16,8 @@ from jest_loader.loader.position import Position
 from jest_loader.protocols import EpochSource, Source, Stateful
 
 _WITHOUT_STATE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-_REMEDY = (
-    "use sampler=torchdata.stateful_dataloader.sampler.RandomSampler(data, generator=g), within "
-    "that module's BatchSampler where you need a batch_sampler"
-)
+_SAMPLER = "sampler=torchdata.stateful_dataloader.sampler.RandomSampler(data, generator=g)"
+_REMEDY = f"use {_SAMPLER}, within that module's BatchSampler where you need a batch_sampler"
 
 
 def check_stateful(source: Source) -> Stateful:
@@ -89,19 +87,17 @@ def _check_order_is_saved(loader: "DataLoader[Any]") -> None:
         return
     name = f"{type(sampler).__module__}.{type(sampler).__qualname__}"
     if isinstance(sampler, _WITHOUT_STATE):
-        raise ValueError(
-            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
-            f"does not save that of a {name}; {_REMEDY}"
-        )
-    if type(loader.batch_sampler) is BatchSampler and generator is not None:
-        raise ValueError(
-            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
-            f"does not save that of a {name} within torch's own BatchSampler; {_REMEDY}"
-        )
-    if generator is not None and generator is loader.generator:
-        raise ValueError(
-            "a source must be resumed in the order in which it was read, but StatefulDataLoader "
+        fault = f"does not save that of a {name}; {_REMEDY}"
+    elif type(loader.batch_sampler) is BatchSampler and generator is not None:
+        fault = f"does not save that of a {name} within torch's own BatchSampler; {_REMEDY}"
+    elif generator is not None and generator is loader.generator:
+        fault = (
             "draws from the generator of its sampler between epochs; leave generator= out, or give "
-            "it to the sampler alone: "
-            "sampler=torchdata.stateful_dataloader.sampler.RandomSampler(data, generator=g)"
+            f"it to the sampler alone: {_SAMPLER}"
         )
+    else:
+        return
+    raise ValueError(
+        "a source must be resumed in the order in which it was read, but StatefulDataLoader "
+        f"{fault}"
+    )

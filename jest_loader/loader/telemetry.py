@@ -85,6 +85,10 @@ class SelectionStats:
         """JSON values for a log."""
         return asdict(self)
 
+    def numbers(self) -> dict[str, int | float]:
+        """Those that are one number and known, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:

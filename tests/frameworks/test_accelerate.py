@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from tests.frameworks.toy import TwoTower, dataset, pairs, run_ranks
+from tests.frameworks.toy import TwoTower, assert_no_row_is_shared, dataset, pairs, run_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NUM_EPOCHS, STEPS = 3, 4
@@ -66,7 +66,7 @@ from accelerate import Accelerator
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from tests.frameworks.test_accelerate import train
-from tests.frameworks.toy import TwoTower, dataset, pairs
+from tests.frameworks.toy import TwoTower, assert_no_row_is_shared, dataset, pairs
 from pathlib import Path
 
 folder = Path(sys.argv[1])
@@ -88,7 +88,6 @@ weight = model.module.image.weight.sum().item()
 def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
     (first, weight), (second, _) = run_ranks(RANKS, tmp_path)
     assert len(first) == len(second) == NUM_EPOCHS * STEPS
-    for one, two in zip(first, second, strict=True):
-        assert not set(one) & set(two)
+    assert_no_row_is_shared(first, second)
     resumed = run_ranks(RANKS, tmp_path, "24")
     assert resumed == [[first[3:], weight], [second[3:], weight]]

@@ -10,7 +10,14 @@ from torch.utils.data import DataLoader
 
 from jest_loader import Schedule
 from jest_loader.adapters.lightning import JestCallback
-from tests.frameworks.toy import TwoTower, dataset, loader, pairs, run_ranks
+from tests.frameworks.toy import (
+    TwoTower,
+    assert_no_row_is_shared,
+    dataset,
+    loader,
+    pairs,
+    run_ranks,
+)
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -235,7 +242,6 @@ def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
     (first, weight), (second, other) = run_ranks(RANKS, tmp_path)
     assert weight == other
     assert len(first) == len(second) == 8
-    for one, two in zip(first, second, strict=True):
-        assert not set(one) & set(two)
+    assert_no_row_is_shared(first, second)
     ranks = run_ranks(RANKS, tmp_path, tmp_path / "step=4.ckpt")
     assert ranks == [[first[4:], weight], [second[4:], weight]]

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from jest_loader.adapters.transformers import JestTrainerMixin
-from tests.frameworks.toy import TwoTower, dataset, pairs, run_ranks
+from tests.frameworks.toy import TwoTower, assert_no_row_is_shared, dataset, pairs, run_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -135,8 +135,7 @@ def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
     (first, weight), (second, other) = run_ranks(RANKS, tmp_path)
     assert weight == other
     assert len(first) == len(second) == 8
-    for one, two in zip(first, second, strict=True):
-        assert not set(one) & set(two)
+    assert_no_row_is_shared(first, second)
     shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "kept")
     resumed = run_ranks(RANKS, tmp_path, "kept")
     assert resumed == [[first[4:], weight], [second[4:], weight]]

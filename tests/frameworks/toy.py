@@ -75,3 +75,9 @@ def run_ranks(script: str, folder: Path, *arguments: object) -> list[Any]:
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def assert_no_row_is_shared(first: list[list[int]], second: list[list[int]]) -> None:
+    """Of the sub-batches of two ranks, step by step."""
+    for one, two in zip(first, second, strict=True):
+        assert not set(one) & set(two)
