@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
 
+# Packages of pages that run where these are installed: `make frameworks` makes the places.
+NEEDS: dict[str, str] = {}
+
 FENCED = re.compile(
     r"^(?P<indent> *)(?P<fence>```+|~~~+) *(?P<language>[^\s`]*)[^\n]*\n"
     r"(?P<body>.*?)"
@@ -101,6 +104,8 @@ def help_of(
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package := NEEDS.get(named(page)):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page")  # a real module, since dataclasses and pickle look their own up
     monkeypatch.setitem(sys.modules, "page", module)
