@@ -14,7 +14,7 @@ FOR_TEST := $(VENV)/installed-for-test
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check oldest clean
+.PHONY: help demo test check oldest frameworks clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,8 +40,11 @@ check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports
 oldest: $(OLDEST)/installed ## run the quick tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -m "not slow" -W default # old libraries warn of each other
 
-clean: ## remove .venv, .venv-oldest, runs/ and all that the tools leave behind
-	rm -rf $(VENV) $(OLDEST) runs build dist *.egg-info .coverage .coverage.* htmlcov
+frameworks: ## run the tests of each training loop in an environment of its own (bench/results/frameworks_cpu.txt)
+	$(PYTHON) tests/frameworks/environments.py
+
+clean: ## remove .venv, .venv-oldest, .frameworks, runs/ and all that the tools leave behind
+	rm -rf $(VENV) $(OLDEST) .frameworks runs build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
