@@ -2,7 +2,7 @@
 
 Containers are dicts, tuples, lists, named tuples and dataclasses. A leaf is a *column*, one row per
 example: a tensor, a NumPy array, ``RaggedBytes``, or a list (or tuple) of plain Python values such
-as strings or bytes. Nothing here looks inside a row.
+as strings or bytes. Nothing here looks inside a row. Arrays of other packages are refused.
 
 A list or tuple is a container when a tensor, array or ``RaggedBytes`` lies anywhere in it (what
 ``default_collate`` makes of tuple samples), and a column otherwise (a list of captions, or of dicts
@@ -11,16 +11,17 @@ dtype object. A batch that is itself a list or tuple of lists, say ``(paths, cap
 container too; below the top a list of lists is a column, say of token lists.
 """
 
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jest_loader.column import is_array, is_foreign_array, join, kind, moved, rows_of
 from jest_loader.ragged import RaggedBytes
 
 Batch = Any  # A pytree of columns. Python's type system has no better name for it.
@@ -87,21 +88,33 @@ def check_not_square(batch: Batch) -> None:
             )
 
 
+def check_not_per_example(batch: Batch, size: int) -> None:
+    """Raise ``ValueError`` for as many tensors as examples: they would be read as columns.
+
+    Tensors of several dtypes or numbers of dimensions are columns, which ``default_collate`` makes
+    of tuples.
+
+    Args:
+        batch: Of columns, as far as is known.
+        size: Its examples.
+    """
+    for path, children in _lists(batch):
+        if len(children) != size or size == 1:
+            continue
+        if len({_kinds_below(child) for child in children.values()}) == 1:
+            raise ValueError(
+                f"a list of {size} tensors of one kind in a batch of {size} examples may hold one "
+                f"per example, but {_name(path)} would be read as {size} columns; stack them, or, "
+                f"if they are columns, {_AS_A_DICT}"
+            )
+
+
 def take(batch: Batch, index: Tensor) -> Batch:
     """The rows ``index`` (int64 [n]) of every column, in that order, on the devices they are on."""
     host = index.cpu()
-    rows: list[int] = host.tolist()
-
-    def rows_of(column: Any) -> Any:
-        if isinstance(column, Tensor):
-            return column[index.to(column.device)]
-        if isinstance(column, np.ndarray):
-            return column[host.numpy()]
-        if isinstance(column, RaggedBytes):
-            return column.take(host.numpy())
-        return type(column)(column[row] for row in rows)
-
-    return _map(rows_of, batch)
+    return _map(
+        lambda column: rows_of(column, index if isinstance(column, Tensor) else host), batch
+    )
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
@@ -113,7 +126,7 @@ def concat(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return first
     found = [dict(columns(batch)) for batch in batches]
-    return with_columns(first, [_join(tuple(one[path] for one in found)) for path in found[0]])
+    return with_columns(first, [join([one[path] for one in found]) for path in found[0]])
 
 
 def with_columns(batch: Batch, new: Sequence[Any]) -> Batch:
@@ -127,22 +140,17 @@ def split(batch: Batch, size: int) -> Iterator[Batch]:
     total = num_examples(batch)
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
-        yield _map(operator.itemgetter(rows), batch)
+        yield _map(partial(rows_of, rows=rows), batch)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with its tensors on ``device``; other columns are left alone."""
-    return _map(
-        lambda column: (
-            column.to(device, non_blocking=True) if isinstance(column, Tensor) else column
-        ),
-        batch,
-    )
+    return _map(partial(moved, device=device), batch)
 
 
 def structure(batch: Batch) -> dict[str, str]:
-    """Kind, dtype and row shape of each column: batches can be joined if these are equal."""
-    return {_name(path): _kind(column) for path, column in columns(batch)}
+    """The ``kind`` of each column: batches can be joined if these are equal."""
+    return {_name(path): kind(column) for path, column in columns(batch)}
 
 
 def difference(first: dict[str, str], second: dict[str, str]) -> tuple[str, str, str] | None:
@@ -154,27 +162,6 @@ def difference(first: dict[str, str], second: dict[str, str]) -> tuple[str, str,
     return None
 
 
-def _kind(column: Any) -> str:
-    if isinstance(column, Tensor):
-        return (
-            f"tensor of {str(column.dtype).removeprefix('torch.')} rows {tuple(column.shape[1:])}"
-        )
-    if isinstance(column, np.ndarray):
-        dtype = "string" if column.dtype.kind in "US" else column.dtype
-        return f"array of {dtype} rows {column.shape[1:]}"
-    return type(column).__name__
-
-
-def _join(parts: tuple[Any, ...]) -> Any:
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    if isinstance(parts[0], RaggedBytes):
-        return RaggedBytes.concat(parts)
-    return type(parts[0])(value for part in parts for value in part)
-
-
 def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
     """The named parts of a container, or None for a leaf."""
     if not _is_list(node):
@@ -182,6 +169,23 @@ def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
     if any(map(_holds_arrays, node)) or (is_top and _holds_lists(node)):
         return dict(enumerate(node))
     return None
+
+
+def _lists(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str | int, Any]]]:
+    """The parts of each list or tuple that holds arrays, with its path."""
+    children = _children(node, is_top=not path) or {}
+    if _is_list(node) and any(map(_holds_arrays, children.values())):
+        yield path, children
+    for name, child in children.items():
+        yield from _lists(child, (*path, name))
+
+
+def _kinds_below(node: Any) -> tuple[Any, ...]:
+    """The names of a node's columns with their types, dtypes and numbers of dimensions."""
+    return tuple(
+        (path, type(column), getattr(column, "dtype", None), getattr(column, "ndim", 1))
+        for path, column in columns(node, ("a part",))
+    )
 
 
 def _is_list(node: Any) -> bool:
@@ -206,7 +210,7 @@ def _fields(node: Any) -> dict[str | int, Any] | None:
 def _holds_arrays(value: Any) -> bool:
     if type(value) in _PLAIN_TYPES:
         return False
-    if isinstance(value, Tensor | np.ndarray | RaggedBytes):
+    if is_array(value):
         return True
     parts = value if _is_list(value) else (_fields(value) or {}).values()
     return any(map(_holds_arrays, parts))
@@ -265,6 +269,12 @@ def _length(path: Path, column: Any) -> int:
             return int(column.shape[0])
     elif isinstance(column, list | tuple | RaggedBytes):
         return len(column)
+    elif is_foreign_array(column):
+        raise ValueError(
+            "a column must be a tensor, a NumPy array or a list, but "
+            f"{_name(path)} is a {type(column).__module__}.{type(column).__qualname__}; make it "
+            "np.asarray(column) in collate_fn"
+        )
     is_row = len(path) > 1 and isinstance(path[0], int)  # A value of a list of examples.
     remedy = f"; if the batch is a list of examples, {_AS_A_DICT}" if is_row else ""
     raise ValueError(

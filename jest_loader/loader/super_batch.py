@@ -8,6 +8,7 @@ import torch
 
 from jest_loader.batch import (
     Batch,
+    check_not_per_example,
     check_not_square,
     concat,
     difference,
@@ -100,6 +101,7 @@ class _Reader:
 
     def add(self, batch: Batch) -> None:
         rows = num_examples(batch)
+        check_not_per_example(batch, self._batch_size or rows)
         if self._batch_size in (None, rows):
             check_not_square(batch)
         self._check_size(rows)

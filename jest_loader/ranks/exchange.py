@@ -22,6 +22,7 @@ from jest_loader.batch import (
     take,
     with_columns,
 )
+from jest_loader.column import as_kind_of
 from jest_loader.ragged import RaggedBytes
 from jest_loader.ranks.agreement import Agreement
 
@@ -116,7 +117,8 @@ def _by_name(batch: Batch) -> list[tuple[Path, Any]]:
 def _plain(value: Any) -> Any:
     """A column, or a value in one, as tensors and plain values."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().clone()  # A view would be saved with all of its memory.
+        plain = value.detach().as_subclass(Tensor)  # The loader knows no subclass.
+        return plain.cpu().clone()  # A view would be saved with all of its memory.
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         if array.dtype.hasobject:
@@ -141,7 +143,7 @@ def _plain(value: Any) -> Any:
 def _restored(value: Any, like: Any = None) -> Any:
     """What ``_plain`` took apart; a column on the device and of the type of ``like``."""
     if isinstance(value, Tensor):
-        return value.to(like.device) if isinstance(like, Tensor) else value
+        return as_kind_of(like, value.to(like.device)) if isinstance(like, Tensor) else value
     if not isinstance(value, tuple):
         return value
     kind, *parts = value

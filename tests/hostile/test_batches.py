@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
@@ -129,3 +130,77 @@ def test_a_short_last_batch_of_columns_is_no_error():
     data = dataset(DataLoader(pairs, batch_size=8, collate_fn=as_lists))
     assert len(list(data)) == 1
     assert data.counts.dropped == 10
+
+
+class DeviceArray:
+    """As JAX's, CuPy's and TensorFlow's arrays look to NumPy."""
+
+    def __init__(self, values) -> None:
+        self.values = np.asarray(values)
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __getitem__(self, index):
+        return DeviceArray(self.values[index])
+
+
+@pytest.mark.parametrize(
+    ("batch", "name"),
+    [
+        ({"x": DeviceArray([1.0, 2.0])}, r"\['x'\]"),
+        ([DeviceArray([1.0, 2.0]), DeviceArray([3.0, 4.0])], r"\[0\]"),
+        ({"x": [DeviceArray([1.0]), DeviceArray([2.0])]}, r"\['x'\]\[0\]"),
+        (DeviceArray([1.0, 2.0]), "the batch"),
+    ],
+    ids=["in a dict", "in a list", "one per example", "bare"],
+)
+def test_arrays_of_other_packages_are_told_to_be_converted(batch, name):
+    with pytest.raises(ValueError, match=rf"{name} is a .*DeviceArray; .* np\.asarray\(column\)"):
+        num_examples(batch)
+
+
+def per_example(shape, number, kind=list):
+    return kind(torch.zeros(shape) for _ in range(number))
+
+
+@pytest.mark.parametrize(
+    ("batch", "name"),
+    [
+        (per_example((3, 4), 3), "the batch"),
+        (per_example((3,), 3), "the batch"),
+        ({"image": per_example((3, 4), 3, tuple), "text": ["a", "b", "c"]}, r"\['image'\]"),
+        (([torch.zeros(3, n) for n in (4, 5, 6)], ["a", "b", "c"]), r"\[0\]"),
+        ([{"image": torch.zeros(3, 4)} for _ in range(3)], "the batch"),
+        ({"x": [np.zeros((3, 2)) for _ in range(3)]}, r"\['x'\]"),
+    ],
+    ids=["a list", "vectors", "a column", "several sizes", "dicts", "arrays"],
+)
+def test_one_tensor_per_example_is_told_to_be_stacked(batch, name):
+    """As many as each of them has rows: they would pass for columns."""
+    with pytest.raises(ValueError, match=rf"list of 3 .* {name} .*; stack them"):
+        list(
+            JestDataset([batch] * 4, None, UniformSelector(), super_batch_size=6, sub_batch_size=3)
+        )
+
+
+def test_one_tensor_per_example_is_told_by_the_batch_size_of_the_loader():
+    rows = [torch.zeros(3, 4) for _ in range(32)]
+    with pytest.raises(ValueError, match=r"list of 8 .* the batch .*; stack them"):
+        list(dataset(DataLoader(rows, batch_size=8, collate_fn=list)))
+
+
+def test_a_list_of_columns_is_read_where_they_are_of_several_kinds():
+    batch = [torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)]  # As default_collate has a pair.
+    data = JestDataset([batch] * 4, None, UniformSelector(), super_batch_size=4, sub_batch_size=2)
+    assert [len(found) for found in data] == [2, 2]
+
+
+def test_more_views_than_examples_are_columns():
+    views = per_example((2, 3), 5)
+    data = JestDataset([views] * 4, None, UniformSelector(), super_batch_size=4, sub_batch_size=2)
+    assert [[view.shape for view in found] for found in data] == [[(2, 3)] * 5] * 2
