@@ -27,6 +27,8 @@ class ClipModel(nn.Module):
     """``text_tower(text)``: floating [B, embed_dim] of int64 [B, context_length]."""
 
     log_scale: nn.Parameter
+    """[1], as FSDP2 shards no parameter without a dimension; so is the bias."""
+
     logit_bias: nn.Parameter | None
 
     def __init__(self, config: ModelInputs) -> None:
@@ -78,8 +80,8 @@ class ClipModel(nn.Module):
         return Embeddings(
             image[0] if first is None else torch.cat(image),
             self.embed_text(batch["text"]),
-            self.log_scale.exp(),
-            self.logit_bias,
+            self.log_scale.exp()[0],
+            None if self.logit_bias is None else self.logit_bias[0],
         )
 
     def forward(
@@ -121,5 +123,5 @@ class ClipModel(nn.Module):
         raise NotImplementedError  # Each kind of model has blocks of its own.
 
     def _add_logit_parameters(self, log_scale: Tensor, logit_bias: Tensor | None) -> None:
-        self.log_scale = nn.Parameter(log_scale)
-        self.logit_bias = None if logit_bias is None else nn.Parameter(logit_bias)
+        self.log_scale = nn.Parameter(log_scale.reshape(1))
+        self.logit_bias = None if logit_bias is None else nn.Parameter(logit_bias.reshape(1))

@@ -48,9 +48,9 @@ class OpenClipModel(ClipModel):
             f"visual.{name}": value for name, value in self.image_tower.visual.state_dict().items()
         }
         state |= {f"text.{name}": value for name, value in self.text_tower.state_dict().items()}
-        state["logit_scale"] = self.log_scale.detach()
+        state["logit_scale"] = self.log_scale.detach()[0]
         if self.logit_bias is not None:
-            state["logit_bias"] = self.logit_bias.detach()
+            state["logit_bias"] = self.logit_bias.detach()[0]
         return state
 
     def checkpoint_activations(self) -> None:

@@ -21,7 +21,7 @@ from jest_loader.files import replacing
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.training_state import check_weights
 
-_VERSION = 4
+_VERSION = 5
 # Options that may change when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
