@@ -59,7 +59,7 @@ def test_import_adds_little_to_torch() -> None:
 def test_import_brings_nothing_heavy() -> None:
     modules = (
         "jest_loader.public",
-        "jest_loader.testing",
+        "jest_loader.testing.conformance",
         "jest_loader.adapters.images",
         "jest_loader.adapters.mds",
         "jest_loader.adapters.zarr",

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from jest_loader import RaggedBytes
 from jest_loader.adapters.mds import MdsSource, rows, shard_files
 from jest_loader.batch import concat, num_examples, split
+from jest_loader.testing.conformance import check_source
 
 Folder = Callable[..., Path]
 Check = Callable[[dict[str, Any]], list[int]]
@@ -58,23 +58,11 @@ def test_agrees_with_streamings_own_reader(mds_folder: Folder) -> None:
         assert list(batch[name]) == [sample[name] for sample in own]
 
 
-@pytest.mark.parametrize("options", [{}, {"shuffle": False, "drop_last": False, "batch_size": 40}])
-def test_resumes_exactly_into_the_second_epoch(mds_folder: Folder, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_source_conforms(mds_folder: Folder, shuffle: bool) -> None:
     folder = mds_folder()
-
-    def source() -> MdsSource:
-        return MdsSource(folder, **({"batch_size": 10} | options))
-
-    whole = source()
-    expected = [[batch["number"].tolist() for batch in whole] for _ in range(3)]
-    for epoch in range(2):
-        for position in range(len(whole) + 1):
-            stopped, resumed = source(), source()
-            stopped.set_epoch(epoch)
-            list(islice(stopped, position))
-            resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-            assert [b["number"].tolist() for b in resumed] == expected[epoch][position:]
-            assert [b["number"].tolist() for b in resumed] == expected[epoch + 1]
+    options: Any = {"batch_size": 12, "shuffle": shuffle, "drop_last": shuffle}
+    check_source(lambda: MdsSource(folder, **options), id_column="number", shuffles=shuffle)
 
 
 def test_every_other_encoding_is_decoded_by_streaming(tmp_path: Path) -> None:

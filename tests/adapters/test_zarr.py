@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.pack import write_zarr
+from jest_loader.testing.conformance import check_source
 
 Folder = Callable[..., Path]
 Check = Callable[[dict[str, Any]], list[int]]
@@ -85,25 +85,11 @@ def test_missing_chunks_read_as_fill_values_if_they_are_meant(tmp_path: Path) ->
             np.testing.assert_array_equal(batch["x"], np.where(written, 1, [[7, 7]]))
 
 
-@pytest.mark.parametrize("options", [{}, {"shuffle": False, "drop_last": False, "batch_size": 40}])
-def test_resumes_exactly_into_the_second_epoch(
-    zarr_folder: Folder, options: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_source_conforms(zarr_folder: Folder, shuffle: bool) -> None:
     folder = zarr_folder()
-
-    def source() -> ZarrSource:
-        return ZarrSource(folder, **({"batch_size": 20} | options))
-
-    whole = source()
-    expected = [[batch["number"].tolist() for batch in whole] for _ in range(3)]
-    for epoch in range(2):
-        for position in range(len(whole) + 1):
-            stopped, resumed = source(), source()
-            stopped.set_epoch(epoch)
-            list(islice(stopped, position))
-            resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-            assert [b["number"].tolist() for b in resumed] == expected[epoch][position:]
-            assert [b["number"].tolist() for b in resumed] == expected[epoch + 1]
+    options: Any = {"batch_size": 12, "shuffle": shuffle, "drop_last": shuffle}
+    check_source(lambda: ZarrSource(folder, **options), id_column="number", shuffles=shuffle)
 
 
 def test_text_and_bytes_of_fixed_length(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def with_sizes(**sizes):
         (with_weights(theirs=torch.zeros(2)), "has in excess theirs"),
         (with_weights(log_scale=torch.zeros(2)), "has in another shape log_scale"),
         (with_weights(log_scale=3.0), "must describe its model, .* 'numel'"),
-        (with_weights(log_scale=torch.tensor(math.nan)), "that are not finite in log_scale"),
-        (with_weights(log_scale=torch.tensor(-math.inf)), "that are not finite in log_scale;"),
+        (with_weights(log_scale=torch.tensor([math.nan])), "that are not finite in log_scale"),
+        (with_weights(log_scale=torch.tensor([-math.inf])), "that are not finite in log_scale;"),
         (with_sizes(vision_depth=10**6), r"cannot have vision_depth = 1000000"),
         (with_sizes(text_width=10**9), r"cannot have text_width = 1000000000"),
         (with_sizes(text_width=1024), r"has in another shape text_tower"),
@@ -123,7 +123,7 @@ def test_a_model_is_built_only_if_its_weights_are_there(path, change, message):
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.float8_e5m2], ids=str)
 def test_weights_of_another_kind_of_numbers_are_refused(path, dtype):
-    changed(path, with_weights(log_scale=torch.tensor(1.0).to(dtype)))
+    changed(path, with_weights(log_scale=torch.tensor([1.0]).to(dtype)))
     with pytest.raises(ValueError, match="has in another kind of numbers log_scale"):
         checkpoint.load_model(path)
 
@@ -222,9 +222,9 @@ def in_group(**values):
         (lambda c: c["loader"].update(epoch=-1), "the state's epoch must be a whole number"),
         (lambda c: c.update(loader=None), "checkpoint of this run, .* .TypeError: 'NoneType'"),
         (with_weights(theirs=torch.zeros(2)), "has in excess theirs"),
-        (with_weights(log_scale=torch.tensor(math.nan)), "are not finite in log_scale"),
+        (with_weights(log_scale=torch.tensor([math.nan])), "are not finite in log_scale"),
         (
-            lambda c: c["average"].update(log_scale=torch.tensor(math.nan)),
+            lambda c: c["average"].update(log_scale=torch.tensor([math.nan])),
             "a checkpoint's average must .* not finite in log_scale",
         ),
         (lambda c: c.update(average=None), "a checkpoint's average must have its weights by name"),
