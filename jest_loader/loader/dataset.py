@@ -7,7 +7,7 @@ last sub-batch delivered.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
@@ -15,6 +15,7 @@ from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.data_loader import set_epoch
 from jest_loader.loader.epoch import Pass
+from jest_loader.loader.iterated_by import check_iterated_by
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.resuming import check_stateful, saved_position
@@ -160,16 +161,11 @@ class JestDataset(IterableDataset[Batch]):
         """One pass; nothing is read before the first ``next``.
 
         Raises:
-            ValueError: inside a DataLoader worker; while iterating, if batches or scores do not
-                fit.
+            ValueError: inside a DataLoader that would not pass sub-batches on as they are; while
+                iterating, if batches or scores do not fit.
             RuntimeError: while iterating, if a newer pass was started or a state loaded meanwhile.
         """
-        if get_worker_info() is not None:
-            raise ValueError(
-                "JestDataset must run in the training process, where the models are, but was "
-                "iterated in a DataLoader worker; iterate it directly, or use "
-                "DataLoader(dataset, batch_size=None, num_workers=0)"
-            )
+        check_iterated_by(lambda: self._ranks_now().size)
         return self._run_pass()
 
     def set_epoch(self, epoch: int) -> None:

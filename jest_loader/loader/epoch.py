@@ -226,6 +226,7 @@ class Pass:
         num_ranks = self._agreement.ranks.size
         if num_ranks == 1:
             return
+        self._agreement.ranks.begin_pass()
         if self._own_rows is not None:
             self._own_rows.check_loader()
         self._agreement.check_same(

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jest_loader.ops.noise import Share
-from jest_loader.ranks.roll_call import rank_error
+from jest_loader.ranks.roll_call import begin_pass, rank_error
 
 
 @runtime_checkable
@@ -73,6 +73,11 @@ class Ranks:
     def share(self) -> Share:
         """The numbers of this rank's candidates among those of all."""
         return Share(self.rank, self.size)
+
+    def begin_pass(self) -> None:
+        """Tell the other processes that this one begins a pass, and log who does not."""
+        if isinstance(self._collective, _Processes):
+            self._collective.begin_pass()
 
     def all_gather(self, value: Tensor) -> Tensor:
         """As ``Collective.all_gather``, on the device of ``value``."""
@@ -152,6 +157,9 @@ class _Processes:
         self._group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+
+    def begin_pass(self) -> None:
+        begin_pass(self._group)
 
     def all_gather(self, value: Tensor) -> Tensor:
         sent = value.detach().to(self._device(value)).contiguous()

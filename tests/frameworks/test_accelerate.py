@@ -91,3 +91,44 @@ def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
     assert_no_row_is_shared(first, second)
     resumed = run_ranks(RANKS, tmp_path, "24")
     assert resumed == [[first[3:], weight], [second[3:], weight]]
+
+
+AROUND = """
+import json, sys, time
+from pathlib import Path
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from tests.frameworks.toy import TwoTower, dataset, pairs
+
+dispatch = {"dispatched": True, "dealt": False}[sys.argv[2]]
+accelerator = Accelerator(
+    cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch)
+)
+rows = pairs()
+loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
+data = dataset(TwoTower(1), loader, size=4)
+prepared = accelerator.prepare(DataLoader(data, batch_size=None if dispatch else 1))
+started = time.monotonic()
+try:
+    next(iter(prepared))
+    said = "nothing"
+except ValueError as error:
+    said = str(error)
+found = [said, time.monotonic() - started]
+Path(sys.argv[1], f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "loader"),
+    [("dispatched", "DataLoaderDispatcher"), ("dealt", "IterableDatasetShard")],
+)
+def test_a_dataset_within_a_prepared_loader_is_refused_on_all_ranks(tmp_path, kind, loader):
+    for said, waited_s in run_ranks(AROUND, tmp_path, kind):
+        assert f"Accelerate's {loader}" in said
+        assert said.endswith("prepare the model and the optimizer only, and iterate the dataset")
+        assert waited_s < 10

@@ -1,20 +1,25 @@
 """A rank that fails, stalls or differs ends the others with an error that names it."""
 
+import io
+import logging
 import os
 import signal
 import time
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from jest_loader import (
     JointSelector,
     UniformSelector,
 )
 from jest_loader.adapters.zarr import ZarrSource
+from jest_loader.ranks import roll_call
 from jest_loader.ranks.roll_call import RankError
 from jest_loader.testing import simulate_ranks
 from tests.helpers import jest_dataset
-from tests.processes import launch
+from tests.processes import Ended, launch
 from tests.ranks.builders import ByNumber, Consecutive, dataset, read
 
 
@@ -118,10 +123,7 @@ def test_a_slow_disk_on_one_rank_only_makes_the_others_wait():
 
 
 def stall_on_one(rank: int) -> int:
-    if rank == 1:
-        time.sleep(4)
-        return 1
-    return read(Consecutive(8))[0]
+    return read(Consecutive(8, pause_s=5.0 * rank))[0]
 
 
 def test_a_stalled_rank_ends_the_others_within_the_groups_timeout():
@@ -129,3 +131,37 @@ def test_a_stalled_rank_ends_the_others_within_the_groups_timeout():
     ended = launch(2, stall_on_one, timeout_s=2.0)
     assert "waited in vain; rank 1 has" in ended[0].error
     assert time.monotonic() - start < 30
+
+
+def iterate_on_rank_0(rank, folder):
+    """Rank 1 is elsewhere in a collective of its own, as under a loader that dispatches."""
+    if rank == 1:
+        with pytest.raises(RuntimeError):
+            dist.broadcast(torch.zeros(1), src=0)
+        return None
+    logs = io.StringIO()
+    logging.getLogger("jest_loader").addHandler(logging.StreamHandler(logs))
+    roll_call.PATIENCE_S = 0.5
+    with pytest.raises(RankError) as caught:
+        next(iter(dataset(folder, None, 2)))
+    return str(caught.value), logs.getvalue()
+
+
+def test_a_rank_that_does_not_begin_a_pass_is_named(folder):
+    (said, logged), _ = (
+        ended.result for ended in launch(2, iterate_on_rank_0, folder, timeout_s=3.0)
+    )
+    assert "must begin a pass over a JestDataset together, but rank 0 of 2 waited in vain" in said
+    assert "for rank 1; iterate the dataset on each rank" in said
+    assert logged.startswith("rank 0 of 2 waits for rank 1 to begin a pass over a JestDataset")
+
+
+def begin_late(rank, folder):
+    time.sleep(1.5 * rank)
+    roll_call.PATIENCE_S = 0.5
+    return [len(list(dataset(folder, None, 2))) for _ in range(2)]
+
+
+def test_a_rank_that_begins_late_is_waited_for(folder):
+    first, second = launch(2, begin_late, folder)
+    assert first == second == Ended([5, 5])
