@@ -125,6 +125,32 @@ def test_a_live_learner_follows_its_model_to_the_gpu():
     torch.testing.assert_close(found.image.cpu(), expected.image)
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)],
+)
+def test_a_model_in_fp32_scores_in_fp16_unless_it_is_told(precision, dtype):
+    model, seen = torch.nn.Linear(64, 64).cuda(), []
+
+    def embed(model, batch):
+        rows = model(batch["x"])
+        seen.append(rows.dtype)
+        rows = torch.nn.functional.normalize(rows, dim=1)
+        return Embeddings(rows, rows, 10.0, -5.0)
+
+    batch = {"x": torch.randn(100, 64)}
+    found = LiveLearner(model, embed, precision=precision).embed(batch).image
+    assert seen == [dtype]
+    assert found.dtype == torch.float32
+    norms = found.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))  # The norm is taken in fp32.
+    exact = LiveLearner(copy.deepcopy(model).cpu().double(), embed).embed(
+        {"x": batch["x"].double()}
+    )
+    error = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-5}[dtype]
+    torch.testing.assert_close(found.cpu().double(), exact.image, atol=error, rtol=0)
+
+
 def test_a_choice_made_during_training_is_by_weights_one_step_old():
     def run(overlap):
         torch.manual_seed(0)

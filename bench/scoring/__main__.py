@@ -12,17 +12,18 @@ their ratios carry over to another machine.
 Forms:
 
 - training: forward, backward and AdamW on a sub-batch; a share is a form's time over this time.
-- live learner, live reference, proxy: embedding the super-batch, in fp32. On a GPU also in TF32
-  (``torch.set_float32_matmul_precision("high")``) and in fp16 by autocast within ``embed``.
-- proxy update: its training step on the sub-batch.
+- live learner, live reference, proxy: embedding the super-batch, in fp32 on a CPU and in fp16 on a
+  GPU. There the learner also in fp32, in TF32 (``torch.set_float32_matmul_precision("high")``) and
+  in bf16.
+- proxy update: its training step on the sub-batch, in fp32.
 - cached reference: looking up B rows of a memory map of 10 B, and putting them on the device.
 - selection: scores from two models' embeddings and a joint selection in 16 chunks.
 - learnability, hard learner, easy reference: whole scorers, with the selection. Each is run with a
   live and with a cached reference where it has one, and with the proxy in the learner's place.
 
-"Predicted" is the same share in floating-point operations by the cost model. The model ignores
-precision: with training in bf16 and scoring in fp32 the device's rates differ, and measured shares
-differ from predicted ones. "Ratio" is measured over predicted. Looking up rows has no flops, so its
+"Predicted" is the same share in floating-point operations by the cost model. They ignore precision:
+with training in bf16 and a part in fp32 the device's rates differ, and measured shares differ from
+predicted ones. "Ratio" is measured over predicted. Looking up rows has no flops, so its
 predicted share is zero.
 
 Whole steps through ``JestDataset`` come last, by the wall clock: choosing and training in turn, and

@@ -62,14 +62,9 @@ class Bench:
         on_gpu = device.type == "cuda"
         self.training_precision = "bf16" if on_gpu else "fp32"
 
-    def embedder(
-        self,
-        kind: type[ModelEmbedder],
-        model: nn.Module,
-        embed: Callable[[nn.Module, Batch], Embeddings] | None = None,
-    ) -> ModelEmbedder:
+    def embedder(self, kind: type[ModelEmbedder], model: nn.Module) -> ModelEmbedder:
         """A live learner or a frozen reference of this setting."""
-        return kind(model, embed, micro_batch_size=self.setting.micro_batch)
+        return kind(model, micro_batch_size=self.setting.micro_batch)
 
     def forms(self) -> dict[str, Form]:
         """All that is timed, training first."""
@@ -77,7 +72,7 @@ class Bench:
         forms |= dict(self.parts())
         forms |= dict(self.scorers())
         if self.device.type == "cuda":
-            forms |= dict(self.coarser())
+            forms |= dict(self.precisions())
         return forms
 
     @property
@@ -138,20 +133,20 @@ class Bench:
             total = flops + self.selecting_flops(num_models)
             yield name, Form(partial(self.choose, scorer), total)
 
-    def coarser(self) -> Iterator[tuple[str, Form]]:
-        """The learner in TF32 and in fp16, for those who let it be less exact."""
+    def precisions(self) -> Iterator[tuple[str, Form]]:
+        """The learner in the precisions that are not the default of a GPU."""
+        fp32, bf16 = (
+            LiveLearner(self.learner, micro_batch_size=self.setting.micro_batch, precision=name)
+            for name in ("fp32", "bf16")
+        )
 
         def in_tf32() -> None:
             with matmul_precision("high"):
-                self.live.embed(self.candidates)
+                fp32.embed(self.candidates)
 
-        def in_fp16(_: nn.Module, batch: Batch) -> Embeddings:
-            with torch.autocast("cuda", torch.float16):
-                return self.learner.embed(batch)
-
-        half = self.embedder(LiveLearner, self.learner, in_fp16)
+        yield "live learner, fp32", Form(partial(fp32.embed, self.candidates), self.scoring_flops)
         yield "live learner, TF32", Form(in_tf32, self.scoring_flops)
-        yield "live learner, fp16", Form(partial(half.embed, self.candidates), self.scoring_flops)
+        yield "live learner, bf16", Form(partial(bf16.embed, self.candidates), self.scoring_flops)
 
     def selecting_flops(self, num_models: int) -> int:
         """Flops of a joint selection."""

@@ -6,13 +6,14 @@ from typing import Literal
 
 from jest_loader.checks import whole
 from jest_loader.cost.flops import ExampleCost, Flops, Setup, example_cost
+from jest_loader.cost.rates import Device, ProductPrecision, in_time
 from jest_loader.cost.shapes import ModelShape, model_shape
 from jest_loader.loader.telemetry import Counts
 
 
 @dataclass(frozen=True)
 class CostConfig:
-    """Say how many floating-point operations selection adds, and when it pays."""
+    """Say how many floating-point operations and how much time selection adds, and when it pays."""
 
     model: str = "ViT-B-16"
     """The learner: a name as in open_clip, or sizes such as 12x768@16/224+12x512@77 (depth x width
@@ -51,6 +52,15 @@ class CostConfig:
 
     low_resolution_fraction: float = 0.0
     """Share of the sub-batch on which the learner trains at the patch and image size of scoring."""
+
+    device: Device = "H100"
+    """The GPU by whose peak rates operations become time."""
+
+    train_precision: ProductPrecision = "bf16"
+    """Precision in which the learner trains."""
+
+    score_precision: ProductPrecision = "fp16"
+    """Precision in which the models score; fp32 is what torch takes without TF32."""
 
     json: bool = False
     """Print one JSON document rather than a table."""
@@ -113,44 +123,49 @@ def describe(config: CostConfig) -> str:
         ValueError: as ``estimate``.
     """
     candidates = round(config.batch_size / (1 - config.filter_ratio))
-    step = estimate(config).flops(Counts(scored=candidates, trained=config.batch_size))
-    return _document(config, candidates, step) if config.json else _table(config, candidates, step)
+    counts, cost = Counts(scored=candidates, trained=config.batch_size), estimate(config)
+    timed = in_time(cost, config.device, config.train_precision, config.score_precision)
+    say = _document if config.json else _table
+    return say(config, candidates, cost.flops(counts), timed.flops(counts))
 
 
-def _document(config: CostConfig, candidates: int, step: Flops) -> str:
+def _document(config: CostConfig, candidates: int, step: Flops, timed: Flops) -> str:
     document = {
         "config": asdict(config),
         "candidates": candidates,
         "flops_per_step": asdict(step) | {"total": step.total},
         "overhead": step.overhead,
+        "time_overhead": timed.overhead,
     }
     return json.dumps(document, indent=1)
 
 
-def _table(config: CostConfig, candidates: int, step: Flops) -> str:
+def _table(config: CostConfig, candidates: int, step: Flops, timed: Flops) -> str:
     learner = _shape(config.model, config)
-    parts = {
-        "training": step.training,
-        "scoring": step.scoring,
-        "reference": step.reference,
-        "selection": step.selection,
-        "total": step.total,
-    }
-    lines = [
-        f"{config.model}: {learner.forward_flops / 1e9:,.1f} GFLOP to embed a pair (image "
-        f"{learner.vision.forward_flops / 1e9:,.1f}, text {learner.text.forward_flops / 1e9:,.1f})",
-        f"{config.batch_size:,} of {candidates:,} candidates per step",
-        "",
-        "part       TFLOP per step  of uniform training",
-        *(
-            f"{part:9}  {flops / 1e12:14,.2f}  {flops / step.uniform:19.3f}"
-            for part, flops in parts.items()
-        ),
-        "",
-        f"It pays if it reaches the goal in fewer than 1/{step.overhead:.2f} of the iterations "
-        f"({1 / step.overhead:.0%}).",
-    ]
-    return "\n".join(lines)
+    names = ("training", "scoring", "reference", "selection", "total")
+    parts = [(name, getattr(step, name), getattr(timed, name)) for name in names]
+    return "\n".join(
+        [
+            f"{config.model}: {learner.forward_flops / 1e9:,.1f} GFLOP to embed a pair (image "
+            f"{learner.vision.forward_flops / 1e9:,.1f}, text "
+            f"{learner.text.forward_flops / 1e9:,.1f})",
+            f"{config.batch_size:,} of {candidates:,} candidates per step",
+            f"time at the peak rates of {config.device}: training in {config.train_precision}, "
+            f"scoring in {config.score_precision}, selection in fp32",
+            "",
+            "                            of uniform training",
+            "part       TFLOP per step  operations      time",
+            *(
+                f"{part:9}  {flops / 1e12:14,.2f}  {flops / step.uniform:10.3f}  "
+                f"{time / timed.uniform:8.3f}"
+                for part, flops, time in parts
+            ),
+            "",
+            "It pays if it reaches the goal in fewer than",
+            f"  1/{step.overhead:.2f} of the iterations ({1 / step.overhead:.0%}), in operations",
+            f"  1/{timed.overhead:.2f} of the iterations ({1 / timed.overhead:.0%}), in time",
+        ]
+    )
 
 
 def _shape(name: str, config: CostConfig) -> ModelShape:

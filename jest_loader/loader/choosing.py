@@ -18,6 +18,7 @@ from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores, W
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
+from jest_loader.scoring.precision import because
 from jest_loader.scoring.scores import ExampleScores, rows_of
 from jest_loader.selecting.selectors import (
     IndependentSelector,
@@ -113,8 +114,10 @@ class _Choosing:
         scores = self._scores()
         logits = scores.logits
         reasons = dict(scores.skipped) if isinstance(scores, SkippingScores) else {}
-        for row in (~torch.isfinite(logits)).nonzero()[:, 0].tolist():
-            reasons.setdefault(row, "its score is not finite")
+        if rows := (~torch.isfinite(logits)).nonzero()[:, 0].tolist():
+            reasons = (
+                dict.fromkeys(rows, because("its score is not finite", self._scorer)) | reasons
+            )
         self._skipped = named(reasons, self._super_batch.candidates) | self._skipped
         self._check_budget()
         skipped = torch.tensor(sorted(self._skipped), dtype=torch.int64, device=logits.device)

@@ -204,15 +204,15 @@ class _Builder:
 
     def _add(self, number: int, columns: Arrays, state: dict[str, Any] | None) -> None:
         missing = is_missing(columns["loss" if "loss" in columns else "image"])
-        ids = columns["sample_id"][missing]
+        ids, unnamed = columns["sample_id"][missing], self._measure.if_nan
         if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
             raise ValueError(
                 "a reference must be able to use some examples of a chunk, but of "
                 f"{len(ids)}, from sample {ids[0]} on, it could use none; check the model and "
-                "the data's columns"
+                f"the data's columns (of the first: {self._reasons.get(int(ids[0]), unnamed)})"
             )
         if len(ids):
-            reasons = [f"sample {i}: {self._reasons.pop(i, 'it is NaN')}" for i in ids.tolist()]
+            reasons = [f"sample {i}: {self._reasons.pop(i, unnamed)}" for i in ids.tolist()]
             shown = first_few(reasons, separator="; ")
             _LOG.warning("chunk %d: %d examples are missing: %s", number, len(ids), shown)
         self._folder.add(number, columns, self._measure.logit, state)

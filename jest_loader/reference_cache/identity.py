@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from jest_loader.protocols import Fingerprinted
+from jest_loader.scoring.models import ModelEmbedder
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
 
@@ -34,6 +35,8 @@ def is_fingerprint(text: str) -> bool:
 def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
     """The source's fingerprint and the model's, if they have one, and what the caller names.
 
+    Also the precision, where the model is run in another one than its weights are in.
+
     Raises:
         ValueError: if a name or value of the caller's is no text.
     """
@@ -42,6 +45,8 @@ def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None)
         known["data"] = source.fingerprint()
     if isinstance(getattr(reference, "model", None), nn.Module):
         known["model"] = model_fingerprint(reference.model)
+    if isinstance(reference, ModelEmbedder) and reference.dtype is not None:
+        known["precision"] = str(reference.dtype).removeprefix("torch.")
     for name, value in (named or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ValueError(

@@ -16,6 +16,7 @@ from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import Kind
 from jest_loader.scoring.embedding_checks import check_logit, is_unit, norms_of
 from jest_loader.scoring.learnability import check_embedder
+from jest_loader.scoring.precision import because
 from jest_loader.skipped import Used, use
 
 Arrays = dict[str, NDArray[Any]]
@@ -34,6 +35,11 @@ class Measure(Protocol[Output]):
     """Runs a reference. ``start`` may leave work to a device, ``finish`` waits for it."""
 
     kind: Kind
+
+    @property
+    def if_nan(self) -> str:
+        """The reason for a row that is NaN without one."""
+        ...
 
     @property
     def logit(self) -> Logit | None:
@@ -78,6 +84,11 @@ class EmbeddingMeasure:
     """
 
     kind: Kind = "embeddings"
+
+    @property
+    def if_nan(self) -> str:
+        """See ``Measure``."""
+        return because("it is NaN", self._embedder)
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -137,6 +148,7 @@ class LossMeasure:
     """
 
     kind: Kind = "loss"
+    if_nan: str = "it is NaN"
     logit: Logit | None = None
 
     def __init__(self, loss: Callable[[Batch], Tensor]) -> None:

@@ -9,6 +9,7 @@ from jest_loader.batch import Batch
 from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable, WithLoss
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.scoring.groups import check_column, group_ids
+from jest_loader.scoring.precision import remedies
 from jest_loader.scoring.scores import FactoredScores
 
 
@@ -36,6 +37,11 @@ class _ContrastiveScorer:
         return FactoredScores(
             sides.get("learner"), sides.get("reference"), self.loss, groups=groups
         )
+
+    @property
+    def if_not_finite(self) -> str:
+        """What to change where scores are not finite; empty where no side ran in fp16."""
+        return remedies(self._sides.values())
 
     def update(self, sub_batch: Batch) -> None:
         """Let a learner that is an online proxy train on the sub-batch."""

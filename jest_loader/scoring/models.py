@@ -10,6 +10,7 @@ from torch import nn
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
 from jest_loader.scoring.embedding_checks import warn_if_coarse
+from jest_loader.scoring.precision import remedy
 from jest_loader.scoring.runner import ModelRunner, Outputs, RunOptions
 from jest_loader.scoring.wrappers import prepare_method, unwrapped
 
@@ -18,8 +19,9 @@ EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 
 
 class ModelEmbedder:
-    """Embeds with a model: in ``eval`` mode, without gradients, outside autocast.
+    """Embeds with a model: in ``eval`` mode, without gradients, in a precision of its own.
 
+    Autocast around the training loop has no effect here; one that ``embed`` enters itself has.
     The modes of all submodules are put back afterwards. Where ``embed`` or ``prepare`` raises
     ``SkipRowsError``, it is called again without the rows that the error names. These are NaN in
     the embeddings, and ``Embeddings.skipped`` has the reasons.
@@ -30,7 +32,7 @@ class ModelEmbedder:
         embed: ``embed(model, batch) -> Embeddings``, the batch's tensors on the model's device.
             None calls ``model.embed(batch)``, which is not compiled where only the module is.
         options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
-            by keyword; ``RunOptions`` describes them.
+            and ``precision``, by keyword; ``RunOptions`` describes them.
 
     Raises:
         ValueError: if the model has no ``embed`` and none is given, it is wrapped in FSDP1 and no
@@ -59,8 +61,9 @@ class ModelEmbedder:
         """Embeddings of the batch, on the model's device, in fp32 (fp64 of a model in fp64).
 
         Raises:
-            ValueError: if the batch lacks a column that the model reads, or ``embed`` returns
-                anything but Embeddings with a row per example.
+            ValueError: if the batch lacks a column that the model reads, ``embed`` returns
+                anything but Embeddings with a row per example, or the model cannot run in the
+                precision.
             SkipRowsError: if no row can be used.
         """
         found = self._runner.run(batch)
@@ -75,6 +78,20 @@ class ModelEmbedder:
             first.logit_bias,
             _skipped(found),
         )
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of autocast while the model embeds; None where it runs without.
+
+        Raises:
+            ValueError: if autocast cannot bring the model's weights to the precision.
+        """
+        return self._runner.dtype
+
+    @property
+    def if_not_finite(self) -> str:
+        """What to change where its embeddings are not finite; empty but in fp16."""
+        return remedy(self.dtype)
 
 
 class LiveLearner(ModelEmbedder):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import ExampleValues, SkippingValues
+from jest_loader.scoring.precision import because, remedies, remedy
 from jest_loader.scoring.runner import ModelRunner, RunOptions
 from jest_loader.scoring.scores import ExampleScores
 
@@ -28,7 +29,7 @@ class PerExample:
         reference: Has ``values(batch) -> losses``: another ``PerExample`` around a frozen model, or
             stored losses. None subtracts nothing.
         options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
-            by keyword; ``RunOptions`` describes them.
+            and ``precision``, by keyword; ``RunOptions`` describes them.
 
     Raises:
         ValueError: if ``loss`` is no function, ``reference`` has no ``values``, or an option is out
@@ -92,11 +93,17 @@ class PerExample:
         else:
             irreducible, absent = self.reference.values(super_batch), {}
         _check_values(irreducible, len(losses))
+        absent_rows = irreducible.isnan().nonzero()[:, 0].tolist()
         unnamed = dict.fromkeys(
-            irreducible.isnan().nonzero()[:, 0].tolist(), "the reference has no value for it"
+            absent_rows, because("the reference has no value for it", self.reference)
         )
         irreducible = irreducible.to(losses.device, non_blocking=True)
         return ExampleScores(losses - irreducible, {**unnamed, **absent, **skipped})
+
+    @property
+    def if_not_finite(self) -> str:
+        """What to change where its values are not finite; empty but in fp16."""
+        return remedy(self._runner.dtype) or remedies([self.reference])
 
     def snapshot(self) -> "PerExample":
         """The same with a copy of the weights as they are now, valid until the next call."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from jest_loader.batch import Batch, num_examples, split, structure, to_device
 from jest_loader.checks import check_keywords, whole
 from jest_loader.scoring.memory import MemoryBudget
-from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped
+from jest_loader.scoring.precision import Precision, autocast_dtype, checked_precision
+from jest_loader.scoring.wrappers import device_of, is_sharded, scoring, unwrapped, weight_dtypes
 from jest_loader.skipped import SkipRowsError, use
 
 Output = TypeVar("Output")
@@ -27,15 +28,19 @@ class RunOptions(TypedDict, total=False):
         micro_batch_size: How many candidates the model is run on at once; None runs it on all.
         max_memory_bytes: In place of ``micro_batch_size``, on a CUDA device: what a micro-batch may
             take beside the weights. Measured on the first super-batch.
+        precision: Of the model's products while it scores: ``"fp16"`` and ``"bf16"`` run it under
+            ``torch.autocast``, ``"fp32"`` without. ``"auto"`` is fp16 on a CUDA device for weights
+            in fp32, and the weights' own precision otherwise.
     """
 
     prepare: Callable[[Batch], Batch] | None
     micro_batch_size: int | None
     max_memory_bytes: int | None
+    precision: Precision
 
 
 class ModelRunner(Generic[Output]):
-    """Runs a function of a model on batches: in ``eval`` mode, without gradients or autocast.
+    """Runs a function of a model on batches: in ``eval`` mode, without gradients.
 
     Where the function or ``prepare`` raises ``SkipRowsError``, it is called again with the other
     rows.
@@ -47,8 +52,8 @@ class ModelRunner(Generic[Output]):
         options: How the model is run.
 
     Raises:
-        ValueError: if ``prepare`` is no function, sizes are not positive, both are given, or
-            ``max_memory_bytes`` is given with FSDP.
+        ValueError: if ``prepare`` is no function, sizes are not positive, both are given,
+            ``max_memory_bytes`` is given with FSDP, or ``precision`` is another word.
         TypeError: if a keyword is none of ``RunOptions``.
     """
 
@@ -60,48 +65,43 @@ class ModelRunner(Generic[Output]):
         **options: Unpack[RunOptions],
     ) -> None:
         check_keywords(options, RunOptions)
-        micro_batch_size, max_bytes = (
-            options.get("micro_batch_size"),
-            options.get("max_memory_bytes"),
-        )
         self._model = unwrapped(model)
         self._copy: nn.Module | None = None
         self._function = function
         self._check = check
         self._prepare = options.get("prepare")
-        self._size = micro_batch_size
-        self._budget: MemoryBudget | None = None
         if self._prepare is not None and not callable(self._prepare):
             raise ValueError(
                 f"prepare must be a function of a batch or None, got {self._prepare!r}"
             )
-        if micro_batch_size is not None:
-            whole("micro_batch_size", micro_batch_size, 1)
-        if max_bytes is None:
-            return
-        if micro_batch_size is not None:
-            raise ValueError(
-                "give micro_batch_size or max_memory_bytes, not both, "
-                f"got {micro_batch_size} and {max_bytes}"
-            )
-        if is_sharded(self._model):
-            raise ValueError(
-                "max_memory_bytes does not go with FSDP, all of whose ranks must run the same "
-                "number of micro-batches; give micro_batch_size"
-            )
-        self._budget = MemoryBudget(whole("max_memory_bytes", max_bytes, 1))
+        self._precision = checked_precision(options.get("precision", "auto"))
+        self._size = options.get("micro_batch_size")
+        if self._size is not None:
+            whole("micro_batch_size", self._size, 1)
+        self._budget = self._memory_budget(options.get("max_memory_bytes"))
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of autocast while the model runs; None where it runs without.
+
+        Raises:
+            ValueError: if autocast cannot bring the model's weights to the precision.
+        """
+        device = device_of(self._model).type
+        return autocast_dtype(self._precision, device, weight_dtypes(self._model))
 
     def run(self, batch: Batch) -> "Outputs[Output]":
         """What the function makes of the batch's usable rows, and why it skipped the others.
 
         Raises:
             SkipRowsError: if no row is usable.
+            ValueError: as ``dtype`` and ``call``.
         """
         outputs: list[Output] = []
         usable: list[int] = []
         skipped: dict[int, str] = {}
         start = 0
-        with scoring(self._model):
+        with scoring(self._model, self.dtype):
             for part in self._parts(batch):
                 output, rows, reasons = use(partial(self.call, self._model), part)
                 outputs += [] if output is None else [output]
@@ -136,8 +136,8 @@ class ModelRunner(Generic[Output]):
         """The function's checked output for a batch, in the model's mode and with gradients.
 
         Raises:
-            ValueError: if the batch lacks a column that it reads, or is of another precision than
-                a model in half precision.
+            ValueError: if the batch lacks a column that it reads, or the function fails for the
+                precision that it is run in.
         """
         device = device_of(model)
         batch = to_device(batch, device)
@@ -154,10 +154,26 @@ class ModelRunner(Generic[Output]):
                 raise
             raise ValueError(missing) from error
         except RuntimeError as error:
-            if "type" in str(error) and (other := _other_precision(model, batch)):
-                raise ValueError(other) from error
-            raise
+            fault = _precision_fault(error, model, batch)
+            if fault is None:
+                raise
+            raise ValueError(fault) from error
         return self._check(output, num_rows)
+
+    def _memory_budget(self, max_bytes: int | None) -> MemoryBudget | None:
+        if max_bytes is None:
+            return None
+        if self._size is not None:
+            raise ValueError(
+                "give micro_batch_size or max_memory_bytes, not both, "
+                f"got {self._size} and {max_bytes}"
+            )
+        if is_sharded(self._model):
+            raise ValueError(
+                "max_memory_bytes does not go with FSDP, all of whose ranks must run the same "
+                "number of micro-batches; give micro_batch_size"
+            )
+        return MemoryBudget(whole("max_memory_bytes", max_bytes, 1))
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         size = self._size
@@ -206,19 +222,28 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def _other_precision(model: nn.Module, batch: Batch) -> str | None:
-    """The message for a batch in fp32 and a model in half precision; None where they are not."""
+def _precision_fault(error: RuntimeError, model: nn.Module, batch: Batch) -> str | None:
+    """The message for an error that comes of precision; None where it has another cause."""
+    text = str(error).partition("\n")[0]
+    if "type" not in text and "autocast" not in text:  # Of an operation's dtypes, or unsafe in it.
+        return None
     halves = (torch.float16, torch.bfloat16)
-    half = next((weight.dtype for weight in model.parameters() if weight.dtype in halves), None)
+    half = next((dtype for dtype in weight_dtypes(model) if dtype in halves), None)
     kinds = structure(batch).items()
     full = [name for name, kind in kinds if kind.startswith("tensor of float32")]
-    if half is None or not full:
-        return None
-    return (
-        f"a batch must have the precision of the model that scores it, but the model's is {half} "
-        f"and column {full[0]} is torch.float32; cast it where the model is called, "
-        f"as in batch['image'].to({half})"
-    )
+    if half is not None and full:
+        return (
+            "a batch must have the precision of the model that it is given to, but the model's is "
+            f"{half} and column {full[0]} is torch.float32 ({text}); cast it where the model is "
+            f"called, as in batch['image'].to({half})"
+        )
+    device = device_of(model).type
+    if half is None and torch.is_autocast_enabled(device):
+        return (
+            f"a model must be able to score in the autocast of its precision, but fails in "
+            f"{torch.get_autocast_dtype(device)} ({text}); pass precision='fp32'"
+        )
+    return None
 
 
 def _missing_column(error: KeyError, batch: Batch) -> str | None:

@@ -65,16 +65,39 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-@contextmanager
-def scoring(model: nn.Module) -> Iterator[None]:
-    """Run the block in ``eval`` mode, without gradients and autocast, then restore all modes.
+def weight_dtypes(model: nn.Module) -> set[torch.dtype]:
+    """The floating-point dtypes of the weights as they are computed with: FSDP may cast them."""
+    gathered: set[torch.dtype | None] = set()
+    for module in model.modules():
+        inner: Any = module
+        if isinstance(module, _fsdp("FSDPModule")):
+            gathered.add(inner._get_fsdp_state()._mp_policy.param_dtype)  # No public name has it.
+        elif isinstance(module, _fsdp("FullyShardedDataParallel")):
+            gathered.add(inner.mixed_precision.param_dtype)
+    own = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    return {dtype for dtype in gathered if dtype is not None} or own
 
-    Weights that FSDP2 gathered are freed, since they would be stale after the next optimizer step.
+
+@contextmanager
+def scoring(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Run the block in ``eval`` mode, without gradients, and restore all modes afterwards.
+
+    Autocast around the block has no effect on it. Weights that FSDP2 gathered are freed, since they
+    would be stale after the next optimizer step.
+
+    Args:
+        model: The model.
+        dtype: Of autocast within the block; None turns it off.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
+    # Weights cast here have no gradient: in the cache of an autocast around the training loop, the
+    # next training step would find them in place of its own.
+    autocast = torch.autocast(
+        device_of(model).type, dtype, enabled=dtype is not None, cache_enabled=False
+    )
     try:
-        with torch.no_grad(), torch.autocast(device_of(model).type, enabled=False):
+        with torch.no_grad(), autocast:
             yield
     finally:
         for module in training:

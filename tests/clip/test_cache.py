@@ -167,6 +167,15 @@ def test_the_same_command_changes_nothing_and_another_is_refused(folder):
     assert read_manifest(folder / "cache") == before
     with pytest.raises(ValueError, match=r"tokenizer .* which cannot go on with"):
         cache_command(command(folder, caption_column="title"))
+    with pytest.raises(ValueError, match=r"with precision None, which cannot go on with 'bfloat"):
+        cache_command(command(folder, precision="bf16"))
+
+
+def test_a_cache_in_another_precision_serves_as_well(folder, tmp_path):
+    half = command(folder, out=tmp_path / "cache", precision="bf16")
+    cache_command(half)
+    assert read_manifest(half.out).identity["precision"] == "bfloat16"
+    train(config_for(folder, tmp_path / "run", joint(folder, reference_cache=half.out)))
 
 
 @pytest.mark.parametrize("write", [write_mds, write_zarr])

@@ -20,6 +20,7 @@ from jest_loader.clip.models.towers import TwoTower
 from jest_loader.clip.train import train
 from jest_loader.cost.flops import selection_flops
 from jest_loader.pack import write_mds
+from jest_loader.scoring.online_proxy import OnlineProxy
 from tests.clip_runs import MODEL, config_for
 
 PROXY = ProxyConfig(4, 8, 1, 8, heads=2, embed_dim=4, lr=1e-2)
@@ -96,6 +97,43 @@ def test_a_proxy_scores_in_the_learners_place_and_learns(shards, tmp_path, monke
     assert cost.selection == selection_flops(1, 8, 4, 2)
     learners = 3 * run.model.forward_flops()
     assert run.flops == 24 * (learners + 3 * forward) + 48 * (forward + cost.selection)
+
+
+@pytest.mark.parametrize("scores_with", ["learner", "proxy"])
+def test_all_models_score_in_the_precision_that_is_set(shards, tmp_path, scores_with):
+    train(config_for(shards, tmp_path / "reference", steps=1))
+    proxy = PROXY if scores_with == "proxy" else ProxyConfig()
+    selection = SelectionConfig(
+        "joint", filter_ratio=0.5, scores_with=scores_with, proxy=proxy, score_precision="bf16",
+        reference_checkpoint=tmp_path / "reference" / "checkpoint.pt",
+    )  # fmt: skip
+    config = config_for(shards, tmp_path / "run", selection=selection)
+    scorer = build_loader(config, TwoTower(config.model), torch.device("cpu")).scorer
+    assert scorer.learner.dtype == scorer.reference.dtype == torch.bfloat16
+    assert isinstance(scorer.learner, OnlineProxy) == (scores_with == "proxy")
+
+
+def test_a_run_goes_on_in_another_precision_of_scoring(shards, tmp_path, monkeypatch):
+    """As it must where fp16 does not hold a learner's numbers any more."""
+
+    def config(precision):
+        selection = replace(HARD, score_precision=precision)
+        return config_for(shards, tmp_path / "run", selection=selection)
+
+    step, calls = module._train_step, iter(range(100))
+
+    def until_the_eighth(run, batch):
+        if next(calls) == 8:
+            raise KeyboardInterrupt
+        return step(run, batch)
+
+    monkeypatch.setattr(module, "_train_step", until_the_eighth)
+    with pytest.raises(KeyboardInterrupt):
+        train(config("fp16"))
+    monkeypatch.setattr(module, "_train_step", step)
+    run = train(config("bf16"))
+    assert run.loader.counts.trained == 12 * 8
+    assert run.loader.scorer.learner.dtype == torch.bfloat16
 
 
 def test_the_proxys_weights_draw_nothing_from_the_learners(shards, tmp_path):
@@ -222,6 +260,10 @@ UNIFORM = SelectionConfig()
         (
             replace(HARD, score="easy_reference", score_image_size=4),
             "selection.score_image_size has no effect while selection.score is easy_reference",
+        ),
+        (
+            replace(UNIFORM, score_precision="bf16"),
+            "selection.score_precision has no effect while selection.selector is uniform",
         ),
         (
             replace(UNIFORM, score_image_size=4),

@@ -213,8 +213,36 @@ def test_sizes_can_be_written_out():
 def test_the_table_says_what_it_costs_and_when_it_pays():
     table = describe(CostConfig("ViT-B-16-SigLIP"))
     assert "32,768 of 163,840 candidates per step" in table
-    assert "scoring          7,530.81                1.667" in table
-    assert table.endswith("fewer than 1/2.67 of the iterations (37%).")
+    assert "scoring          7,530.81       1.667     1.667\n" in table
+    assert "1/2.67 of the iterations (37%), in operations\n" in table
+    assert table.endswith("1/2.77 of the iterations (36%), in time")
+
+
+# By hand, from an H100's 989 / 67 and an A100's 312 / 19.5: without a selection, scoring five
+# candidates for each that is trained on takes 5 / 3 of the time at the training's rate.
+ALONE = "--filter-ratio 0.8 --num-chunks 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "overhead"),
+    [
+        (f"{ALONE} --score-precision fp16", 1 + 5 / 3),
+        (f"{ALONE} --score-precision fp32", 1 + 5 / 3 * 14.7612),
+        (f"{ALONE} --score-precision tf32", 1 + 5 / 3 * 2),
+        (f"{ALONE} --score-precision fp32 --device A100", 1 + 5 / 3 * 16),
+        (f"{ALONE} --score-precision fp32 --device H200 --reference live", 1 + 10 / 3 * 14.7612),
+        (f"{ALONE} --score-precision fp32 --train-precision fp32", 1 + 5 / 3),
+        # A proxy of the learner's size scores in fp16, and trains in fp32.
+        (f"{ALONE} --proxy-model ViT-B-16", 1 + 5 / 3 + 14.7612),
+        # No model runs: 0.005 of the operations, in fp32.
+        ("--model ViT-B-16-SigLIP --score easy_reference", 1 + 14.7612 * 0.003421),
+    ],
+)
+def test_time_is_that_of_the_precisions(options, overhead, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jest-loader", "cost", "--json", *options.split()])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["time_overhead"] == pytest.approx(overhead, rel=1e-4)
 
 
 @pytest.mark.parametrize(

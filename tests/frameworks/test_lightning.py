@@ -113,6 +113,22 @@ def test_what_was_chosen_is_logged():
     assert keeps.metrics["jest/scoring_ms"] > 0
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_candidates_are_scored_in_the_precision_of_the_model(precision):
+    """Lightning casts what is trained on to bf16 and leaves the candidates as they are."""
+    scored = set()
+
+    def make(model):
+        model.image.register_forward_hook(
+            lambda _, __, rows: None if rows.requires_grad else scored.add(rows.dtype)
+        )
+        return dataset(model)
+
+    module, run = fit(make, precision=precision, max_epochs=1)
+    assert run.global_step == len(module.seen) == 4
+    assert scored == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+
+
 class Data(lightning.LightningDataModule):
     """A dataset that is made once, whose epochs grow as uniform steps read less."""
 

@@ -303,18 +303,3 @@ def test_shrinking_keeps_proportions():
 def test_what_cannot_be_shrunk_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_a_model_in_half_precision_says_what_to_cast():
-    """As under Lightning's bf16-true, which casts what is trained on and not the candidates."""
-
-    def embed(model, batch):
-        return Embeddings(model(batch["image"]), model(batch["image"]), 10.0, -5.0)
-
-    model = torch.nn.Linear(4, 4).bfloat16()
-    batch = {"id": torch.arange(3), "image": torch.randn(3, 4)}
-    message = r"model's is torch.bfloat16 and column \['image'\] is torch.float32; cast it where"
-    with pytest.raises(ValueError, match=message):
-        LiveLearner(model, embed).embed(batch)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):  # Another fault stays what it is.
-        LiveLearner(model, embed).embed({"image": torch.randn(3, 5).bfloat16()})

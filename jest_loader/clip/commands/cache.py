@@ -15,6 +15,7 @@ from jest_loader.clip.saving import checkpoint
 from jest_loader.protocols import Loss
 from jest_loader.reference_cache import Manifest, model_fingerprint, verify
 from jest_loader.reference_cache.format import read_manifest
+from jest_loader.scoring.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,9 @@ class CacheConfig(_ReferenceOptions):
     device: str = "auto"
     """A torch device; auto takes a GPU where there is one, each process of torchrun its own."""
 
+    precision: Precision = "auto"
+    """Precision of the towers; auto is fp16 on a GPU and fp32 elsewhere."""
+
     overwrite: bool = False
     """Delete the cache that the folder holds first."""
 
@@ -126,6 +130,7 @@ def cache_command(config: CacheConfig) -> str:
             model.to(choose_device(config.device)),
             loss,
             batch_size=config.batch_size,
+            precision=config.precision,
             chunk_rows=config.chunk_rows,
             overwrite=config.overwrite,
             progress=True,

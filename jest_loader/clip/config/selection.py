@@ -7,6 +7,7 @@ from typing import Literal
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.proxy import ProxyConfig
 from jest_loader.clip.config.schedule import ScheduleConfig
+from jest_loader.scoring.precision import Precision
 from jest_loader.selecting.selectors import Quota
 
 
@@ -57,6 +58,9 @@ class SelectionConfig:
 
     score_micro_batch_size: int | None = None
     """Candidates that a model embeds at once; None takes as many as are trained on."""
+
+    score_precision: Precision = "auto"
+    """Precision of the towers in scoring; auto is fp16 on a GPU and fp32 elsewhere."""
 
     scores_with: Literal["learner", "proxy"] = "learner"
     """Which model's loss the score takes: the learner's own, or that of a small model in its place,

@@ -22,7 +22,10 @@ class _Effect(NamedTuple):
 
 
 _REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
-_SCORING = ("score_micro_batch_size", "mask_equal_captions", "overlap", "quota", "schedule")
+_SCORING = (
+    "score_micro_batch_size", "score_precision", "mask_equal_captions", "overlap", "quota",
+    "schedule",
+)  # fmt: skip
 _RESOLUTION = ("score_patch_size", "score_image_size")
 _SCORED, _LEARNER = ("joint", "independent", "topk"), ("learnability", "hard_learner")
 _EFFECTS: tuple[_Effect, ...] = (

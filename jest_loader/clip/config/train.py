@@ -120,8 +120,8 @@ class TrainConfig:
     """A torch device; auto takes a GPU where there is one."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring is in
-    fp32.
+    """Precision of the towers in training; auto is bf16 on a GPU and fp32 elsewhere. Scoring has
+    selection.score_precision; evaluation is in fp32.
     """
 
     compile: bool = False

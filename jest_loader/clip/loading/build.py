@@ -31,6 +31,7 @@ from jest_loader.protocols import Embedder, Scorer, Selector, WithLearner
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.scoring.online_proxy import OnlineProxy
+from jest_loader.scoring.runner import RunOptions
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
@@ -161,17 +162,22 @@ def _scorer(
 
 def _learner(config: TrainConfig, learner: ClipModel, device: torch.device) -> Embedder:
     """What scores as the learner."""
-    num_at_once = _num_at_once(config)
+    options = _run_options(config)
     if config.selection.scores_with == "proxy":
-        return build_proxy(config, device, micro_batch_size=num_at_once)
-    return LiveLearner(learner, _embed(config.selection), micro_batch_size=num_at_once)
+        return build_proxy(config, device, **options)
+    return LiveLearner(learner, _embed(config.selection), **options)
 
 
-def _num_at_once(config: TrainConfig) -> int:
+def _run_options(config: TrainConfig) -> RunOptions:
+    """How the models that score are run."""
     # As many as in training: that much fits, and a CPU's caches like it (a third faster).
     share = per_rank("data.batch_size", config.data.batch_size)
     num_trained = min(share, config.data.micro_batch_size or share)
-    return config.selection.score_micro_batch_size or num_trained
+    selection = config.selection
+    return RunOptions(
+        micro_batch_size=selection.score_micro_batch_size or num_trained,
+        precision=selection.score_precision,
+    )
 
 
 def proxy_of(loader: JestDataset) -> OnlineProxy | None:
@@ -197,7 +203,7 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     live = None
     if selection.has_live_reference:
         model = reference_model(config).to(device)
-        live = FrozenReference(model, micro_batch_size=_num_at_once(config))
+        live = FrozenReference(model, **_run_options(config))
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
     if live is not None:

@@ -13,6 +13,7 @@ from jest_loader.protocols import Embedder, Loss
 from jest_loader.reference_cache import CachedReference, Manifest, build
 from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.models import FrozenReference
+from jest_loader.scoring.precision import Precision
 
 
 def build_reference_cache(  # noqa: PLR0913
@@ -22,6 +23,7 @@ def build_reference_cache(  # noqa: PLR0913
     loss: Loss,
     *,
     batch_size: int = 256,
+    precision: Precision = "auto",
     chunk_rows: int = 1 << 15,
     overwrite: bool = False,
     progress: bool = False,
@@ -37,7 +39,9 @@ def build_reference_cache(  # noqa: PLR0913
     return build(
         path,
         shards,
-        FrozenReference(model, prepare=tokenize_and_decode(data, model.config)),
+        FrozenReference(
+            model, prepare=tokenize_and_decode(data, model.config), precision=precision
+        ),
         identity=inputs_of(data, model.config, loss),
         chunk_rows=chunk_rows,
         overwrite=overwrite,

@@ -26,7 +26,7 @@ _VERSION = 5
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
     "rank_timeout_s",
-    "log.every", "log.tensorboard", "log.wandb",
+    "selection.score_precision", "log.every", "log.tensorboard", "log.wandb",
 }  # fmt: skip
 _KEYS = {
     "config", "step", "seconds", "model", "average", "optimizer", "loader", "reference", "proxy",
