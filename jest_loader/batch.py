@@ -148,6 +148,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return _map(partial(moved, device=device), batch)
 
 
+def to_numpy(batch: Batch) -> Batch:
+    """The same batch with its tensors as arrays, over the same memory unless they are on a GPU."""
+    return _map(
+        lambda column: column.numpy(force=True) if isinstance(column, Tensor) else column, batch
+    )
+
+
 def structure(batch: Batch) -> dict[str, str]:
     """The ``kind`` of each column: batches can be joined if these are equal."""
     return {_name(path): kind(column) for path, column in columns(batch)}
