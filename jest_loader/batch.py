@@ -136,7 +136,19 @@ def with_columns(batch: Batch, new: Sequence[Any]) -> Batch:
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:
-    """Consecutive batches of ``size`` rows, views where possible; the last may be shorter."""
+    """Consecutive micro-batches of a batch, in its structure; views where possible.
+
+    A contrastive loss of each has fewer negatives than that of the batch: docs/accumulation.md.
+
+    Args:
+        batch: Any batch.
+        size: Rows of each; the last may have fewer.
+
+    Raises:
+        ValueError: if ``size`` is below 1, or it is no batch.
+    """
+    if size < 1:
+        raise ValueError(f"a micro-batch must have at least one row, got size {size}")
     total = num_examples(batch)
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))

@@ -1,5 +1,6 @@
 """The names that ``jest_loader`` has of its own."""
 
+from jest_loader.batch import split
 from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.options import Options
@@ -71,4 +72,5 @@ __all__ = [
     "TopKSelector",
     "UniformSelector",
     "__version__",
+    "split",
 ]

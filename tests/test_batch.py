@@ -145,3 +145,8 @@ def test_to_device_moves_tensors_and_leaves_the_rest():
 def test_what_is_not_a_batch_is_refused_in_a_sentence(batch, message):
     with pytest.raises(ValueError, match=message):
         num_examples(batch)
+
+
+def test_micro_batches_have_at_least_a_row():
+    with pytest.raises(ValueError, match="at least one row, got size 0"):
+        list(split({"x": torch.zeros(4)}, 0))

@@ -71,6 +71,35 @@ class Arguments:
         """Candidates read for sub-batch ``number`` of the run."""
         return self._step(number, key=0).super_batch_size
 
+    def num_sub_batches(self, first: int, num_shards: int) -> int:
+        """Sub-batches of an epoch whose first is number ``first`` of the run.
+
+        Args:
+            first: Of all sub-batches, from 0.
+            num_shards: Among how many ranks the source is going to be divided.
+
+        Raises:
+            TypeError: if the source's size is not known.
+        """
+        rows = self.declared.known_rows(num_shards)
+        if self.options.schedule is None:
+            return rows // self.super_batch_size
+        number = first
+        while rows >= (size := self.super_batch_size_at(number)):
+            rows -= size
+            number += 1
+        return number - first
+
+    def described(self) -> dict[str, str | int | None]:
+        """The kinds of the parts and the sizes: what fits a line."""
+        return {
+            "source": type(self.source).__name__,
+            "scorer": None if self.scorer is None else type(self.scorer).__name__,
+            "selector": type(self.selector).__name__,
+            "super_batch_size": self.super_batch_size,
+            "sub_batch_size": self.sub_batch_size,
+        }
+
     def selector_at(self, step: Step) -> Selector:
         """The selector with the step's gain; draws uniformly in a uniform step."""
         if step.uniform:

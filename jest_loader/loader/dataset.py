@@ -146,16 +146,19 @@ class JestDataset(IterableDataset[Batch]):
             TypeError: if the source has no length or no ``batch_size``.
             ValueError: if so many ranks cannot choose with these options.
         """
-        arguments, num_ranks = self._arguments, self._ranks_now().size
+        num_ranks = self._ranks_now().size
         is_undivided = isinstance(self.source, ShardableSource) and self._ranks.size == 1
-        rows = arguments.declared.known_rows(num_ranks if is_undivided else 1)
-        if arguments.options.schedule is None:
-            return rows // self.super_batch_size
-        first = number = self._position.num_steps - self._position.super_batches
-        while rows >= (size := arguments.super_batch_size_at(number)):
-            rows -= size
-            number += 1
-        return number - first
+        first = self._position.num_steps - self._position.super_batches
+        return self._arguments.num_sub_batches(first, num_ranks if is_undivided else 1)
+
+    def __repr__(self) -> str:
+        parts = {
+            **self._arguments.described(),
+            "filter_ratio": round(self.filter_ratio, 4),
+            "epoch": self.epoch,
+            "super_batches": self.super_batches,
+        }
+        return f"JestDataset({', '.join(f'{name}={part}' for name, part in parts.items())})"
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass; nothing is read before the first ``next``.

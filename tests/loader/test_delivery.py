@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 
 from jest_loader import (
     ExampleScores,
+    JestDataset,
     TopKSelector,
+    UniformSelector,
 )
 from tests.helpers import Counting, jest_dataset, numbered_batches
 from tests.loader.builders import ByNumber, Rows, dataset, numbers
@@ -133,3 +135,18 @@ def test_the_super_batch_is_let_go_while_its_sub_batch_is_trained_on():
     )
     for _ in data:
         assert scored[-1]() is None
+
+
+def test_a_dataset_says_what_it_is_and_where_it_stands():
+    data = dataset(DataLoader(Rows(32), batch_size=4))
+    batches = iter(data)
+    next(batches), next(batches)
+    assert repr(data) == (
+        "JestDataset(source=DataLoader, scorer=ByNumber, selector=TopKSelector, "
+        "super_batch_size=8, sub_batch_size=4, filter_ratio=0.5, epoch=0, super_batches=2)"
+    )
+    uniform = JestDataset(
+        [{"x": torch.zeros(3)}], None, UniformSelector(), super_batch_size=3, sub_batch_size=1
+    )
+    assert "scorer=None, selector=UniformSelector, " in repr(uniform)
+    assert "filter_ratio=0.6667, epoch=0, super_batches=0)" in repr(uniform)
