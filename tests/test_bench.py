@@ -30,6 +30,10 @@ SHORT = {
     "caching": ["--smoke"],
     "emitting": ["--smoke"],
     "scoring": ["--smoke"],
+    "scoring.precision": [
+        *("--demo", "demo", "--candidates", "40"),
+        *("--super-batches", "1"),
+    ],
     "selection": ["--smoke"],
     "decoding": ["--smoke"],
     "endurance": ["--smoke"],
