@@ -11,9 +11,7 @@ dtype object. A batch that is itself a list or tuple of lists, say ``(paths, cap
 container too; below the top a list of lists is a column, say of token lists.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.column import is_array, is_foreign_array, join, kind, moved, rows_of
+from jest_loader.container import fields_of, is_list, rebuilt
 from jest_loader.ragged import RaggedBytes
 
 Batch = Any  # A pytree of columns. Python's type system has no better name for it.
@@ -73,7 +72,7 @@ def check_not_square(batch: Batch) -> None:
 
     Below the top only tuples are refused, which ``default_collate`` makes of lists, as columns.
     """
-    holds_lists = _is_list(batch) and all(map(_is_list, batch))
+    holds_lists = is_list(batch) and all(map(is_list, batch))
     if holds_lists and len(batch) == num_examples(batch) > 1:
         raise ValueError(
             f"a batch of {len(batch)} lists of {len(batch)} values may be columns or rows; "
@@ -183,8 +182,8 @@ def difference(first: dict[str, str], second: dict[str, str]) -> tuple[str, str,
 
 def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
     """The named parts of a container, or None for a leaf."""
-    if not _is_list(node):
-        return _fields(node)
+    if not is_list(node):
+        return fields_of(node)
     if any(map(_holds_arrays, node)) or (is_top and _holds_lists(node)):
         return dict(enumerate(node))
     return None
@@ -193,7 +192,7 @@ def _children(node: Any, *, is_top: bool) -> dict[str | int, Any] | None:
 def _lists(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str | int, Any]]]:
     """The parts of each list or tuple that holds arrays, with its path."""
     children = _children(node, is_top=not path) or {}
-    if _is_list(node) and any(map(_holds_arrays, children.values())):
+    if is_list(node) and any(map(_holds_arrays, children.values())):
         yield path, children
     for name, child in children.items():
         yield from _lists(child, (*path, name))
@@ -207,23 +206,8 @@ def _kinds_below(node: Any) -> tuple[Any, ...]:
     )
 
 
-def _is_list(node: Any) -> bool:
-    return isinstance(node, list | tuple) and not hasattr(node, "_fields")
-
-
 def _are_tuples_of(size: int, column: list[Any]) -> bool:
     return all(type(value) is tuple and len(value) == size for value in column)
-
-
-def _fields(node: Any) -> dict[str | int, Any] | None:
-    """The parts of a node that has names for them, or None."""
-    if isinstance(node, Mapping):
-        return dict(node)
-    if is_dataclass(node) and not isinstance(node, type):
-        return {field.name: getattr(node, field.name) for field in fields(node)}
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return dict(zip(node._fields, node, strict=True))
-    return None
 
 
 def _holds_arrays(value: Any) -> bool:
@@ -231,7 +215,7 @@ def _holds_arrays(value: Any) -> bool:
         return False
     if is_array(value):
         return True
-    parts = value if _is_list(value) else (_fields(value) or {}).values()
+    parts = value if is_list(value) else (fields_of(value) or {}).values()
     return any(map(_holds_arrays, parts))
 
 
@@ -242,9 +226,9 @@ def _holds_lists(batch: Sequence[Any]) -> bool:
         ValueError: if neither is certain.
     """
     kinds = [
-        f"list of {len(value)}" if _is_list(value) else type(value).__name__
+        f"list of {len(value)}" if is_list(value) else type(value).__name__
         for value in batch
-        if type(value) not in _PLAIN_TYPES and (_is_list(value) or _fields(value) is not None)
+        if type(value) not in _PLAIN_TYPES and (is_list(value) or fields_of(value) is not None)
     ]
     if not kinds:
         return False
@@ -256,23 +240,11 @@ def _holds_lists(batch: Sequence[Any]) -> bool:
     return True
 
 
-def _rebuild(node: Any, children: dict[str | int, Any]) -> Any:
-    if isinstance(node, Mapping):
-        if isinstance(node, defaultdict):
-            return defaultdict(node.default_factory, children)
-        return children if type(node) is dict else type(node)(children)  # type: ignore[call-arg]
-    if is_dataclass(node) and not isinstance(node, type):
-        return replace(node, **{str(name): child for name, child in children.items()})
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return type(node)(*children.values())
-    return type(node)(children.values())
-
-
 def _map(function: Callable[[Any], Any], node: Any, *, is_top: bool = True) -> Any:
     children = _children(node, is_top=is_top)
     if children is None:
         return function(node)
-    return _rebuild(
+    return rebuilt(
         node, {name: _map(function, child, is_top=False) for name, child in children.items()}
     )
 
