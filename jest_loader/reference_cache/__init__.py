@@ -1,6 +1,7 @@
 """Run a reference once over a data set and keep what it says; then look it up by sample id.
 
-    build           runs the reference and writes a cache, chunk by chunk
+    build           runs the reference and writes a cache; or a part of one, in a task of its own
+      builder         the chunks that one process builds
       measure         what the reference says of a batch, checked, as arrays
       folder          the folder while it is built: chunks that appear whole, then the manifest
       chunk_records   what is kept about a building so that it can go on
@@ -15,11 +16,11 @@
       missing         examples that the cache lacks, embedded while training runs
     format          what is in the folder; all of the above agree on it
 
-Users touch what is named here, and nothing else: ``build``, ``verify``, ``Manifest``,
-``model_fingerprint``, ``CachedReference``, ``CachedLosses``.
+Users touch what is named here, and nothing else: ``build``, ``build_part``, ``verify``,
+``Manifest``, ``model_fingerprint``, ``CachedReference``, ``CachedLosses``.
 """
 
-from jest_loader.reference_cache.build import build
+from jest_loader.reference_cache.build import build, build_part
 from jest_loader.reference_cache.cached import CachedLosses, CachedReference
 from jest_loader.reference_cache.format import Manifest
 from jest_loader.reference_cache.identity import model_fingerprint
@@ -30,6 +31,7 @@ __all__ = [
     "CachedReference",
     "Manifest",
     "build",
+    "build_part",
     "model_fingerprint",
     "verify",
 ]

@@ -58,8 +58,8 @@ class Process:
         if not isinstance(source, SeekableSource) or num_promised(source) is None:
             raise ValueError(
                 "several processes can only build a cache of a source with seek and num_examples, "
-                f"got {type(source).__name__} and a WORLD_SIZE of {self.world_size}; use MdsSource "
-                "or ZarrSource, or one process"
+                f"got {type(source).__name__} for {self.world_size} of them; use MdsSource or "
+                "ZarrSource, or one process"
             )
 
 

@@ -16,7 +16,7 @@ from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.pack import write_mds, write_zarr
 from jest_loader.reference_cache import build, model_fingerprint, verify
-from jest_loader.reference_cache.build import _Builder
+from jest_loader.reference_cache.builder import Builder
 from jest_loader.reference_cache.chunk_records import Settings
 from jest_loader.reference_cache.folder import CacheFolder
 
@@ -426,8 +426,8 @@ def test_a_call_that_finds_a_finished_cache_does_not_wait_for_records(tmp_path, 
         monkeypatch.undo()
         build(tmp_path / "cache", source, Reference(), chunk_rows=8)
 
-    built = _Builder.build
-    monkeypatch.setattr(_Builder, "build", finish_first)
+    built = Builder.build
+    monkeypatch.setattr(Builder, "build", finish_first)
     source = Promising(batches(range(40)))
     manifest = build(tmp_path / "cache", source, Reference(), chunk_rows=8)
     assert manifest == verify(tmp_path / "cache")

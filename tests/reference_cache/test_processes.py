@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jest_loader.reference_cache import build
+from jest_loader.reference_cache import build, build_part
 
 ROOT = Path(__file__).parents[2]
 ROWS, CHUNK_ROWS = 50, 8
@@ -69,6 +69,13 @@ def run(kill_at=None):
 
 """
 ONCE = BUILD + "run()"
+PART = (
+    BUILD.replace("import build", "import build, build_part")
+    + f"""
+part, num_parts = map(int, sys.argv[3:5])
+build_part(sys.argv[1], Source(), Reference(), part, num_parts, chunk_rows={CHUNK_ROWS})
+"""
+)
 KILLED = (
     BUILD
     + """
@@ -178,10 +185,46 @@ def test_one_process_goes_on_where_one_of_two_was_lost(whole, tmp_path):
     assert max(seen) < 3 * CHUNK_ROWS + 8, "the chunks of the lost one were taken over"
 
 
+@pytest.mark.slow
+def test_parts_are_built_one_by_one_and_completed_by_one_call(whole, tmp_path):
+    path, seen = tmp_path / "cache", []
+    for part in (2, 0, 0, 3, 1):  # Of 7 chunks; one part comes twice.
+        log = tmp_path / f"log{len(seen)}"
+        ended(start(PART, path, log, part, 4))
+        lines = log.read_text().splitlines() if log.exists() else []
+        seen.append({i for line in lines for i in json.loads(line)})
+        assert not (path / "zarr.json").exists(), "no part knows that it is the last"
+    assert [min(ids, default=None) for ids in seen] == [24, 0, None, 40, 8]
+    ended(start(ONCE, path, tmp_path / "log"))
+    assert content(path) == whole
+    assert not (tmp_path / "log").exists(), "nothing is embedded twice"
+    ended(start(PART, path, tmp_path / "log", 1, 4))
+    assert content(path) == whole
+
+
+@pytest.mark.slow
+def test_a_part_that_never_came_is_built_by_the_last_call(whole, tmp_path):
+    path = tmp_path / "cache"
+    ended(start(PART, path, tmp_path / "log1", 1, 2))
+    ended(start(ONCE, path, tmp_path / "log"))
+    assert content(path) == whole
+    seen = [i for line in (tmp_path / "log").read_text().splitlines() for i in json.loads(line)]
+    assert max(seen) < 3 * CHUNK_ROWS + 8
+
+
+def test_parts_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="part must be a whole number from 0 to 3, got 4"):
+        build_part(tmp_path / "cache", [], lambda batch: None, 4, 4)
+    with pytest.raises(ValueError, match="num_parts must be a whole number of at least 1, got 0"):
+        build_part(tmp_path / "cache", [], lambda batch: None, 0, 0)
+    with pytest.raises(ValueError, match="got list for 4 of them; use MdsSource or ZarrSource"):
+        build_part(tmp_path / "cache", [], lambda batch: None, 0, 4)
+
+
 def test_what_several_processes_cannot_build_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ValueError, match=r"got list and a WORLD_SIZE of 2; use MdsSource"):
+    with pytest.raises(ValueError, match=r"got list for 2 of them; use MdsSource"):
         build(tmp_path / "cache", [], lambda batch: None)
     with pytest.raises(
         ValueError, match="overwrite=True works with one process only, got 2; delete"
