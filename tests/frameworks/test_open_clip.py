@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import re
+import runpy
+import sys
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -19,11 +21,15 @@ from PIL import Image
 pytest.importorskip("webdataset", reason="open_clip_train imports it")
 pytest.importorskip("pandas", reason="open_clip_train imports it")
 
+from open_clip_train.params import parse_args
+
 from jest_loader.adapters.open_clip import main
+from jest_loader.adapters.open_clip.options import check_together, parse
 from jest_loader.adapters.open_clip.sub_batches import SubBatches
 from jest_loader.demo.icons import render
 from tests.frameworks.test_examples import TINY
 from tests.frameworks.toy import assert_no_row_is_shared, run_ranks
+from tests.test_docs import blocks_of, typed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COCA = {
@@ -35,7 +41,7 @@ COCA = {
         "context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1,
     },
 }  # fmt: skip
-NUM_ROWS = 88
+NUM_ROWS, ROOT = 88, Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -244,6 +250,33 @@ def test_a_cache_is_built_once_and_belongs_to_its_csv(train, pictures, tmp_path,
     assert "and here it is 'csv " in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_example_trains_on_a_folder(pictures, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for picture in sorted(pictures.glob("*.png"))[:40]:
+        (folder / picture.name).symlink_to(picture)
+        (folder / f"{picture.stem}.txt").write_text(f"icon\n{picture.stem}")
+    words = [
+        "examples/open_clip_train.py", folder, "--jest-score=hard_learner", "--",
+        "--model=tiny-clip", "--batch-size=4", "--device=cpu", "--precision=fp32", "--workers=0",
+        "--epochs=1", "--name=run", f"--logs={tmp_path}", "--warmup=1",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    state = json.loads((tmp_path / "run/checkpoints/epoch_1.jest.json").read_text())
+    assert (state["num_steps"], state["counts"]["trained"]) == (2, 8)
+
+
+def test_the_commands_of_the_page_are_valid():
+    commands = typed("python", blocks_of(ROOT / "docs/frameworks/open_clip.md"))
+    assert len(commands) == 2
+    for _, module, *words in commands:
+        assert module == "jest_loader.adapters.open_clip"
+        if words != ["--help"]:
+            options, trainers = parse(words)
+            check_together(options, parse_args(trainers))
+
+
 MISTAKES = {
     "no dashes": ("--jest-score=hard_learner", r"own arguments must follow a --"),
     "unknown": ("--jest-scores=x -- --train-data=x.csv", r"unknown option --jest-scores=x; open"),
@@ -344,6 +377,7 @@ import open_clip, torch
 warnings.simplefilter("ignore")
 from zlib import crc32
 from jest_loader.adapters.open_clip import main
+from jest_loader.adapters.open_clip.options import check_together, parse
 from jest_loader.adapters.open_clip.sub_batches import SubBatches
 from tests.frameworks.test_examples import TINY
 
