@@ -16,7 +16,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
 
 # Packages of pages that run where these are installed: `make frameworks` makes the places.
-NEEDS: dict[str, str] = {"docs/frameworks/jax.md": "grain"}
+NEEDS: dict[str, str] = {
+    "docs/frameworks/composer.md": "composer",
+    "docs/frameworks/jax.md": "grain",
+}
 
 FENCED = re.compile(
     r"^(?P<indent> *)(?P<fence>```+|~~~+) *(?P<language>[^\s`]*)[^\n]*\n"

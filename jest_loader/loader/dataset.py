@@ -18,16 +18,9 @@ from jest_loader.loader.epoch import Pass
 from jest_loader.loader.iterated_by import check_iterated_by
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.resuming import check_stateful, saved_position
+from jest_loader.loader.resuming import check_stateful, left_for, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
-from jest_loader.protocols import (
-    EpochSource,
-    Scorer,
-    Selector,
-    ShardableSource,
-    Source,
-    Stateful,
-)
+from jest_loader.protocols import Scorer, Selector, ShardableSource, Source, Stateful
 from jest_loader.ranks.ranks import Ranks, ranks_of
 from jest_loader.selecting.selectors import JointSelector
 
@@ -182,7 +175,7 @@ class JestDataset(IterableDataset[Batch]):
         if epoch == self._position.epoch and (at_start or self._restored or self._running):
             return
         self.close()
-        self._leave_for(epoch)
+        self._position = left_for(self._position, epoch, self.source)
 
     def state_dict(
         self,
@@ -192,8 +185,12 @@ class JestDataset(IterableDataset[Batch]):
         """The state after the last sub-batch delivered; plain values if the source's state is.
 
         It holds no weights: save the models, an online proxy among them, beside it. With
-        ``overlap`` the choice made ahead is discarded and made again. The arguments are ignored;
-        MosaicML Composer passes them.
+        ``overlap`` the choice made ahead is discarded and made again.
+
+        Args:
+            num_samples: Of this epoch up to here; MosaicML Composer passes it. 0 after sub-batches
+                were delivered says that their epoch is over: the state is that of the next one.
+            from_beginning: Ignored; MosaicML Composer passes it.
 
         Raises:
             ValueError: if the source cannot save its state.
@@ -204,6 +201,8 @@ class JestDataset(IterableDataset[Batch]):
         is_undivided = isinstance(source, ShardableSource) and num_ranks != self._ranks.size
         fresh = not (self._began or self._restored or is_undivided)
         position = saved_position(self._position, source, is_fresh=fresh, is_running=self._running)
+        if num_samples == 0 and position.super_batches > 0:
+            position = left_for(position, position.epoch + 1, source)
         return position.to_state(self._arguments.configuration(num_ranks))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -274,20 +273,13 @@ class JestDataset(IterableDataset[Batch]):
         self._ranks = ranks
         start = self._position
         if start.super_batches > 0 and not self._restored:  # The pass before was left early.
-            self._leave_for(start.epoch + 1)
+            self._position = left_for(start, start.epoch + 1, self.source)
         elif self._restored and start.source is not None and isinstance(self.source, Stateful):
             self.source.load_state_dict(start.source)
             if start.left_early:
                 next(iter(self.source), None)  # Its next pass is then that of the epoch after.
         self._restored = False
         set_epoch(self.source, self._position.epoch)
-
-    def _leave_for(self, epoch: int) -> None:
-        """Stand at the start of an epoch; a source without epochs goes on with its next pass."""
-        if isinstance(self.source, EpochSource):
-            self._position = self._position.at_start_of(epoch)
-        else:
-            self._position = self._position.leaving_for(epoch)
 
     def _check_newest(self, this_pass: Pass) -> None:
         if this_pass is not self._pass or not self._running:

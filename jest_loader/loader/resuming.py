@@ -75,6 +75,16 @@ def saved_position(
     return position
 
 
+def left_for(position: Position, epoch: int, source: Source) -> Position:
+    """The position at the start of another epoch, the rest of this one left out.
+
+    A source without epochs goes on with its next pass.
+    """
+    if isinstance(source, EpochSource):
+        return position.at_start_of(epoch)
+    return position.leaving_for(epoch)
+
+
 def _check_order_is_saved(loader: "DataLoader[Any]") -> None:
     """Raise ``ValueError`` for the samplers of which a StatefulDataLoader saves no order.
 

@@ -33,6 +33,26 @@ def test_state_is_small_plain_json_of_the_last_batch_delivered():
     assert data.state_dict(num_samples=4, from_beginning=True) == state
 
 
+@pytest.mark.parametrize("has_epochs", [True, False], ids=["epochs", "passes"])
+def test_no_samples_of_an_epoch_stand_for_the_start_of_the_next(has_epochs):
+    """Composer leaves an epoch after its length, and says so by the samples of the next one."""
+
+    def make():
+        source = Counting(6, 4) if has_epochs else StatefulDataLoader(Rows(24), batch_size=4)
+        return dataset(source)
+
+    data = make()
+    assert data.state_dict(num_samples=0)["epoch"] == 0
+    iterator = iter(data)
+    for _ in range(3):
+        next(iterator)
+    state = data.state_dict(num_samples=0)
+    assert (state["epoch"], state["super_batches"]) == (1, 0)
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert batches_equal(list(resumed), list(data))
+
+
 @pytest.mark.parametrize("selector", [JointSelector(), IndependentSelector(), UniformSelector()])
 def test_resume_is_exact_from_every_position(selector):
     assert_resumes_exactly(
