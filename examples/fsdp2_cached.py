@@ -1,6 +1,7 @@
-"""An open_clip ViT in FSDP2 with a cached reference; the same command goes on where it was.
+r"""An open_clip ViT in FSDP2 with a cached reference; the same command goes on where it was.
 
-jest-loader cache --data SHARDS --open-clip.name ViT-L-14 --loss softmax --out CACHE
+jest-loader cache --data SHARDS --loss softmax --out CACHE \
+    --open-clip.name ViT-L-14 --open-clip.pretrained openai
 torchrun --nproc-per-node 8 examples/fsdp2_cached.py SHARDS CACHE
 """
 
