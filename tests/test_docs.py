@@ -19,6 +19,7 @@ LINKING = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING
 NEEDS: dict[str, str] = {
     "docs/frameworks/composer.md": "composer",
     "docs/frameworks/jax.md": "grain",
+    "docs/frameworks/ray.md": "ray",
 }
 
 FENCED = re.compile(
@@ -110,8 +111,11 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if package := NEEDS.get(named(page)):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    module = ModuleType("page")  # a real module, since dataclasses and pickle look their own up
-    monkeypatch.setitem(sys.modules, "page", module)
+    # A real module, since dataclasses and pickle look their own up. Ray sends its workers what is
+    # defined in a script, and lets them import what is in any other module.
+    name = "__main__" if package == "ray" else "page"
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
     python = [block for block in blocks_of(page) if block.language == "python"]
     for number, block in enumerate(python, start=1):
         # With the page's name and as many blank lines before it, tracebacks show the page's lines.

@@ -29,8 +29,8 @@ def check_stateful(source: Source) -> Stateful:
     if not isinstance(source, Stateful):
         raise ValueError(
             f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
-            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, or a "
-            "source from jest_loader.adapters"
+            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, itself "
+            "rather than what a framework made of it, or a source from jest_loader.adapters"
         )
     if isinstance(source, DataLoader):
         _check_order_is_saved(source)
