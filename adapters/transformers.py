@@ -59,6 +59,22 @@ class JestTrainerMixin:
         trainer: Any = super()
         return trainer.train(resume_from_checkpoint, *arguments, **keywords)
 
+    def _run_epoch(
+        self, *, epoch: int, steps_in_epoch: int, num_update_steps_per_epoch: int, **keywords: Any
+    ) -> None:
+        """As the ``Trainer`` of transformers 5, told what is left of an epoch that is resumed."""
+        done = self.jest_dataset.super_batches if self.jest_dataset.epoch == epoch else 0
+        if done > 0:
+            steps_in_epoch -= done
+            num_update_steps_per_epoch = -(-steps_in_epoch // self.args.gradient_accumulation_steps)
+        trainer: Any = super()
+        trainer._run_epoch(
+            epoch=epoch,
+            steps_in_epoch=steps_in_epoch,
+            num_update_steps_per_epoch=num_update_steps_per_epoch,
+            **keywords,
+        )
+
     def log(self, logs: dict[str, Any], *arguments: Any, **keywords: Any) -> None:
         """As ``Trainer.log``, with what was chosen beside a loss."""
         stats = self.jest_dataset.stats if "loss" in logs else None
