@@ -8,6 +8,7 @@ from typing import Any
 
 from jest_loader.batch import Batch
 from jest_loader.checks import whole
+from jest_loader.loader.data_loader import is_shardable
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Declared
@@ -18,7 +19,6 @@ from jest_loader.protocols import (
     GainSelector,
     Scorer,
     Selector,
-    ShardableSource,
     Snapshots,
     Source,
     WithEqualBy,
@@ -137,7 +137,7 @@ class Arguments:
             "sub_batch_size over all ranks": num_ranks * self.sub_batch_size,
             "source batch size over all ranks": batch_size and num_ranks * batch_size,
             # Only a source that deals its rows itself can say where another number would be.
-            "number of ranks": None if isinstance(self.source, ShardableSource) else num_ranks,
+            "number of ranks": None if is_shardable(self.source) else num_ranks,
             "seed": self.options.seed,
             "scorer": type(self.scorer).__name__,
             "loss": loss if isinstance(loss, str) else None,  # Of yours it may be a function.

@@ -13,14 +13,14 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
-from jest_loader.loader.data_loader import set_epoch
+from jest_loader.loader.data_loader import is_shardable, set_epoch
 from jest_loader.loader.epoch import Pass
 from jest_loader.loader.iterated_by import check_iterated_by
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.resuming import check_stateful, left_for, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
-from jest_loader.protocols import Scorer, Selector, ShardableSource, Source, Stateful
+from jest_loader.protocols import Scorer, Selector, Source, Stateful
 from jest_loader.ranks.ranks import Ranks, ranks_of
 from jest_loader.selecting.selectors import JointSelector
 
@@ -140,7 +140,7 @@ class JestDataset(IterableDataset[Batch]):
             ValueError: if so many ranks cannot choose with these options.
         """
         num_ranks = self._ranks_now().size
-        is_undivided = isinstance(self.source, ShardableSource) and self._ranks.size == 1
+        is_undivided = is_shardable(self.source) and self._ranks.size == 1
         first = self._position.num_steps - self._position.super_batches
         return self._arguments.num_sub_batches(first, num_ranks if is_undivided else 1)
 
@@ -198,7 +198,7 @@ class JestDataset(IterableDataset[Batch]):
         if self._pass is not None:
             self._pass.choose_again()
         source, num_ranks = self.source, self._ranks_now().size
-        is_undivided = isinstance(source, ShardableSource) and num_ranks != self._ranks.size
+        is_undivided = is_shardable(source) and num_ranks != self._ranks.size
         fresh = not (self._began or self._restored or is_undivided)
         position = saved_position(self._position, source, is_fresh=fresh, is_running=self._running)
         if num_samples == 0 and position.super_batches > 0:
@@ -266,9 +266,9 @@ class JestDataset(IterableDataset[Batch]):
     def _begin(self) -> None:
         """Bring the source to where the next pass starts."""
         if self._pass is not None:
-            self._pass.wait()  # Two passes over one source would each get part of the data.
+            self._pass.leave()
         ranks = self._ranks_now()
-        if self._ranks.size != ranks.size and isinstance(self.source, ShardableSource):
+        if self._ranks.size != ranks.size and is_shardable(self.source):
             self.source.shard(ranks.rank, ranks.size)
         self._ranks = ranks
         start = self._position

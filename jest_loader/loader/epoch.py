@@ -6,25 +6,24 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jest_loader.batch import Batch
 from jest_loader.checks import ending_nothing
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.choice import Choice
 from jest_loader.loader.choosing import Chooser
-from jest_loader.loader.data_loader import begun
+from jest_loader.loader.data_loader import begun, is_shardable
 from jest_loader.loader.own_rows import OwnRows
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Promise
 from jest_loader.loader.read_ahead import ReadAhead
 from jest_loader.loader.resuming import check_stateful, state_of
+from jest_loader.loader.row_counts import too_few, too_many
 from jest_loader.loader.side_stream import SideStream
+from jest_loader.loader.source_pass import Progress, leave, read
 from jest_loader.loader.super_batch import SuperBatch, super_batches
 from jest_loader.loader.telemetry import Counts
 from jest_loader.protocols import (
     EpochSource,
-    ShardableSource,
     Snapshots,
-    Source,
     Trainable,
 )
 from jest_loader.ranks.agreement import Agreement
@@ -50,7 +49,7 @@ class Pass:
         self._start = start
         self._stream = SideStream()
         self._agreement = Agreement(ranks)
-        is_divided = isinstance(arguments.source, ShardableSource) or arguments.options.own_rows
+        is_divided = is_shardable(arguments.source) or arguments.options.own_rows
         self._own_rows = (
             None
             if ranks.size == 1 or is_divided
@@ -59,6 +58,7 @@ class Pass:
         self._chooser = Chooser(arguments, self._agreement)
         self._scorer = arguments.scorer  # With overlap, as it was before the step under way.
         self._threads: list[ReadAhead[Any, Any]] = []
+        self._progress = Progress()  # Of reading the source.
         self._is_outdated = False  # What was chosen ahead must be chosen again.
         before = range(start.num_steps - start.super_batches, start.num_steps)
         self._num_rows = sum(map(arguments.super_batch_size_at, before))  # Read in this epoch.
@@ -137,16 +137,27 @@ class Pass:
         for thread in self._threads:
             thread.wait()
 
+    def leave(self) -> None:
+        """Once this is closed, wait and bring the source to where its next pass can start.
+
+        Raises:
+            TimeoutError: if the source has stalled.
+        """
+        self.wait()  # Two passes over one source would each get part of the data.
+        leave(self._arguments.source, self._progress)
+
     def _super_batches(self) -> Iterator[SuperBatch]:
         arguments, options, start = self._arguments, self._arguments.options, self._start
         # Here and not in the reader's thread: a DataLoader forks its workers now.
-        batches = iter(arguments.source)
+        batches = read(
+            arguments.source,
+            self._progress,
+            may_end_first=start.super_batches == 0 and start.source is not None,
+        )
         if self._agreement.ranks.size > 1:
             batches = begun(batches, arguments.source, prefetch=options.prefetch)
         if self._own_rows is not None:
             batches = self._own_rows.noted(batches)
-        if start.super_batches == 0 and start.source is not None:
-            batches = _or_again(batches, arguments.source)
         join = partial(
             super_batches,
             declared=arguments.declared,
@@ -196,9 +207,7 @@ class Pass:
             self._promise = self._arguments.declared.promise(super_batch.batch_size)
         if self._num_rows > self._promise.most:
             raise ValueError(
-                f"the source must yield at most the {self._promise.most} examples that its length "
-                f"allows, but yielded {self._num_rows} in epoch {self._start.epoch}; each worker "
-                "of an iterable dataset must yield a share of its own, see get_worker_info()"
+                too_many(self._num_rows, self._promise, self._arguments.source, self._start)
             )
 
     @ending_nothing(_CALLED)
@@ -229,16 +238,13 @@ class Pass:
         self._agreement.ranks.begin_pass()
         if self._own_rows is not None:
             self._own_rows.check_loader()
+        deals = is_shardable(source)
         self._agreement.check_same(
             {
                 "epoch": start.epoch,
                 "super_batches": start.super_batches,
                 "num_steps": start.num_steps,
-                "source": (
-                    check_stateful(source).state_dict()
-                    if isinstance(source, ShardableSource)
-                    else None
-                ),
+                "source": check_stateful(source).state_dict() if deals else None,
                 **self._arguments.configuration(num_ranks),
             }
         )
@@ -248,7 +254,7 @@ class Pass:
         arguments, left = self._arguments, self._num_left
         if end.super_batches == 0:
             wanted = arguments.super_batch_size_at(end.num_steps)
-            raise ValueError(_too_few(left, end.epoch, wanted))
+            raise ValueError(too_few(left, end.epoch, wanted))
         if self._promise is not None and self._num_rows < self._promise.fewest:
             raise ValueError(
                 f"the source must yield the {self._promise.fewest} examples that its length "
@@ -265,28 +271,3 @@ def _waited_for(choosing: Iterator[Choice]) -> Choice | None:
         return None
     waiting_ms = 1000 * (time.perf_counter() - started)
     return choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
-
-
-def _or_again(batches: Iterator[Batch], source: Source) -> Iterator[Batch]:
-    """A pass, or another if it is empty.
-
-    A source whose state was taken at the end of an epoch may first end that: StreamingDataset does.
-    """
-    empty = True
-    for batch in batches:
-        empty = False
-        yield batch
-    if empty:
-        yield from source
-
-
-def _too_few(num_found: int, epoch: int, super_batch_size: int) -> str:
-    if num_found == 0:
-        return (
-            f"the source is empty: it yielded no batch in epoch {epoch}; a generator can be read "
-            "only once, pass an object that can be iterated again"
-        )
-    return (
-        f"the source must hold at least one super-batch, but ended after {num_found} examples and "
-        f"super_batch_size is {super_batch_size}; use a smaller one, or more data"
-    )

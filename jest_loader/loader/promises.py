@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from jest_loader.batch import num_examples
-from jest_loader.loader.data_loader import sampler_of
+from jest_loader.loader.data_loader import batch_sampler_of, loader_of, sampler_of
 from jest_loader.protocols import BatchedSource, CountedSource
 
 
@@ -59,8 +59,10 @@ class Declared:
         source = self.source
         if isinstance(source, Sequence) and len(source) > 0:
             return num_examples(source[0])
-        if isinstance(source, DataLoader) and isinstance(source.batch_sampler, BatchSampler):
-            source = source.batch_sampler  # Of one that is given, the loader itself knows no size.
+        loader = loader_of(source)
+        if isinstance(loader, DataLoader):  # Which knows no size where a batch_sampler is given.
+            batch_sampler = batch_sampler_of(loader)
+            source = batch_sampler if isinstance(batch_sampler, BatchSampler) else loader
         batch_size: object = source.batch_size if isinstance(source, BatchedSource) else None
         if isinstance(batch_size, int) and batch_size > 0:
             return batch_size
@@ -80,12 +82,14 @@ class Declared:
         if isinstance(source, Sequence) and len(source) > 0:
             return batch_size * (len(source) - (num_examples(source[-1]) < batch_size))
         try:
-            if isinstance(source, DataLoader):
-                return _num_full_batches(source, batch_size) * batch_size
+            loader = loader_of(source)
+            if isinstance(loader, DataLoader):
+                return _num_full_batches(loader, batch_size) * batch_size
             num_rows: object = source.num_examples if isinstance(source, CountedSource) else None
             if isinstance(num_rows, int):
                 return num_rows // num_shards // batch_size * batch_size
-            return len(source) // num_shards * batch_size
+            # A length of none says nothing: DALI's iterators without end have it.
+            return len(source) // num_shards * batch_size or None
         except TypeError:  # It has no length.
             return None
 
@@ -102,16 +106,18 @@ class Declared:
 
     def promise(self, batch_size: int) -> Promise:
         """What the source's length promises, if its batches are of that size."""
-        source, full = self.source, self.full_rows()
-        is_loader = isinstance(source, DataLoader)
-        is_iterable = is_loader and isinstance(source.dataset, IterableDataset)
+        loader, full = loader_of(self.source), self.full_rows()
+        is_loader = isinstance(loader, DataLoader)
+        is_iterable = is_loader and isinstance(loader.dataset, IterableDataset)
         if full is None and is_loader and not is_iterable:
             with suppress(TypeError):  # Of a sampler without a length.
-                full = (len(source) - 1) * batch_size  # The last batch may be short.
+                full = (len(loader) - 1) * batch_size  # The last batch may be short.
         if full is None:
             return Promise()
         # Each worker ends with a batch of its own, which is short and may be dropped.
-        lost = source.num_workers * batch_size if is_iterable else 0
+        lost = loader.num_workers * batch_size if is_iterable else 0
+        if not (is_loader or isinstance(loader, Sequence | CountedSource)):
+            lost = batch_size - 1  # A length in batches, the last of which may be short.
         return Promise(max(0, full - lost), full + batch_size)
 
 

@@ -27,10 +27,17 @@ def check_stateful(source: Source) -> Stateful:
         ValueError: if it cannot, or would go on in another order.
     """
     if not isinstance(source, Stateful):
+        lacking = "load_state_dict" if hasattr(source, "state_dict") else "state_dict"
         raise ValueError(
             f"the state of a {type(source).__name__} can be neither saved nor restored, since it "
-            "has no state_dict; use torchdata's StatefulDataLoader in place of DataLoader, itself "
+            f"has no {lacking}; use torchdata's StatefulDataLoader in place of DataLoader, itself "
             "rather than what a framework made of it, or a source from jest_loader.adapters"
+        )
+    if getattr(source, "restart_on_stop_iteration", False):
+        raise ValueError(
+            "a source must be resumed where it was, but from the state at an epoch's end a "
+            f"torchdata.nodes.{type(source).__name__} reads that epoch again; use "
+            "Loader(node, restart_on_stop_iteration=False)"
         )
     if isinstance(source, DataLoader):
         _check_order_is_saved(source)

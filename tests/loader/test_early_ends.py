@@ -27,7 +27,7 @@ def test_a_source_that_ends_early_is_an_error(prefetch):
             yield from numbered_batches(7, 4)
 
     with pytest.raises(
-        ValueError, match=r"yield the 40 examples that its length promises, but ended after 28"
+        ValueError, match=r"yield the 37 examples that its length promises, but ended after 28"
     ):
         list(dataset(Short(), prefetch=prefetch))
 

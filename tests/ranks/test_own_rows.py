@@ -44,7 +44,15 @@ def numbers_of_ranks(source, num_epochs=1, **options):
     return simulate_ranks(2, run)
 
 
+class Sharded(list):
+    """Has another kind's ``shard``, as Hugging Face's streams."""
+
+    def shard(self, num_shards, index):
+        raise AssertionError
+
+
 SAME = {
+    "another's shard": lambda rank: Sharded(numbered_batches(8, 8)),
     "in order": lambda rank: DataLoader(ROWS, 8),
     "shuffled": lambda rank: DataLoader(ROWS, 8, shuffle=True),
     "stateful": lambda rank: StatefulDataLoader(ROWS, 8, shuffle=True),
