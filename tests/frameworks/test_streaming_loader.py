@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
 RUN = """
     import os, sys
@@ -40,6 +41,31 @@ RESUMES = """
     print("exact")
 """
 
+CHECKS = """
+    from tests.frameworks.sources import check
+
+    def loader(num_rows):
+        streaming.base.util.clean_stale_shared_memory()
+        name = f"{folder}-{num_rows}"
+        if not os.path.exists(name):
+            with MDSWriter(out=name, columns={"n": "int"}, size_limit=1 << 10) as writer:
+                for n in range(num_rows):
+                    writer.write({"n": n})
+        dataset = StreamingDataset(local=name, batch_size=10, shuffle=True, num_canonical_nodes=1)
+        return StreamingDataLoader(dataset, batch_size=10, num_workers=num_workers)
+
+    check("MosaicML `StreamingDataLoader`", loader, lambda batch: batch["n"])
+    print("as the page says")
+"""
+
+RANKS = """
+    from tests.frameworks.sources import check_ranks
+    from tests.frameworks.test_streaming_loader import loader_of_rank, number
+
+    check_ranks("MosaicML `StreamingDataLoader`", loader_of_rank, number, folder)
+    print("as the page says")
+"""
+
 LOSES_A_SHARD = """
     os.remove(os.path.join(folder, "shard.00001.mds"))
     try:
@@ -65,6 +91,25 @@ def run(script, folder, num_workers):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return output.read_text()
+
+
+def loader_of_rank(folder):
+    import streaming
+
+    rank, size = str(torch.distributed.get_rank()), str(torch.distributed.get_world_size())
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    dataset = streaming.StreamingDataset(local=folder, batch_size=10, shuffle=True)
+    return streaming.StreamingDataLoader(dataset, batch_size=10)
+
+
+def number(batch):
+    return batch["n"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [CHECKS, RANKS], ids=["one rank", "two ranks"])
+def test_the_loader_does_what_the_page_says(script, tmp_path):
+    assert "as the page says" in run(script, tmp_path / "data", 0)
 
 
 @pytest.mark.slow

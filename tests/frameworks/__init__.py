@@ -1,1 +1,0 @@
-"""Training loops of others, run with the real libraries."""
