@@ -108,7 +108,20 @@ def text_of(outcomes: dict[str, Outcome]) -> str:
         if "command" in found:
             lines.append("  " + ", ".join(map(" ".join, found["versions"].items())))
             lines.append("  " + found["command"])
-    return "\n".join([*lines, json.dumps(outcomes, sort_keys=True)]) + "\n"
+    torch = {
+        name: found["versions"]["torch"] for name, found in outcomes.items() if "versions" in found
+    }
+    document = {
+        "environment": {"machine": platform.machine(), "torch": torch},
+        "outcomes": outcomes,
+    }
+    return "\n".join([*lines, json.dumps(document, sort_keys=True)]) + "\n"
+
+
+def outcomes_in(text: str) -> dict[str, Outcome]:
+    """The outcomes that ``text_of`` wrote down."""
+    outcomes: dict[str, Outcome] = json.loads(text.splitlines()[-1])["outcomes"]
+    return outcomes
 
 
 def run(
@@ -129,7 +142,7 @@ def run(
         The exit status: 0 if tests ran in each and none failed, else 1.
     """
     status = 0
-    before = json.loads(results.read_text().splitlines()[-1]) if results.exists() else {}
+    before = outcomes_in(results.read_text()) if results.exists() else {}
     outcomes = {name: found for name, found in before.items() if name in tables}
     for name in list(names) or tables:
         outcomes[name] = outcome(name, tables[name])
