@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jest_loader.column import is_array, is_foreign_array, join, kind, moved, rows_of
+from jest_loader.column import as_array, is_array, is_foreign_array, join, kind, moved, rows_of
 from jest_loader.container import fields_of, is_list, rebuilt
 from jest_loader.ragged import RaggedBytes
 
@@ -90,8 +90,7 @@ def check_not_square(batch: Batch) -> None:
 def check_not_per_example(batch: Batch, size: int) -> None:
     """Raise ``ValueError`` for as many tensors as examples: they would be read as columns.
 
-    Tensors of several dtypes or numbers of dimensions are columns, which ``default_collate`` makes
-    of tuples.
+    Tensors of several dtypes or numbers of dimensions are columns.
 
     Args:
         batch: Of columns, as far as is known.
@@ -160,10 +159,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def to_numpy(batch: Batch) -> Batch:
-    """The same batch with its tensors as arrays, over the same memory unless they are on a GPU."""
-    return _map(
-        lambda column: column.numpy(force=True) if isinstance(column, Tensor) else column, batch
-    )
+    """The same batch with its tensors as arrays, by ``column.as_array``."""
+    return _map(as_array, batch)
 
 
 def structure(batch: Batch) -> dict[str, str]:
@@ -254,6 +251,11 @@ def _length(path: Path, column: Any) -> int:
         raise ValueError(
             f"a tensor in a batch must be dense, but {_name(path)} is sparse or nested; call "
             "to_dense(), or make it a NumPy array of dtype object, one tensor per example"
+        )
+    if isinstance(column, np.ma.MaskedArray):
+        raise ValueError(
+            f"an array in a batch must not be masked, but {_name(path)} is; make it "
+            "column.filled(value), with the mask as a column of its own if it is needed"
         )
     if isinstance(column, Tensor | np.ndarray):
         if column.ndim > 0:

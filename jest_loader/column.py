@@ -4,6 +4,7 @@ It is a tensor (of any subclass), a NumPy array, ``RaggedBytes``, or a list (or 
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from jest_loader.container import list_like
 from jest_loader.ragged import RaggedBytes
 
 Column = Any
+
+_FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 
 def is_array(value: Any) -> bool:
@@ -37,12 +41,13 @@ def rows_of(column: Column, rows: Tensor | slice) -> Column:
         index = rows if isinstance(rows, slice) else rows.to(column.device)
         return as_kind_of(column, column[index])
     if isinstance(rows, slice):
-        return column[rows]
+        part = column[rows]
+        return list_like(column, part) if isinstance(column, list | tuple) else part
     if isinstance(column, np.ndarray):
         return column[rows.numpy()]
     if isinstance(column, RaggedBytes):
         return column.take(rows.numpy())
-    return type(column)(column[row] for row in rows.tolist())
+    return list_like(column, (column[row] for row in rows.tolist()))
 
 
 def join(parts: Sequence[Column]) -> Column:
@@ -53,7 +58,7 @@ def join(parts: Sequence[Column]) -> Column:
         return np.concatenate(parts)
     if isinstance(parts[0], RaggedBytes):
         return RaggedBytes.concat(parts)
-    return type(parts[0])(value for part in parts for value in part)
+    return list_like(parts[0], chain.from_iterable(parts))
 
 
 def moved(column: Column, device: torch.device) -> Column:
@@ -61,6 +66,17 @@ def moved(column: Column, device: torch.device) -> Column:
     if isinstance(column, Tensor):
         return as_kind_of(column, column.to(device, non_blocking=True))
     return column
+
+
+def as_array(column: Column) -> Column:
+    """A tensor as an array, over the same memory unless it is on a GPU; another column as it is.
+
+    Kinds of floats that NumPy lacks, such as bfloat16, become float32.
+    """
+    if not isinstance(column, Tensor):
+        return column
+    is_known = not column.is_floating_point() or column.dtype in _FLOATS_OF_NUMPY
+    return (column if is_known else column.float()).numpy(force=True)
 
 
 def kind(column: Column) -> str:

@@ -5,7 +5,7 @@ from inspect import signature
 from itertools import chain, islice
 from typing import Any, TypeGuard
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_collate
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import EpochSource, ShardableSource, Source
@@ -61,6 +61,11 @@ def is_shardable(source: Source) -> TypeGuard[ShardableSource]:
     if not isinstance(source, ShardableSource):
         return False
     return next(iter(signature(source.shard).parameters), "") != "num_shards"
+
+
+def collates_columns(source: Source) -> bool:
+    """Whether lists in a loader's batches are columns, as ``default_collate`` makes of tuples."""
+    return isinstance(source, DataLoader) and source.collate_fn is default_collate
 
 
 def begun(batches: Iterator[Batch], source: Source, *, prefetch: int) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from jest_loader.batch import (
     take,
 )
 from jest_loader.checks import ending_nothing
+from jest_loader.loader.data_loader import collates_columns
 from jest_loader.loader.promises import Declared
 from jest_loader.loader.resuming import state_of
 from jest_loader.loader.schedule import Step
@@ -101,7 +102,8 @@ class _Reader:
 
     def add(self, batch: Batch) -> None:
         rows = num_examples(batch)
-        check_not_per_example(batch, self._batch_size or rows)
+        if not collates_columns(self._declared.source):
+            check_not_per_example(batch, self._batch_size or rows)
         if self._batch_size in (None, rows):
             check_not_square(batch)
         self._check_size(rows)

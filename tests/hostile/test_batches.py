@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jest_loader import JestDataset, UniformSelector
 from jest_loader.batch import concat, num_examples, split, take
@@ -204,3 +205,15 @@ def test_more_views_than_examples_are_columns():
     views = per_example((2, 3), 5)
     data = JestDataset([views] * 4, None, UniformSelector(), super_batch_size=4, sub_batch_size=2)
     assert [[view.shape for view in found] for found in data] == [[(2, 3)] * 5] * 2
+
+
+@pytest.mark.parametrize("kind", [DataLoader, StatefulDataLoader])
+def test_what_default_collate_makes_of_pairs_is_columns(kind):
+    """An image and its mask at batch size 2 are two columns, for it transposes what it is given."""
+    pairs = [(torch.full((3, 4), float(n)), torch.full((1, 4), float(n))) for n in range(8)]
+    data = JestDataset(
+        kind(pairs, batch_size=2), None, UniformSelector(), super_batch_size=4, sub_batch_size=2
+    )
+    for image, mask in data:
+        assert image.shape == (2, 3, 4)
+        assert torch.equal(image[:, 0], mask[:, 0])
