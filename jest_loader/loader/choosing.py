@@ -18,7 +18,7 @@ from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores, W
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
-from jest_loader.scoring.precision import because
+from jest_loader.scoring.precision import because, without_autocast
 from jest_loader.scoring.scores import ExampleScores, rows_of
 from jest_loader.selecting.selectors import (
     IndependentSelector,
@@ -44,7 +44,7 @@ class Chooser:
     agreement: Agreement
 
     def choose(self, super_batch: SuperBatch, scorer: Scorer | None) -> Choice:
-        """The sub-batch of a super-batch, by the scorer that is given.
+        """The sub-batch of a super-batch, by the scorer that is given, outside autocast.
 
         Raises:
             ValueError: if scorer or selector break their promises, or more candidates must be
@@ -52,7 +52,7 @@ class Chooser:
             RankError: if another rank failed.
         """
         scorer = None if super_batch.step.uniform else scorer
-        with self.agreement.step("choosing a sub-batch", 2) as choosing:
+        with without_autocast(), self.agreement.step("choosing a sub-batch", 2) as choosing:
             choice = _Choosing(self.arguments, self.agreement, super_batch, scorer).choose()
             choosing.numbers = (num_examples(choice.rows), len(choice.measured.skipped))
         num_trained, num_skipped = choosing.totals

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.protocols import BatchScores
+from jest_loader.scoring.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,14 @@ class Measured:
     def stats(self) -> SelectionStats:
         """The statistics; computes the scores and waits for the device."""
         overlap = self.independent_overlap
+        with without_autocast():
+            score = None if self.chosen is None else self.chosen.mean().item()
+            uniform_score = None if self.uniform is None else self.uniform.mean().item()
         return SelectionStats(
             counts=self.counts,
             skipped=self.skipped,
-            score=None if self.chosen is None else self.chosen.mean().item(),
-            uniform_score=None if self.uniform is None else self.uniform.mean().item(),
+            score=score,
+            uniform_score=uniform_score,
             independent_overlap=None if overlap is None else overlap.item(),
             waiting_ms=self.waiting_ms,
             scoring_ms=self.times.ms("scoring"),

@@ -1,6 +1,7 @@
 """The precision in which a model scores: the dtype that autocast gives to its products."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -8,6 +9,7 @@ import torch
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 """How precisely a model scores; ``autocast_dtype`` says what each word means."""
 
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -60,6 +62,15 @@ def autocast_dtype(
             f"not change to {precision}, got {precision!r}; leave it out, or cast the model"
         )
     return _HALVES.get(precision)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """A block that autocast around the training loop has no effect on, whatever the device."""
+    with ExitStack() as outside:
+        for kind in filter(torch.is_autocast_enabled, _DEVICES):
+            outside.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def remedy(dtype: torch.dtype | None) -> str:

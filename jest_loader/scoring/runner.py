@@ -9,7 +9,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from jest_loader.batch import Batch, num_examples, split, structure, to_device
+from jest_loader.batch import Batch, columns, num_examples, split, structure, to_device
 from jest_loader.checks import check_keywords, whole
 from jest_loader.scoring.memory import MemoryBudget
 from jest_loader.scoring.precision import Precision, autocast_dtype, checked_precision
@@ -229,8 +229,11 @@ def _precision_fault(error: RuntimeError, model: nn.Module, batch: Batch) -> str
         return None
     halves = (torch.float16, torch.bfloat16)
     half = next((dtype for dtype in weight_dtypes(model) if dtype in halves), None)
-    kinds = structure(batch).items()
-    full = [name for name, kind in kinds if kind.startswith("tensor of float32")]
+    full = [
+        name
+        for name, (_, column) in zip(structure(batch), columns(batch), strict=True)
+        if isinstance(column, Tensor) and column.dtype == torch.float32
+    ]
     if half is not None and full:
         return (
             "a batch must have the precision of the model that it is given to, but the model's is "
@@ -240,7 +243,7 @@ def _precision_fault(error: RuntimeError, model: nn.Module, batch: Batch) -> str
     device = device_of(model).type
     if half is None and torch.is_autocast_enabled(device):
         return (
-            f"a model must be able to score in the autocast of its precision, but fails in "
+            "a model must be able to score in the autocast of its precision, but fails in "
             f"{torch.get_autocast_dtype(device)} ({text}); pass precision='fp32'"
         )
     return None

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -60,9 +61,9 @@ def prepare_method(model: nn.Module, name: str) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    """Where the model's first parameter is, or its first buffer if it has no parameters."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def weight_dtypes(model: nn.Module) -> set[torch.dtype]:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import normalize
+from torchvision import tv_tensors
 
 from jest_loader import (
     Embeddings,
@@ -173,8 +174,10 @@ def test_a_model_in_half_precision_takes_candidates_in_fp32():
 def test_what_cannot_be_cast_says_what_to_do():
     normed = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 6)).bfloat16()
     message = r"model's is torch.bfloat16 and column \['x'\] is torch.float32 .*; cast it where"
-    with pytest.raises(ValueError, match=message):
-        PerExample(normed, losses).values(batch_of())
+    image = tv_tensors.Image(batch_of()["x"].view(20, 1, 1, 8))  # A subclass is a tensor too.
+    for x in (batch_of()["x"], image):
+        with pytest.raises(ValueError, match=message):
+            PerExample(normed, losses).values({"x": x})
     proxy = OnlineProxy(model := Tower().bfloat16(), torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match=message):
         proxy.update(batch_of())

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from jest_loader import Embeddings, LiveLearner, OnlineProxy
+from jest_loader.scoring.wrappers import device_of
 
 HERE = Path(__file__).parent
 CHECKS = ("check_ddp", "check_ddp_proxy", "check_fsdp2", "check_fsdp1")
@@ -141,3 +142,13 @@ def test_two_ranks_score_with_ddp_and_fsdp(tmp_path):
             rank.kill()
     for out, errors in ends:
         assert out.split("\n")[: len(CHECKS)] == [f"{check} holds" for check in CHECKS], errors
+
+
+def test_a_model_of_buffers_alone_is_where_they_are():
+    """As a frozen, quantized reference may be."""
+    model = torch.nn.Module()
+    assert device_of(model) == torch.device("cpu")
+    model.register_buffer("weight", torch.zeros(2, dtype=torch.int8, device="meta"))
+    assert device_of(model) == torch.device("meta")
+    model.scale = torch.nn.Parameter(torch.zeros(2))
+    assert device_of(model) == torch.device("cpu")
