@@ -54,7 +54,7 @@ class Agreement:
             num_numbers: How many numbers each rank tells; zeros until the block sets them.
 
         Raises:
-            RankError: if it failed on another rank.
+            RankError: if it failed on another rank, or another does something else.
         """
         nothing = (0,) * num_numbers
         agreed = Agreed(nothing)
@@ -69,9 +69,9 @@ class Agreement:
             raise
         except Exception:
             if not self._over:
-                self._exchange(_FAILED, nothing)
+                self._exchange(doing, _FAILED, nothing)
             raise
-        told = self._exchange(_FINE, agreed.numbers)
+        told = self._exchange(doing, _FINE, agreed.numbers)
         failed = [rank for rank, (status, *_) in enumerate(told) if status == _FAILED]
         if failed:
             raise RankError(
@@ -88,7 +88,7 @@ class Agreement:
         """
         text = json.dumps(what, sort_keys=True, default=str)
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest())
-        told = [number for _, number in self._exchange(_FINE, (digest,))]
+        told = [number for _, number in self._exchange("beginning a pass", _FINE, (digest,))]
         others = [rank for rank, number in enumerate(told) if number != told[0]]
         if others:
             texts = self._all_texts(json.dumps(what, default=str))
@@ -104,19 +104,37 @@ class Agreement:
         found = self.ranks.all_gather_rows(given, counts)
         return [part.numpy().tobytes().decode() for part in torch.split(found, counts)]
 
-    def _exchange(self, status: int, numbers: tuple[int, ...]) -> list[list[int]]:
-        """The status of each rank, and after it its numbers."""
+    def _exchange(self, doing: str, status: int, numbers: tuple[int, ...]) -> list[list[int]]:
+        """The status of each rank, and after it its numbers.
+
+        Raises:
+            RankError: if a rank is not reached, or is not ``doing`` this.
+        """
         self._over = self._over or status == _FAILED
+        here = _number_of(doing)
         try:
-            told = self.ranks.all_gather(torch.tensor([status, *numbers]))
+            told = self.ranks.all_gather(torch.tensor([2 * here + status, *numbers])).tolist()
         except RankError:
             self._over = True
             if status == _FAILED:
                 return []  # It has an error of its own to raise.
             raise
-        found: list[list[int]] = told.tolist()
-        self._over = any(status == _FAILED for status, *_ in found)
+        found = [[first % 2, *others] for first, *others in told]
+        elsewhere = [rank for rank, (first, *_) in enumerate(told) if first // 2 != here]
+        has_failed = any(failed for failed, *_ in found)
+        self._over = has_failed or bool(elsewhere)
+        if elsewhere and not has_failed:
+            raise RankError(
+                f"all ranks must iterate in step, but rank {elsewhere[0]} does something else than "
+                f"rank {self.ranks.rank}, which is {doing}; leave the loop over a JestDataset on "
+                "all ranks at once"
+            )
         return found
+
+
+def _number_of(doing: str) -> int:
+    """A number for what a rank does, the same on all that do it."""
+    return int.from_bytes(hashlib.blake2b(doing.encode(), digest_size=4).digest())
 
 
 def _differences(name: str, first: Any, other: Any) -> list[str]:
