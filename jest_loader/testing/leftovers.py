@@ -19,16 +19,15 @@ def check_nothing_left(begin_and_drop: Callable[[], None], what: str) -> None:
     Raises:
         AssertionError: naming what is left.
     """
-    gc.collect()
     threads, files = set(threading.enumerate()), _open_files()
     begin_and_drop()
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        gc.collect()
         left = [repr(one.name) for one in threading.enumerate() if one not in threads]
-        held = sorted(target for file, target in _open_files().items() if file not in files)
+        held = sorted(target for _, target in _open_files() - files)
         if not left + held or time.monotonic() > deadline:
             break
+        gc.collect()  # Slow in a large process, hence not where nothing is left.
         time.sleep(0.01)
     assert not left, (
         f"{what} left the threads {', '.join(left)}; end them when the iterator is closed"
@@ -36,14 +35,14 @@ def check_nothing_left(begin_and_drop: Callable[[], None], what: str) -> None:
     assert not held, f"{what} left {', '.join(held)} open; close them when the iterator is closed"
 
 
-def _open_files() -> dict[str, str]:
-    """What each open descriptor of this process leads to; nothing where that cannot be known."""
-    folder, found = "/proc/self/fd", {}
+def _open_files() -> set[tuple[str, str]]:
+    """This process's open descriptors and what each leads to; none where that cannot be known."""
+    folder, found = "/proc/self/fd", set()
     if not os.path.isdir(folder):
-        return {}
+        return set()
     for name in os.listdir(folder):
         try:
-            found[name] = os.readlink(f"{folder}/{name}")
+            found.add((name, os.readlink(f"{folder}/{name}")))
         except FileNotFoundError:  # That of the folder itself.
             continue
     return found

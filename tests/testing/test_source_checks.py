@@ -289,7 +289,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("kind", "message"), BROKEN.items(), ids=[k.__name__ for k in BROKEN])
-def test_a_broken_source_is_named(kind, message):
+def test_a_broken_source_is_named(kind, message, monkeypatch):
+    monkeypatch.setattr("jest_loader.testing.leftovers._PATIENCE_S", 0.1)
     LeavesAThread.end.clear()
     try:
         with pytest.raises(AssertionError, match=message):
