@@ -47,8 +47,7 @@ loss_of = open_clip.ClipLoss(True, True, rank=dist.get_rank(), world_size=dist.g
 
 
 def embed(model, batch):  # By forward, in which FSDP2 gathers the weights.
-    image, text, scale = model(batch["image"].to(kind), batch["tokens"].to(kind))
-    return Embeddings(image, text, scale, 0.0)
+    return Embeddings(*model(batch["image"], batch["tokens"]))
 
 
 source = MdsSource(options.shards, batch_size=options.batch_size)

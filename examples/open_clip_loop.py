@@ -39,12 +39,9 @@ def prepare(batch):
 
 
 def embed(model, batch):
-    return Embeddings(
-        model.encode_image(batch["image"], normalize=True),
-        model.encode_text(batch["tokens"], normalize=True),
-        model.logit_scale.exp(),  # The scale itself, not its logarithm.
-        0.0,
-    )
+    image = model.encode_image(batch["image"], normalize=True)
+    text = model.encode_text(batch["tokens"], normalize=True)
+    return Embeddings(image, text, model.logit_scale.exp())  # The scale, not its logarithm.
 
 
 learner, reference = LiveLearner(model, embed), FrozenReference(reference, embed)

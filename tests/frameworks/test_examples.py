@@ -3,7 +3,6 @@
 import io
 import json
 import runpy
-import shutil
 import sys
 from itertools import islice
 from pathlib import Path
@@ -117,19 +116,32 @@ def test_siglip_trainer(shards, tiny_siglip, tmp_path, monkeypatch, offline):
 
 
 SHARDED = """
-import json, os, runpy, sys
+import json, os, runpy, shutil, sys
 from pathlib import Path
 import open_clip
+import torch.distributed as dist
 
-folder, shards, cache, example, steps = map(Path, sys.argv[1:])
+folder, shards, cache, example = map(Path, sys.argv[1:])
+rank = os.environ["RANK"]
 open_clip.add_model_config(folder / "tiny-clip.json")
 sys.argv = [
     "fsdp2_cached.py", str(shards), str(cache), "--model=tiny-clip", "--batch-size=8",
-    "--save-every=2", f"--steps={steps}", f"--out={folder / 'run'}",
+    "--save-every=2", "--steps=3", f"--out={folder / 'run'}",
 ]
-ran = runpy.run_path(str(example), run_name="__main__")
-rows = ran["batch"]["sample_id"].tolist()
-(folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps([ran["loss"].item(), rows]))
+dist.init_process_group()  # One for both runs: torchrun's store does not begin another.
+end = dist.destroy_process_group
+dist.init_process_group = dist.destroy_process_group = lambda: None
+
+def run():
+    ran = runpy.run_path(str(example), run_name="__main__")
+    return [ran["done"], ran["loss"].item(), ran["batch"]["sample_id"].tolist()]
+
+whole = run()
+if rank == "0":
+    shutil.rmtree(folder / "run/3")
+dist.barrier()
+(folder / f"rank{rank}.json").write_text(json.dumps([whole, run()]))
+end()
 """
 
 
@@ -146,8 +158,8 @@ def test_fsdp2_cached(shards, tiny_clip, tmp_path):
 
     source = MdsSource(shards, batch_size=8, shuffle=False, drop_last=False)
     build(tmp_path / "cache", source, FrozenReference(reference, embed, prepare=decode))
-    arguments = (shards, tmp_path / "cache", EXAMPLES / "fsdp2_cached.py", 3)
-    whole = run_ranks(SHARDED, tmp_path, *arguments)
-    assert not set(whole[0][1]) & set(whole[1][1])
-    shutil.rmtree(tmp_path / "run" / "3")
-    assert run_ranks(SHARDED, tmp_path, *arguments) == whole
+    ranks = run_ranks(SHARDED, tmp_path, shards, tmp_path / "cache", EXAMPLES / "fsdp2_cached.py")
+    for whole, resumed in ranks:
+        assert whole[0] == 0
+        assert resumed == [2, *whole[1:]]
+    assert not set(ranks[0][0][2]) & set(ranks[1][0][2])
