@@ -28,11 +28,11 @@ def train(accelerator, folder, data, model, optimizer, *, saves):
     return seen
 
 
-def prepared():
+def prepared(source=None, **options):
     """What a script makes before it trains or loads a state."""
     accelerator = Accelerator(cpu=True)
     model = TwoTower(1)
-    data = dataset(model)
+    data = dataset(model, source, **options)
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
     accelerator.register_for_checkpointing(data)
     return accelerator, data, model, optimizer
@@ -61,36 +61,35 @@ def test_a_prepared_loader_trains_and_says_that_it_is_not_resumed():
 
 RANKS = """
 import json, sys
-import torch
+from pathlib import Path
 from accelerate import Accelerator
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
-from tests.frameworks.test_accelerate import train
-from tests.frameworks.toy import TwoTower, assert_no_row_is_shared, dataset, pairs
-from pathlib import Path
+from tests.frameworks.test_accelerate import prepared, train
+from tests.frameworks.toy import pairs
 
-folder = Path(sys.argv[1])
-accelerator = Accelerator(cpu=True)
-rows, model = pairs(), TwoTower(1)
-loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
-data = dataset(model, loader, size=4)
-model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
-accelerator.register_for_checkpointing(data)
-if len(sys.argv) > 2:
-    accelerator.load_state(folder / sys.argv[2])
-seen = train(accelerator, folder, data, model, optimizer, saves=len(sys.argv) == 2)
-weight = model.module.image.weight.sum().item()
-(folder / f"rank{accelerator.process_index}.json").write_text(json.dumps([seen, weight]))
+folder, rows = Path(sys.argv[1]), pairs()
+rank = Accelerator(cpu=True).process_index  # It begins the group that the sampler asks.
+
+def run(saved=None):
+    loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
+    accelerator, data, model, optimizer = prepared(loader, size=4)
+    if saved is not None:
+        accelerator.load_state(folder / saved)
+    seen = train(accelerator, folder, data, model, optimizer, saves=saved is None)
+    return [seen, model.module.image.weight.sum().item()]
+
+(folder / f"rank{rank}.json").write_text(json.dumps([run(), run("24")]))
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
-    (first, weight), (second, _) = run_ranks(RANKS, tmp_path)
+    ((first, weight), resumed), ((second, other), also) = run_ranks(RANKS, tmp_path)
+    assert weight == other
     assert len(first) == len(second) == NUM_EPOCHS * STEPS
     assert_no_row_is_shared(first, second)
-    resumed = run_ranks(RANKS, tmp_path, "24")
-    assert resumed == [[first[3:], weight], [second[3:], weight]]
+    assert [resumed, also] == [[first[3:], weight], [second[3:], weight]]
 
 
 AROUND = """
@@ -103,32 +102,33 @@ from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from tests.frameworks.toy import TwoTower, dataset, pairs
 
-dispatch = {"dispatched": True, "dealt": False}[sys.argv[2]]
-accelerator = Accelerator(
-    cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch)
-)
-rows = pairs()
-loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
-data = dataset(TwoTower(1), loader, size=4)
-prepared = accelerator.prepare(DataLoader(data, batch_size=None if dispatch else 1))
-started = time.monotonic()
-try:
-    next(iter(prepared))
-    said = "nothing"
-except ValueError as error:
-    said = str(error)
-found = [said, time.monotonic() - started]
-Path(sys.argv[1], f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
+def refused(dispatches):
+    how = DataLoaderConfiguration(dispatch_batches=dispatches)
+    accelerator = Accelerator(cpu=True, dataloader_config=how)
+    rows = pairs()
+    loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
+    data = dataset(TwoTower(1), loader, size=4)
+    prepared = accelerator.prepare(DataLoader(data, batch_size=None if dispatches else 1))
+    started = time.monotonic()
+    try:
+        next(iter(prepared))
+        said = "nothing"
+    except ValueError as error:
+        said = str(error)
+    return [said, time.monotonic() - started]
+
+found = [refused(True), refused(False)]
+Path(sys.argv[1], f"rank{Accelerator(cpu=True).process_index}.json").write_text(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "loader"),
-    [("dispatched", "DataLoaderDispatcher"), ("dealt", "IterableDatasetShard")],
-)
-def test_a_dataset_within_a_prepared_loader_is_refused_on_all_ranks(tmp_path, kind, loader):
-    for said, waited_s in run_ranks(AROUND, tmp_path, kind):
-        assert f"Accelerate's {loader}" in said
-        assert said.endswith("prepare the model and the optimizer only, and iterate the dataset")
-        assert waited_s < 10
+def test_a_dataset_within_a_prepared_loader_is_refused_on_all_ranks(tmp_path):
+    for refused in run_ranks(AROUND, tmp_path):
+        kinds = ("DataLoaderDispatcher", "IterableDatasetShard")
+        for (said, waited_s), kind in zip(refused, kinds, strict=True):
+            assert f"Accelerate's {kind}" in said
+            assert said.endswith(
+                "prepare the model and the optimizer only, and iterate the dataset"
+            )
+            assert waited_s < 10
