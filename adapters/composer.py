@@ -10,6 +10,7 @@ from composer import Callback, Logger, State
 from composer.callbacks import CheckpointSaver
 from torch.utils.data import DataLoader
 
+from jest_loader.adapters.training_loops import check_evaluated, length_of, numbers_to_log
 from jest_loader.loader.dataset import JestDataset
 
 _LOADER = "DataLoader(dataset, batch_size=None, num_workers=0)"
@@ -65,7 +66,7 @@ class JestCallback(Callback):  # type: ignore[misc] # Not in the environment tha
                 "epoch's end"
             )
         for evaluator in state.evaluators:
-            _check_evaluated(evaluator.dataloader.dataloader)
+            check_evaluated(evaluator.dataloader.dataloader)
         self._tell_length(state)
 
     def epoch_start(self, state: State, logger: Logger) -> None:
@@ -76,10 +77,7 @@ class JestCallback(Callback):  # type: ignore[misc] # Not in the environment tha
         """Log what was chosen."""
         if self._dataset is None or state.timestamp.batch.value % self._batch_log_interval != 0:
             return  # Statistics wait for the device.
-        stats = self._dataset.stats
-        if stats is not None:
-            numbers = {f"jest/{name}": value for name, value in stats.numbers().items()}
-            logger.log_metrics(numbers)
+        logger.log_metrics(numbers_to_log(self._dataset))
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         """Tell the dataset, which the trainer has left after its length, that the epoch is over."""
@@ -88,29 +86,22 @@ class JestCallback(Callback):  # type: ignore[misc] # Not in the environment tha
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Refuse to evaluate on a selection."""
-        _check_evaluated(state.dataloader)
+        check_evaluated(state.dataloader)
 
     def predict_start(self, state: State, logger: Logger) -> None:
         """Refuse to predict for a selection."""
-        _check_evaluated(state.dataloader)
+        check_evaluated(state.dataloader)
 
     def _look_at(self, state: State) -> JestDataset:
         dataset = self._dataset = _training_dataset(state.train_dataloader)
-        length, known = _length(dataset), state.dataloader_len
+        length, known = length_of(dataset), state.dataloader_len
         self._is_limited = known is not None and (length is None or known.value < length)
         return dataset
 
     def _tell_length(self, state: State) -> None:
-        length = None if self._dataset is None else _length(self._dataset)
+        length = None if self._dataset is None else length_of(self._dataset)
         if length is not None and not self._is_limited:
             state.dataloader_len = length
-
-
-def _length(dataset: JestDataset) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:  # Its source has none.
-        return None
 
 
 def _training_dataset(loader: Any) -> JestDataset:
@@ -126,11 +117,3 @@ def _training_dataset(loader: Any) -> JestDataset:
             "DataLoader's dataset only, and a sub-batch is a batch already"
         )
     return dataset
-
-
-def _check_evaluated(loader: object) -> None:
-    dataset = loader.dataset if isinstance(loader, DataLoader) else loader
-    if isinstance(dataset, JestDataset):
-        raise ValueError(
-            "a JestDataset must not be evaluated on, since it leaves most rows out; pass its source"
-        )

@@ -47,7 +47,10 @@ class JestIterDataset(grain.IterDataset[Batch]):  # type: ignore[misc] # Grain i
         """
         dataset: object = self._make()
         if not isinstance(dataset, JestDataset):
-            raise ValueError(f"make must return a JestDataset, got {type(dataset).__name__}")
+            raise ValueError(
+                f"make must return a JestDataset, got {type(dataset).__name__}; write "
+                "grain_dataset(lambda: JestDataset(...))"
+            )
         return JestDatasetIterator(dataset, self._num_epochs)
 
     def __reduce__(self) -> NoReturn:

@@ -50,9 +50,10 @@ class JaxEmbedder:
         """
         found: object = self._embed(self._params(), to_numpy(batch))
         if not isinstance(found, tuple) or len(found) not in (3, 4):
+            size = f" of {len(found)}" if isinstance(found, tuple) else ""
             raise ValueError(
-                "embed must return (image, text, logit_scale) or (image, text, logit_scale, "
-                f"logit_bias), got {type(found).__name__}"
+                "embed must return the tuple (image, text, logit_scale), with logit_bias for a "
+                f"sigmoid model, got {type(found).__name__}{size}"
             )
         embeddings = Embeddings(*map(_as_tensor, found))
         if len(embeddings.image) != num_examples(batch):

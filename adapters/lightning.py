@@ -4,11 +4,14 @@ Lightning saves the state of such a loader, but neither restores it in each case
 an epoch has ended after its length; the callback does.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch.utils.data import DataLoader
-
+from jest_loader.adapters.training_loops import (
+    check_evaluated,
+    datasets_in,
+    length_of,
+    numbers_to_log,
+)
 from jest_loader.loader.dataset import JestDataset
 
 try:
@@ -84,9 +87,7 @@ class JestCallback(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # Lightning sets it late.
         if self._dataset is None or trainer.global_step % every != 0:
             return  # Statistics wait for the device.
-        stats = self._dataset.stats
-        numbers = {} if stats is None else stats.numbers()
-        pl_module.log_dict({f"jest/{name}": float(value) for name, value in numbers.items()})
+        pl_module.log_dict(numbers_to_log(self._dataset))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the dataset, which the trainer has left after its length, that the epoch is over."""
@@ -111,15 +112,15 @@ class JestCallback(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to evaluate on a selection."""
-        _check_evaluated(trainer.val_dataloaders)
+        check_evaluated(trainer.val_dataloaders)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to test on a selection."""
-        _check_evaluated(trainer.test_dataloaders)
+        check_evaluated(trainer.test_dataloaders)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to predict for a selection."""
-        _check_evaluated(trainer.predict_dataloaders)
+        check_evaluated(trainer.predict_dataloaders)
 
     def _go_on(
         self, trainer: Trainer, dataset: JestDataset, *, state: dict[str, Any], is_over: bool
@@ -142,42 +143,15 @@ class JestCallback(Callback):
 
 def _knows_length(trainer: Trainer, dataset: JestDataset) -> bool:
     """Whether the trainer has the length of the dataset's epoch, unless it was told another."""
-    try:
-        length = len(dataset)
-    except TypeError:  # Its source has none.
-        return True
-    return trainer.limit_train_batches != 1.0 or length == trainer.num_training_batches
+    known = (None, trainer.num_training_batches)
+    return trainer.limit_train_batches != 1.0 or length_of(dataset) in known
 
 
 def _training_dataset(trainer: Trainer) -> JestDataset:
-    found = list(_datasets(trainer.train_dataloader))
+    found = list(datasets_in(trainer.train_dataloader))
     if len(found) != 1:
         raise ValueError(
             f"JestCallback needs one JestDataset as the training loader, got {len(found)}; pass it "
             "to fit, or return it from train_dataloader"
         )
     return found[0]
-
-
-def _check_evaluated(loaders: object) -> None:
-    if any(True for _ in _datasets(loaders)):
-        raise ValueError(
-            "a JestDataset must not be evaluated on, since it leaves most rows out; pass its source"
-        )
-
-
-def _datasets(loaders: object) -> Iterator[JestDataset]:
-    """Each ``JestDataset`` among loaders, which Lightning takes as a collection of any shape."""
-    if isinstance(loaders, JestDataset):
-        yield loaders
-    elif isinstance(loaders, DataLoader):
-        yield from _datasets(loaders.dataset)
-    elif isinstance(loaders, Mapping):
-        yield from _all(loaders.values())
-    elif isinstance(loaders, list | tuple):
-        yield from _all(loaders)
-
-
-def _all(loaders: Iterable[object]) -> Iterator[JestDataset]:
-    for one in loaders:
-        yield from _datasets(one)

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from jest_loader.adapters.training_loops import check_evaluated, numbers_to_log
 from jest_loader.batch import Batch
 from jest_loader.files import replacing
 from jest_loader.loader.dataset import JestDataset
@@ -77,9 +78,8 @@ class JestTrainerMixin:
 
     def log(self, logs: dict[str, Any], *arguments: Any, **keywords: Any) -> None:
         """As ``Trainer.log``, with what was chosen beside a loss."""
-        stats = self.jest_dataset.stats if "loss" in logs else None
-        if stats is not None:
-            logs |= {f"jest/{name}": value for name, value in stats.numbers().items()}
+        if "loss" in logs:
+            logs |= numbers_to_log(self.jest_dataset)
         trainer: Any = super()
         trainer.log(logs, *arguments, **keywords)
 
@@ -129,17 +129,16 @@ class _Loader:
 
 def _check(dataset: object, args: Any, eval_dataset: object) -> None:
     if not isinstance(dataset, JestDataset):
-        raise ValueError(f"jest must return a JestDataset, got {type(dataset).__name__}")
+        raise ValueError(
+            f"jest must return a JestDataset, got {type(dataset).__name__}; write "
+            "jest=lambda model: JestDataset(...)"
+        )
     if args.per_device_train_batch_size != dataset.sub_batch_size:
         raise ValueError(
             "per_device_train_batch_size must be the dataset's sub_batch_size, got "
-            f"{args.per_device_train_batch_size} and {dataset.sub_batch_size}"
+            f"{args.per_device_train_batch_size} and {dataset.sub_batch_size}; make them equal"
         )
-    sets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
-    if any(isinstance(one, JestDataset) for one in sets):
-        raise ValueError(
-            "a JestDataset must not be evaluated on, since it leaves most rows out; pass the data"
-        )
+    check_evaluated(eval_dataset)
 
 
 def _saved_in(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from jest_loader.adapters.training_loops import numbers_to_log
 from jest_loader.batch import split
 from jest_loader.loader.dataset import JestDataset
 
@@ -57,19 +58,14 @@ class SubBatches:
         if args.rank != 0 or not (step % args.log_every_n_steps == 0 or is_last):
             return  # Statistics wait for the device.
         assert self.dataset is not None
-        stats = self.dataset.stats
-        numbers = {} if stats is None else stats.numbers()
-        logging.info(  # noqa: LOG015 # As the trainer does.
-            "Train Epoch: %d Jest: %s",
-            epoch,
-            " ".join(f"{name}: {value:.5g}" for name, value in numbers.items()),
-        )
-        named = {f"jest/{name}": float(value) for name, value in numbers.items()}
+        numbers = numbers_to_log(self.dataset)
+        text = " ".join(f"{name}: {value:.5g}" for name, value in numbers.items())
+        logging.info("Train Epoch: %d %s", epoch, text)  # noqa: LOG015 # As the trainer does.
         number = epoch * self.num_steps + step
         if self.tensorboard is not None:
-            for name, value in named.items():
+            for name, value in numbers.items():
                 self.tensorboard.add_scalar(name, value, number)
         if args.wandb:
             import wandb
 
-            wandb.log(named, step=number)
+            wandb.log(numbers, step=number)
