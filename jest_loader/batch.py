@@ -147,10 +147,8 @@ def split(batch: Batch, size: int) -> Iterator[Batch]:
     """
     if size < 1:
         raise ValueError(f"a micro-batch must have at least one row, got size {size}")
-    total = num_examples(batch)
-    for start in range(0, total, size):
-        rows = slice(start, min(start + size, total))
-        yield _map(partial(rows_of, rows=rows), batch)
+    starts = range(0, num_examples(batch), size)
+    return (_map(partial(rows_of, rows=slice(start, start + size)), batch) for start in starts)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

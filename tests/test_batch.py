@@ -149,4 +149,4 @@ def test_what_is_not_a_batch_is_refused_in_a_sentence(batch, message):
 
 def test_micro_batches_have_at_least_a_row():
     with pytest.raises(ValueError, match="at least one row, got size 0"):
-        list(split({"x": torch.zeros(4)}, 0))
+        split({"x": torch.zeros(4)}, 0)  # Before the first is asked for.

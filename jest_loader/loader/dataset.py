@@ -161,7 +161,7 @@ class JestDataset(IterableDataset[Batch]):
                 iterating, if batches or scores do not fit.
             RuntimeError: while iterating, if a newer pass was started or a state loaded meanwhile.
         """
-        check_iterated_by(lambda: self._ranks_now().size)
+        check_iterated_by(self, lambda: self._ranks_now().size)
         return self._run_pass()
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,8 +1,8 @@
 """Who iterates a dataset: loaders that would train on something else than its sub-batches."""
 
 import inspect
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch.utils.data import get_worker_info
 
@@ -15,10 +15,11 @@ _ACCELERATE = {
 }
 
 
-def check_iterated_by(num_ranks: Callable[[], int]) -> None:
+def check_iterated_by(dataset: object, num_ranks: Callable[[], int]) -> None:
     """Look at the callers of a dataset's ``__iter__``, which calls this.
 
     Args:
+        dataset: The dataset.
         num_ranks: How many ranks select together.
 
     Raises:
@@ -31,26 +32,23 @@ def check_iterated_by(num_ranks: Callable[[], int]) -> None:
             "in a DataLoader worker; iterate it directly, or use DataLoader(dataset, "
             "batch_size=None, num_workers=0)"
         )
-    frame = _caller_of(_caller_of(inspect.currentframe()))
-    if frame is not None and _name(frame) == _FETCHER and frame.f_locals["auto_collation"]:
-        raise ValueError(
-            "a JestDataset yields batches, which a DataLoader must not batch again; use "
-            "DataLoader(dataset, batch_size=None), or iterate the dataset itself"
-        )
+    frame = inspect.currentframe()
     while frame is not None:
-        if (does := _ACCELERATE.get(_name(frame))) is not None and num_ranks() > 1:
-            loader = _name(frame).removesuffix(".__iter__")
+        name = frame.f_code.co_qualname
+        if name == _FETCHER and _batches(dataset, frame.f_locals):
+            raise ValueError(
+                "a JestDataset yields batches, which a DataLoader must not batch again; use "
+                "DataLoader(dataset, batch_size=None), or iterate the dataset itself"
+            )
+        if (does := _ACCELERATE.get(name)) is not None and num_ranks() > 1:
             raise ValueError(
                 "each rank must iterate its own JestDataset and train on all that it yields, but "
-                f"Accelerate's {loader} {does}; prepare the model and the optimizer only, and "
-                "iterate the dataset"
+                f"Accelerate's {name.removesuffix('.__iter__')} {does}; prepare the model and the "
+                "optimizer only, and iterate the dataset"
             )
         frame = frame.f_back
 
 
-def _caller_of(frame: FrameType | None) -> FrameType | None:
-    return None if frame is None else frame.f_back
-
-
-def _name(frame: FrameType) -> str:
-    return frame.f_code.co_qualname
+def _batches(dataset: object, fetcher: Mapping[str, Any]) -> bool:
+    """Whether a fetcher batches what this dataset yields, and not another that iterates it."""
+    return fetcher["dataset"] is dataset and bool(fetcher["auto_collation"])

@@ -4,6 +4,7 @@ import pytest
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from jest_loader import JestDataset, UniformSelector
 from tests.loader.builders import Rows, dataset, numbers
 
 LOADERS = [DataLoader, StatefulDataLoader]
@@ -22,6 +23,17 @@ def test_a_loader_that_batches_sub_batches_again_is_refused(loader, batch_size):
     ):
         next(iter(loader(data, batch_size=batch_size)))
     assert data.counts.loaded == 0  # It is said before anything is read.
+
+
+def test_a_subclass_is_refused_as_well():
+    class Logged(JestDataset):
+        def __iter__(self):
+            return super().__iter__()
+
+    batches = list(DataLoader(Rows(32), batch_size=4))
+    data = Logged(batches, None, UniformSelector(), super_batch_size=8, sub_batch_size=4)
+    with pytest.raises(ValueError, match="a DataLoader must not batch again"):
+        next(iter(DataLoader(data, batch_size=2)))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
