@@ -181,10 +181,10 @@ from composer.utils import dist
 import torch
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
-from tests.frameworks.test_composer import Learner, fit, saving, wrapped
+from tests.frameworks.test_composer import fit, saving, wrapped
 from tests.frameworks.toy import pairs
 
-folder, checkpoint = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+folder = sys.argv[1]
 dist.initialize_dist("cpu")
 
 def make(model):
@@ -192,20 +192,22 @@ def make(model):
     loader = StatefulDataLoader(rows, batch_size=4, sampler=DistributedSampler(rows, seed=3))
     return wrapped(model, loader, size=4)
 
-options = {"load_path": f"{folder}/{checkpoint}.pt"} if checkpoint else saving(folder, "1ba")
-learner, run = fit(make, max_duration="2ep", device_train_microbatch_size=4, **options)
-weight = run.state.model.module.model.image.weight.sum().item()
+def run(**options):
+    learner, _ = fit(make, max_duration="2ep", device_train_microbatch_size=4, **options)
+    return [learner.module.seen, learner.module.model.image.weight.sum().item()]
+
+found = [run(**saving(folder, "1ba")), *(run(load_path=f"{folder}/{done}.pt") for done in (3, 4))]
 with open(f"{folder}/rank{dist.get_global_rank()}.json", "w") as file:
-    json.dump([run.state.model.module.seen, weight], file)
+    json.dump(found, file)
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_share_no_row_and_go_on_exactly(tmp_path):
-    (first, weight), (second, other) = run_ranks(RANKS, tmp_path)
+    ranks = run_ranks(RANKS, tmp_path)
+    ((first, weight), *_), ((second, other), *_) = ranks
     assert weight == other
     assert len(first) == len(second) == 8
     assert_no_row_is_shared(first, second)
-    for done in (3, 4):
-        resumed = run_ranks(RANKS, tmp_path, done)
-        assert resumed == [[first[done:], weight], [second[done:], weight]]
+    for (seen, _), *resumed in ranks:
+        assert resumed == [[seen[done:], weight] for done in (3, 4)]
