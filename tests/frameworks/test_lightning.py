@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from jest_loader import Schedule
 from jest_loader.adapters.lightning import JestCallback
+from jest_loader.testing.conformance import Trained, check_training
 from tests.frameworks.toy import (
     TwoTower,
     assert_no_row_is_shared,
@@ -80,18 +81,20 @@ def test_a_run_goes_on_exactly_from_each_checkpoint(saving, counts_steps, limit,
     options = {
         "validates": "metric" in saving, "counts_steps": counts_steps, "limit_train_batches": limit
     }  # fmt: skip
-    whole, run = fit(**options, enable_checkpointing=True, callbacks=[JestCallback(), saves])
-    steps = 3 * (4 if limit == 1.0 else limit)
-    assert run.global_step == len(whole.seen) == steps
-    files = sorted(tmp_path.glob("*.ckpt"))
-    assert len(files) == (steps if saving == "each step" else 3)
-    for file in files:
-        done = torch.load(file, weights_only=False)["global_step"]
-        if done == steps:
-            continue
-        resumed, _ = fit(**options, checkpoint=file)
-        assert resumed.seen == whole.seen[done:], file.name
-        assert torch.equal(resumed.model.image.weight, whole.model.image.weight)
+    size = 4 if limit == 1.0 else limit
+
+    def run(checkpoint):
+        saving = {"enable_checkpointing": True, "callbacks": [JestCallback(), saves]}
+        module, run = fit(checkpoint=checkpoint, **options, **({} if checkpoint else saving))
+        assert run.global_step == 3 * size
+        states = [
+            (torch.load(file, weights_only=False)["global_step"], file)
+            for file in tmp_path.glob("*.ckpt")
+        ]
+        return Trained([module.seen], states, module.state_dict())
+
+    whole = check_training(run, steps_per_epoch=size)
+    assert len(whole.states) == (3 * size if saving == "each step" else 3)
 
 
 def test_epochs_have_other_rows_and_the_validation_is_whole():

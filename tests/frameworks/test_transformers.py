@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from jest_loader.adapters.transformers import JestTrainerMixin
+from jest_loader.testing.conformance import Trained, check_training
 from tests.frameworks.toy import TwoTower, assert_no_row_is_shared, dataset, pairs, run_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,8 +22,12 @@ class Learner(TwoTower):
 class Keeps(JestTrainerMixin, Trainer):
     """Keeps the numbers of what it was trained on."""
 
+    def __init__(self, *arguments, **keywords):
+        self.seen = []
+        super().__init__(*arguments, **keywords)
+
     def training_step(self, model, inputs, *arguments):
-        self.__dict__.setdefault("seen", []).append(inputs["id"].tolist())
+        self.seen.append(inputs["id"].tolist())
         return super().training_step(model, inputs, *arguments)
 
 
@@ -38,19 +43,22 @@ def trainer(folder, make=dataset, model=None, kind=Keeps, **options):
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 def test_a_run_goes_on_exactly_from_each_checkpoint(accumulation, tmp_path):
-    options = {"gradient_accumulation_steps": accumulation}
-    whole = trainer(tmp_path / "whole", **options)
-    whole.train()
-    steps = {1: 12, 2: 6, 3: 6}[accumulation]
-    assert whole.state.global_step == whole.state.max_steps == steps
-    assert len(whole.seen) == 12
-    for step in range(1, steps):
-        folder = tmp_path / "whole" / f"checkpoint-{step}"
-        resumed = trainer(tmp_path / "resumed", **options, save_strategy="no")
-        resumed.train(resume_from_checkpoint=str(folder))
-        assert resumed.seen == whole.seen[12 - len(resumed.seen) :], step
-        assert resumed.state.global_step == steps
-        assert torch.equal(resumed.model.image.weight, whole.model.image.weight)
+    folder = tmp_path / "whole"
+
+    def run(checkpoint):
+        saving = {} if checkpoint is None else {"save_strategy": "no"}
+        run = trainer(folder, gradient_accumulation_steps=accumulation, **saving)
+        run.train(resume_from_checkpoint=checkpoint)
+        assert run.state.global_step == run.state.max_steps == {1: 12, 2: 6, 3: 6}[accumulation]
+        states = [
+            (torch.load(file, weights_only=True)["num_steps"], str(file.parent))
+            for file in folder.glob("checkpoint-*/jest_dataset.pt")
+        ]
+        return Trained([run.seen], states, run.model.state_dict())
+
+    whole = check_training(run, steps_per_epoch=4)
+    assert len(whole.rows[0]) == 12
+    assert len(whole.states) == {1: 12, 2: 6, 3: 6}[accumulation]
 
 
 def test_the_last_checkpoint_is_found(tmp_path):
