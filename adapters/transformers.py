@@ -1,5 +1,7 @@
 """A ``JestDataset`` as the training loader of the ``Trainer`` of Hugging Face's transformers."""
 
+import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from jest_loader.batch import Batch
 from jest_loader.files import replacing
 from jest_loader.loader.dataset import JestDataset
 
+logger = logging.getLogger(__name__)
 _FILE = "jest_dataset.pt"
+_LAST_FILE = "trainer_state.json"  # Of those that the trainer saves in a checkpoint.
 
 
 class JestTrainerMixin:
@@ -52,13 +56,28 @@ class JestTrainerMixin:
     def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **keywords: Any) -> Any:
         """As ``Trainer.train``."""
         self.args.ignore_data_skip = True  # The dataset goes on by itself.
-        folder = resume_from_checkpoint
-        if folder is True:
-            folder = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
-        if folder:
+        folder, there = resume_from_checkpoint, self.args.output_dir
+        if folder is True and get_last_checkpoint(there) is not None:  # type: ignore[no-untyped-call]
+            folder = _last_whole(there)
+        if folder and folder is not True:
             self.jest_dataset.load_state_dict(_saved_in(Path(folder)))
         trainer: Any = super()
-        return trainer.train(resume_from_checkpoint, *arguments, **keywords)
+        return trainer.train(folder, *arguments, **keywords)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``, with the dataset's state where it is a checkpoint's.
+
+        The trainer calls it before it saves what else belongs to the checkpoint and deletes others,
+        so that one that looks whole has the state.
+        """
+        trainer: Any = super()
+        trainer.save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None:
+            saved = self.jest_dataset.state_dict()
+            if self.args.should_save:
+                Path(output_dir).mkdir(parents=True, exist_ok=True)
+                with replacing(Path(output_dir, _FILE)) as part:
+                    torch.save(saved, part)
 
     def _run_epoch(
         self, *, epoch: int, steps_in_epoch: int, num_update_steps_per_epoch: int, **keywords: Any
@@ -85,7 +104,7 @@ class JestTrainerMixin:
 
 
 class _Saving(TrainerCallback):
-    """Puts the dataset's state into each checkpoint."""
+    """Looks at the start whether checkpoints can be saved."""
 
     def __init__(self, dataset: JestDataset) -> None:
         self._dataset = dataset
@@ -94,14 +113,6 @@ class _Saving(TrainerCallback):
         """Fail now where the first checkpoint would."""
         if args.save_strategy != "no":
             self._dataset.state_dict()
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save it in the folder that was just made."""
-        saved = self._dataset.state_dict()
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            with replacing(folder / _FILE) as part:
-                torch.save(saved, part)
 
 
 class _Loader:
@@ -149,3 +160,23 @@ def _saved_in(folder: Path) -> Any:
             f"{folder} must hold a {_FILE} to go on from, but has none; it was saved by another "
             "trainer or not to its end, resume from another checkpoint"
         ) from None
+
+
+def _last_whole(output_dir: str) -> str | None:
+    """The newest checkpoint that was saved to its end; None where none was."""
+    steps = (folder.name.rpartition("-")[2] for folder in Path(output_dir).glob("checkpoint-*"))
+    for step in sorted((int(step) for step in steps if step.isdigit()), reverse=True):
+        folder = Path(output_dir, f"checkpoint-{step}")
+        if _is_whole(folder):
+            return str(folder)
+        logger.warning("%s was not saved to its end; it is left out", folder)
+    logger.warning("no checkpoint in %s was saved to its end; training begins anew", output_dir)
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        json.loads((folder / _LAST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from jest_loader import Embeddings, FrozenReference, JestDataset, Learnability, LiveLearner
 from jest_loader.adapters.images import DecodeImages
@@ -72,5 +71,5 @@ arguments = TrainingArguments(
     str(options.out), per_device_train_batch_size=options.batch_size, max_steps=options.steps,
     save_steps=options.save_every, learning_rate=1e-4, logging_steps=10, report_to=[],
 )  # fmt: skip
-saved = get_last_checkpoint(options.out) if options.out.exists() else None
-SiglipTrainer(model, arguments, jest=dataset).train(resume_from_checkpoint=saved)
+was_saved = any(options.out.glob("checkpoint-*"))
+SiglipTrainer(model, arguments, jest=dataset).train(resume_from_checkpoint=was_saved)

@@ -1,9 +1,12 @@
 """JestTrainerMixin with transformers' own Trainer: exact from each checkpoint."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from jest_loader.adapters.transformers import JestTrainerMixin
 from jest_loader.testing.conformance import Trained, check_training
@@ -66,6 +69,47 @@ def test_the_last_checkpoint_is_found(tmp_path):
     resumed = trainer(tmp_path)
     resumed.train(resume_from_checkpoint=True)
     assert len(resumed.seen) == 7
+
+
+def test_a_checkpoint_that_was_not_saved_to_its_end_is_left_out(tmp_path, caplog):
+    trainer(tmp_path, max_steps=3).train()
+    # As of a run that was killed while it saved; checkpoint-3 stands for what it saved before.
+    for step, part in ((4, ""), (5, '{"global_step": ')):
+        shutil.copytree(tmp_path / "checkpoint-3", tmp_path / f"checkpoint-{step}")
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(part)
+    (tmp_path / "checkpoint-6").mkdir()
+    resumed = trainer(tmp_path, save_strategy="no")
+    resumed.train(resume_from_checkpoint=True)
+    assert len(resumed.seen) == 9
+    assert "checkpoint-6 was not saved to its end" in caplog.text
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    anew = trainer(tmp_path, save_strategy="no")
+    anew.train(resume_from_checkpoint=True)
+    assert len(anew.seen) == 12
+    assert "training begins anew" in caplog.text
+
+
+def test_a_checkpoint_is_whole_before_older_ones_are_deleted(tmp_path, monkeypatch):
+    whole = trainer(tmp_path / "whole", save_total_limit=1)
+    whole.train()
+    save = TrainerState.save_to_json
+
+    def killed(state, path):  # The last of the trainer's own files.
+        assert (Path(path).parent / "jest_dataset.pt").exists()
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainerState, "save_to_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, save_total_limit=1).train()
+    resumed = trainer(tmp_path, save_total_limit=1)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.seen == whole.seen[5:]
+    assert torch.equal(resumed.model.image.weight, whole.model.image.weight)
 
 
 def test_what_was_chosen_is_logged_beside_the_loss(tmp_path):
