@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import shutil
 import sys
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from jest_loader import Embeddings, FrozenReference
 from jest_loader.adapters.images import DecodeImages
@@ -44,6 +47,7 @@ def shards(tmp_path_factory):
 
 
 def run(monkeypatch, name, *arguments):
+    torch.manual_seed(0)  # The same random reference, and learner until a saved one is loaded.
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -57,22 +61,47 @@ def tiny_clip(tmp_path):
     return config
 
 
-def test_open_clip_loop(shards, tiny_clip, tmp_path, monkeypatch, capsys):
-    words = [shards, "--model=tiny-clip", "--batch-size=8", f"--out={tmp_path / 'run.pt'}"]
-    run(monkeypatch, "open_clip_loop.py", *words, "--steps=3")
+@pytest.fixture
+def steps():
+    """Grows with each step of any optimizer."""
+    done = []
+    hook = register_optimizer_step_post_hook(lambda *_: done.append(None))
+    yield done
+    hook.remove()
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_open_clip_loop(shards, tiny_clip, tmp_path, monkeypatch, capsys, steps):
+    def states(out, *lengths):
+        words = [shards, "--model=tiny-clip", "--batch-size=8", f"--out={tmp_path / out}"]
+        for length in lengths:
+            run(monkeypatch, "open_clip_loop.py", *words, f"--steps={length}")
+        return torch.load(tmp_path / out, weights_only=True)
+
+    whole, resumed = states("whole.pt", 5), states("cut.pt", 3, 5)
     assert "step 3: loss" in capsys.readouterr().out
-    run(monkeypatch, "open_clip_loop.py", *words, "--steps=5")
-    assert torch.load(tmp_path / "run.pt", weights_only=True)["dataset"]["num_steps"] == 5
+    assert len(steps) == whole["step"] + 5 == 10
+    assert whole["dataset"] == resumed["dataset"]
+    assert_equal(whole["model"], resumed["model"])
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightning_module(shards, tiny_clip, tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    words = [shards, "--model=tiny-clip", "--batch-size=8", "--save-every=1", f"--out={out}"]
-    for steps in (3, 5):
-        run(monkeypatch, "lightning_module.py", *words, f"--steps={steps}")
-        saved = torch.load(out / "last.ckpt", weights_only=True)
-        assert saved["global_step"] == saved["jest_dataset"]["state"]["num_steps"] == steps
+def test_lightning_module(shards, tiny_clip, tmp_path, monkeypatch, steps):
+    def states(out, *lengths):
+        out = tmp_path / out
+        words = [shards, "--model=tiny-clip", "--batch-size=8", "--save-every=1", f"--out={out}"]
+        for length in lengths:
+            run(monkeypatch, "lightning_module.py", *words, f"--steps={length}")
+        return torch.load(out / "last.ckpt", weights_only=True)
+
+    whole, resumed = states("whole", 5), states("cut", 3, 5)
+    assert len(steps) == whole["global_step"] + 5 == 10
+    assert whole["jest_dataset"] == resumed["jest_dataset"]
+    assert_equal(whole["state_dict"], resumed["state_dict"])
 
 
 @pytest.fixture
@@ -102,17 +131,23 @@ def tiny_siglip(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_siglip_trainer(shards, tiny_siglip, tmp_path, monkeypatch, offline):
-    out = tmp_path / "run"
+def test_siglip_trainer(shards, tiny_siglip, tmp_path, monkeypatch, offline, steps):
     words = [shards, f"--model={tiny_siglip}", f"--reference={tiny_siglip}", "--batch-size=8"]
-    for steps in (3, 5):
-        run(
-            monkeypatch, "siglip_trainer.py", *words,
-            "--save-every=1", f"--steps={steps}", f"--out={out}",
-        )  # fmt: skip
-    state = json.loads((out / "checkpoint-5" / "trainer_state.json").read_text())
-    saved = torch.load(out / "checkpoint-5" / "jest_dataset.pt", weights_only=True)
-    assert state["global_step"] == saved["num_steps"] == 5
+    words += ["--save-every=1", "--steps=5", f"--out={tmp_path / 'run'}"]
+    last = tmp_path / "run/checkpoint-5"
+
+    def states():
+        run(monkeypatch, "siglip_trainer.py", *words)
+        dataset = torch.load(last / "jest_dataset.pt", weights_only=True)
+        return dataset, load_file(last / "model.safetensors")
+
+    dataset, whole = states()
+    for later in (last, tmp_path / "run/checkpoint-4"):
+        shutil.rmtree(later)
+    same, resumed = states()
+    assert dataset == same
+    assert len(steps) == dataset["num_steps"] + 2 == 7
+    assert_equal(whole, resumed)
 
 
 SHARDED = """
