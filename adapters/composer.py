@@ -11,6 +11,7 @@ from composer.callbacks import CheckpointSaver
 from torch.utils.data import DataLoader
 
 from jest_loader.adapters.training_loops import check_evaluated, length_of, numbers_to_log
+from jest_loader.checks import whole
 from jest_loader.loader.dataset import JestDataset
 
 _LOADER = "DataLoader(dataset, batch_size=None, num_workers=0)"
@@ -29,15 +30,15 @@ class JestCallback(Callback):  # type: ignore[misc] # Not in the environment tha
             part of a sub-batch is then a batch of its own to a contrastive loss.
 
     Raises:
-        ValueError: at the start of ``fit``, if the training loader is no DataLoader of a
-            ``JestDataset``, its source cannot save its state while checkpoints are saved, its
-            sub-batches would be divided unasked, or it goes on within an epoch that
-            ``train_subset_num_batches`` ends; when a ``JestDataset`` is evaluated on.
+        ValueError: if ``batch_log_interval`` is below 1; at the start of ``fit``, if the training
+            loader is no DataLoader of a ``JestDataset``, its source cannot save its state while
+            checkpoints are saved, its sub-batches would be divided unasked, or it goes on within an
+            epoch that ``train_subset_num_batches`` ends; when a ``JestDataset`` is evaluated on.
     """
 
     def __init__(self, *, batch_log_interval: int = 10, microbatches: bool = False) -> None:
         super().__init__()
-        self._batch_log_interval = batch_log_interval
+        self._batch_log_interval = whole("batch_log_interval", batch_log_interval, 1)
         self._microbatches = microbatches
         self._dataset: JestDataset | None = None
         self._is_limited = False  # By train_subset_num_batches.

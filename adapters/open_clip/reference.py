@@ -82,7 +82,8 @@ class Named(NamedTuple):
         except _UNLOADABLE as error:
             raise ValueError(
                 f"the weights of --jest-reference must be those of a {self.model}, but "
-                f"{shown(self.weights or 'they')} cannot be loaded: {shown(error)}"
+                f"{shown(self.weights or 'they')} cannot be loaded: {shown(error)}; name the model "
+                "that they were trained as"
             ) from error
         if bias and not bool(model.logit_bias):  # Where the weights have none, open_clip puts 0.
             raise ValueError(

@@ -93,6 +93,8 @@ def test_what_was_chosen_is_logged():
     assert [time.batch.value for time, _ in scores["score"]] == [3, 6, 9, 12]
     for (_, score), (_, uniform) in zip(scores["score"], scores["uniform_score"], strict=True):
         assert score > uniform
+    with pytest.raises(ValueError, match="batch_log_interval must be a whole number of at least 1"):
+        JestCallback(batch_log_interval=0)
 
 
 def growing(model):
