@@ -1,10 +1,11 @@
 """``python -m jest_loader.adapters.open_clip``: the options, and the trainer between them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jest_loader.adapters.open_clip.options import check_together, parse
+from jest_loader.adapters.open_clip.files import check_csv, read_checkpoint
+from jest_loader.adapters.open_clip.options import check_together, is_csv, parse
 from jest_loader.adapters.open_clip.reference import Named
 from jest_loader.adapters.open_clip.run import Run, one_sentence
 
@@ -24,15 +25,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         check_together(options, args)
         named = None if options.reference is None else Named.parse(options.reference)
-    own = trainer.get_data, trainer.train_one_epoch
-    run = Run(options, named, *own)
+        for path in (args.train_data, args.val_data):
+            if is_csv(path, args):
+                check_csv(path, args)
+    own = trainer.get_data, trainer.train_one_epoch, trainer.pt_load
+    run = Run(options, named, *own[:2])
     trainer.get_data, trainer.train_one_epoch = run.get_data, run.train_one_epoch
+    trainer.pt_load = _in_one_sentence(trainer.pt_load)
     try:
         status = trainer.main(words)
     finally:
-        trainer.get_data, trainer.train_one_epoch = own
+        trainer.get_data, trainer.train_one_epoch, trainer.pt_load = own
     if status == -1:  # It has said why.
         sys.exit(1)
+
+
+def _in_one_sentence(pt_load: Callable[..., Any]) -> Callable[..., Any]:
+    def load(path: str, **keywords: Any) -> Any:
+        with one_sentence():
+            return read_checkpoint(pt_load, path, **keywords)
+
+    return load
 
 
 def _trainer() -> Any:

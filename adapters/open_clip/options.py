@@ -78,6 +78,14 @@ def check_together(options: JestOptions, args: Any) -> None:
             "--train-data must say what to select from, got none; to evaluate run open_clip_train "
             "itself"
         )
+    if args.dataset_type == "synthetic" and not args.train_num_samples:
+        raise ValueError(
+            "--dataset-type synthetic has no rows of its own; give --train-num-samples"
+        )
+    for name in ("batch_size", "accum_freq"):
+        if getattr(args, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} must be at least 1, got {getattr(args, name)}")
     if args.horovod:
         raise ValueError(
             "--horovod must not be given, since ranks select together over torch.distributed; use "
@@ -88,7 +96,7 @@ def check_together(options: JestOptions, args: Any) -> None:
             "--torchscript must not be given, since a scripted model cannot be asked for its "
             "embeddings alone; use --torchcompile"
         )
-    if options.reference_cache is not None and not is_csv(args):
+    if options.reference_cache is not None and not is_csv(args.train_data, args):
         raise ValueError(
             "--jest-reference-cache must go with a csv, whose rows have numbers to be found by, "
             f"got --dataset-type {args.dataset_type} of {shown(args.train_data)}; leave it out, "
@@ -96,10 +104,11 @@ def check_together(options: JestOptions, args: Any) -> None:
         )
 
 
-def is_csv(args: Any) -> bool:
-    """Whether the trainer reads a csv."""
-    by_name = f"{args.train_data}".rpartition(".")[2] in ("csv", "tsv")
-    return bool(args.dataset_type == "csv" or (args.dataset_type == "auto" and by_name))
+def is_csv(path: str | None, args: Any) -> bool:
+    """Whether the trainer reads a path as a csv."""
+    by_name = f"{path}".rpartition(".")[2] in ("csv", "tsv")
+    of_type = args.dataset_type == "csv" or (args.dataset_type == "auto" and by_name)
+    return bool(path and of_type)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,7 @@
 """Models of open_clip as embedders: the learner, and the reference or a cache of what it says."""
 
 import hashlib
+import pickle
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,10 @@ from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
 _SCHEMES = ("hf-hub:", "local-dir:")  # Names that bring their weights.
 # What open_clip raises of weights that are another model's.
-_UNLOADABLE = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, ValueError)
+_UNLOADABLE = (
+    AssertionError, AttributeError, EOFError, KeyError, OSError, RuntimeError, ValueError,
+    pickle.UnpicklingError,
+)  # fmt: skip
 _PROBE = ("A photo of 3 cats & 1 dog.", "Zürich, 東京: naïve café")
 
 

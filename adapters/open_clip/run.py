@@ -1,6 +1,7 @@
 """The two functions of the trainer that are wrapped, and the state beside each checkpoint."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from jest_loader.adapters.open_clip.options import JestOptions
+from jest_loader.adapters.open_clip.files import num_without_caption
+from jest_loader.adapters.open_clip.options import JestOptions, is_csv
 from jest_loader.adapters.open_clip.reference import (
     Named,
     Reference,
@@ -64,6 +66,8 @@ class Run:
             self._rows = TrainRows(
                 data["train"], args, numbered=self._options.reference_cache is not None
             )
+            if is_csv(args.train_data, args):
+                _warn_of_captions(data["train"].dataloader.dataset)
             self._batches = SubBatches(self._num_steps(), args)
             self._reference = self._make_reference(preprocess_fns[1])
         data["train"] = self._batches
@@ -194,6 +198,16 @@ def one_sentence() -> Iterator[None]:
     except ValueError as error:
         sys.stderr.write(f"jest-loader: {error}\n")
         raise SystemExit(2) from error
+
+
+def _warn_of_captions(rows: Any) -> None:
+    if missing := num_without_caption(rows):
+        logging.warning(  # noqa: LOG015 # As the trainer does.
+            "%d of %d captions are empty, or words that pandas reads as missing such as null, and "
+            'are trained on as "nan"; take these rows out of the csv',
+            missing,
+            len(rows),
+        )
 
 
 def _selector(options: JestOptions) -> Selector:

@@ -297,6 +297,14 @@ MISTAKES = {
     "no data": ("--jest-score=hard_learner --", r"--train-data must say what to select from"),
     "horovod": ("--jest-score=hard_learner -- --train-data=x.csv --horovod", r"use torchrun"),
     "script": ("--jest-score=hard_learner -- --train-data=x.csv --torchscript", r"compile"),
+    "no steps": (
+        "--jest-score=hard_learner -- --train-data=x.csv --accum-freq=0",
+        r"--accum-freq must be at least 1, got 0",
+    ),
+    "no length": (
+        "--jest-score=hard_learner -- --dataset-type=synthetic", r"give --train-num-samples",
+    ),
+    "no csv": ("--jest-score=hard_learner -- --train-data=x.csv", r"cannot be read: .* check --tr"),
     "ids of tars": (
         "--jest-reference-cache=c -- --train-data=x.tar",
         r"must go with a csv, whose rows have numbers .* got --dataset-type auto of x.tar",
@@ -320,6 +328,48 @@ def test_a_mistake_is_one_sentence(words, message, capsys):
     assert re.search(message, line)
 
 
+CSVS = {
+    "another column": ("file\ttitle\na.png\ta cat\n", r"filepath that --csv-img-key names, got"),
+    "commas": ("filepath,title\na.png,a cat\n", r"as --csv-separator '\\t' parts them; set one"),
+    "a header alone": ("filepath\ttitle\n", r"must have rows below its header line, got none"),
+    "nothing": ("", r"must be a csv with a header line, but cannot be read: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), CSVS.values(), ids=CSVS)
+@pytest.mark.parametrize("option", ["--train-data", "--val-data"], ids=["train", "val"])
+def test_a_csv_that_is_none_is_one_sentence(option, text, message, train, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        train(f"{option}={tmp_path / 'bad.csv'}")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_rows_without_a_caption_are_counted(train, pictures, tmp_path):
+    lines = (pictures / "train.csv").read_text().splitlines()
+    for row, caption in ((3, ""), (5, "null")):
+        lines[row] = f"{lines[row].partition(chr(9))[0]}\t{caption}"
+    (tmp_path / "some.csv").write_text("\n".join(lines))
+    train(f"--train-data={tmp_path / 'some.csv'}", "--epochs=1")
+    assert "2 of 88 captions are empty" in (tmp_path / "run/out.log").read_text()
+
+
+def test_a_checkpoint_cut_short_is_one_sentence(train, tmp_path, capsys):
+    """As of a run that was killed while the trainer saved."""
+    train("--epochs=2")
+    last = tmp_path / "run" / "checkpoints" / "epoch_2.pt"
+    for size in (last.stat().st_size // 2, 0):
+        last.write_bytes(last.read_bytes()[:size])
+        with pytest.raises(SystemExit) as ended:
+            train("--resume=latest")
+        assert ended.value.code == 2
+        assert "--resume latest goes on from the one" in capsys.readouterr().err.splitlines()[-1]
+    last.unlink()
+    assert len(train("--resume=latest")) == 4
+
+
 def of_other_images(folder):
     config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 48}}
     (folder / "tiny-48.json").write_text(json.dumps(config))
@@ -332,6 +382,8 @@ def test_what_only_the_run_can_find_is_one_sentence(train, tmp_path, reference, 
     train("--epochs=1", jest=[f"--jest-reference={reference}"])
     saved = tmp_path / "run" / "checkpoints"
     resuming = f"--resume={saved / 'epoch_1.pt'}"
+    text = tmp_path / "text.pt"
+    text.write_text("filepath\ttitle")
     bad = {
         r"must hold at least one super-batch, 96 rows": (
             [], ["--jest-score=hard_learner", "--jest-super-batch-factor=12"],
@@ -341,6 +393,9 @@ def test_what_only_the_run_can_find_is_one_sentence(train, tmp_path, reference, 
         ),
         r"must have a logit bias under --siglip, but .*reference.pt was trained with the soft": (
             ["--siglip"], [f"--jest-reference={reference}"],
+        ),
+        r"must be those of a tiny-clip, but .*text.pt cannot be loaded: ": (
+            [], [f"--jest-reference=tiny-clip:{text}"],
         ),
         r"must be those of a tiny-coca_ViT, but": (
             [], [f"--jest-reference={reference.replace('tiny-clip', 'tiny-coca_ViT')}"],
