@@ -72,6 +72,7 @@ LOSES_A_SHARD = """
         list(make(stall_timeout_s=5))
     except (ValueError, TimeoutError) as error:
         print(type(error).__name__, error, flush=True)
+    os._exit(0)  # Which waits for no worker.
 """
 
 
