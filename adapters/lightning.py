@@ -109,6 +109,9 @@ class JestCallback(Callback):
     ) -> None:
         """Keep the state until training starts: the loader may not be there yet."""
         self._saved = checkpoint.get(_KEY)
+        if "loops" in checkpoint:  # Not where it is of weights alone.
+            loops = checkpoint["loops"]["fit_loop"]
+            _count_again(loops["epoch_loop.batch_progress"], loops["epoch_progress"])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to evaluate on a selection."""
@@ -139,6 +142,19 @@ class JestCallback(Callback):
             )
         trainer.fit_loop._combined_loader = None  # So that it asks for the length again.
         trainer.fit_loop.setup_data()
+
+
+def _count_again(batches: dict[str, Any], epochs: dict[str, Any]) -> None:
+    """Put right the batches that were completed in all and the epochs that were begun.
+
+    Lightning loses one of them at some resumes. By these numbers it tells where in an epoch a
+    checkpoint was saved; where they are wrong, a run that is resumed from it takes steps too many.
+    """
+    now, total = batches["current"], batches["total"]
+    total["completed"] = total["processed"] - (now["processed"] - now["completed"])
+    if now["completed"] < now["processed"]:  # Saved where a batch ended, within an epoch.
+        for numbers in epochs.values():
+            numbers["ready"] = numbers["started"] = numbers["processed"] + 1
 
 
 def _knows_length(trainer: Trainer, dataset: JestDataset) -> bool:

@@ -97,6 +97,39 @@ def test_a_run_goes_on_exactly_from_each_checkpoint(saving, counts_steps, limit,
     assert len(whole.states) == (3 * size if saving == "each step" else 3)
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+def test_a_run_that_is_stopped_again_and_again_goes_on_exactly(every, tmp_path):
+    """Lightning loses count of batches at some resumes, and then takes a step too many."""
+    whole, _ = fit(max_epochs=5)
+    rows = []
+
+    class Stops(lightning.Callback):
+        """As a run that is killed two steps after it has saved."""
+
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step - self.start == every + 2:
+                raise KeyboardInterrupt
+
+        def on_train_start(self, trainer, module):
+            self.start = trainer.global_step
+
+    for start in range(0, 20, every):
+        saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=every, save_top_k=-1)
+        callbacks = [JestCallback(), saves, Stops()]
+        module = Module()
+        run = trainer(max_epochs=5, callbacks=callbacks, enable_checkpointing=True)
+        checkpoint = tmp_path / f"step={start}.ckpt" if start else None
+        try:
+            run.fit(module, dataset(module.model), ckpt_path=checkpoint)
+        except (KeyboardInterrupt, SystemExit):
+            rows += module.seen[:every]
+        else:
+            rows += module.seen
+            break
+    assert rows == whole.seen
+    assert run.global_step == 20
+
+
 def test_epochs_have_other_rows_and_the_validation_is_whole():
     module, run = fit(validates=True, num_sanity_val_steps=0)
     assert run.num_training_batches == 4
