@@ -57,17 +57,19 @@ class Subject:
         Raises:
             AssertionError: if a batch changes while later ones are drawn, or is built otherwise.
         """
-        kept = [(batch, row_keys(batch, self.id_column)) for batch in batches]
-        for number, (batch, rows) in enumerate(kept):
+        kept = [
+            (batch, row_keys(batch, self.id_column), row_keys(batch, None)) for batch in batches
+        ]
+        for number, (batch, _, contents) in enumerate(kept):
             assert structure(batch) == structure(kept[0][0]), (
                 f"batch {number} of {where} must have the columns of batch 0, got "
                 f"{structure(batch)} and {structure(kept[0][0])}; yield the same ones each time"
             )
-            assert row_keys(batch, self.id_column) == rows, (
+            assert row_keys(batch, None) == contents, (
                 f"batch {number} of {where} changed while later ones were drawn; yield copies, not "
                 "views of memory that is used again"
             )
-        return [rows for _, rows in kept]
+        return [rows for _, rows, _ in kept]
 
 
 def check_equal(found: Rows, expected: Rows, where: str, remedy: str) -> None:

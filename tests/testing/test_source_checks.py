@@ -144,7 +144,7 @@ class UsesItsMemoryAgain(Sound):
 
     def batch(self, rows):
         self.memory[: len(rows)] = rows
-        return {"id": self.memory[: len(rows)]}
+        return {"id": np.array(rows), "image": self.memory[: len(rows)]}
 
 
 class RepeatsItsOrder(Sound):
@@ -308,6 +308,11 @@ def test_what_a_source_lacks_is_said_or_told():
     with pytest.raises(AssertionError, match=r"a list does not; add it, or pass shards=False"):
         check_source(lambda: batches, shuffles=False, resumes=False)
     check_source(lambda: batches, shuffles=False, resumes=False, shards=False)
+
+
+def test_memory_that_is_used_again_is_seen_beside_sound_ids():
+    with pytest.raises(AssertionError, match=BROKEN[UsesItsMemoryAgain]):
+        check_source(UsesItsMemoryAgain, id_column="id")
 
 
 def test_a_source_too_small_or_without_the_column_is_refused():
