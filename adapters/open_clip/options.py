@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from jest_loader.checks import shown
+from jest_loader.scoring.precision import Precision
 
 PROGRAM = "python -m jest_loader.adapters.open_clip"
 _USAGE = f"{PROGRAM} [--jest-...] -- OPEN_CLIP_TRAIN'S OWN ARGUMENTS"
@@ -32,6 +33,7 @@ class JestOptions:
         stop_fraction: Steps are uniform from this share of the run on.
         score_micro_batch_size: Candidates that a model embeds at once; None for the trainer's batch
             size.
+        score_precision: In which models score.
     """
 
     score: Score = "learnability"
@@ -43,6 +45,7 @@ class JestOptions:
     gain: float = 1.0
     stop_fraction: float = 1.0
     score_micro_batch_size: int | None = None
+    score_precision: Precision = "auto"
 
 
 def parse(arguments: Sequence[str]) -> tuple[JestOptions, list[str]]:
@@ -150,6 +153,10 @@ _HELP: dict[str, tuple[str, dict[str, Any]]] = {
     "score_micro_batch_size": (
         "candidates that a model embeds at once; by default open_clip_train's --batch-size",
         {"type": int, "metavar": "N"},
+    ),
+    "score_precision": (
+        "of the models' products while they score; auto is fp16 on a GPU",
+        {"choices": get_args(Precision)},
     ),
 }
 

@@ -16,6 +16,7 @@ from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
 from jest_loader.reference_cache import CachedReference, build
 from jest_loader.scoring.models import EmbedFunction, FrozenReference
+from jest_loader.scoring.runner import RunOptions
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
 _SCHEMES = ("hf-hub:", "local-dir:")  # Names that bring their weights.
@@ -125,7 +126,7 @@ def reference_of(
         named.model, cache_dir=args.cache_dir, context_length=args.force_context_length
     )
     reference = Reference(
-        FrozenReference(model, embedding(args), micro_batch_size=micro_batch_size(options, args)),
+        FrozenReference(model, embedding(args), **run_options(options, args)),
         options.reference_cache,
         inputs_of(model, its_own),
     )
@@ -214,7 +215,9 @@ def loss_of(args: Any) -> Any:
     return "sigmoid" if is_sigmoid else "softmax"
 
 
-def micro_batch_size(options: JestOptions, args: Any) -> int:
-    """Candidates that a model embeds at once: as many as it trains on, which fit."""
-    size: int = options.score_micro_batch_size or args.batch_size
-    return size
+def run_options(options: JestOptions, args: Any) -> RunOptions:
+    """How a model embeds candidates: by default as many at once as it trains on, which fit."""
+    return {
+        "micro_batch_size": options.score_micro_batch_size or args.batch_size,
+        "precision": options.score_precision,
+    }

@@ -19,8 +19,8 @@ from jest_loader.adapters.open_clip.reference import (
     embedding,
     inputs_of,
     loss_of,
-    micro_batch_size,
     reference_of,
+    run_options,
 )
 from jest_loader.adapters.open_clip.rows import TrainRows, seed_of
 from jest_loader.adapters.open_clip.sub_batches import SubBatches
@@ -147,9 +147,7 @@ class Run:
 
     def _scorer(self, model: nn.Module) -> Scorer:
         options, args, loss = self._options, self._args, loss_of(self._args)
-        learner = LiveLearner(
-            model, embedding(args), micro_batch_size=micro_batch_size(options, args)
-        )
+        learner = LiveLearner(model, embedding(args), **run_options(options, args))
         if self._reference is None:
             return HardLearner(learner, loss)
         reference = self._reference.embedder(args, inputs_of(model, self._tokenizer))

@@ -231,6 +231,19 @@ def test_other_models_train_and_are_their_own_reference(model, train, tmp_path):
     assert state["configuration"]["loss"] == expected
 
 
+def test_models_score_in_the_precision_that_is_named(train, reference, monkeypatch):
+    entered, enter = [], torch.autocast.__enter__
+
+    def noted(self):
+        entered.append(self.fast_dtype)
+        return enter(self)
+
+    monkeypatch.setattr(torch.autocast, "__enter__", noted)
+    jest = [f"--jest-reference={reference}", "--jest-score-precision=fp16"]
+    train("--epochs=1", jest=jest)
+    assert entered.count(torch.float16) == 4, "the learner and the reference, at two steps"
+
+
 def test_uniform_steps_leave_the_epochs_as_long(train):
     seen = train("--epochs=4", jest=["--jest-score=hard_learner", "--jest-stop-fraction=0.5"])
     assert len(seen) == 4 * 2

@@ -230,7 +230,7 @@ def test_memory_is_bounded_by_the_super_batches_read_ahead(prefetch):
 
 
 def test_a_consumer_that_is_slower_than_the_reader_does_not_wait():
-    dataset = make(Slow(40, seconds=0.045))  # 90 ms for a super-batch of two batches.
+    dataset = make(Slow(40, seconds=0.03))  # 60 ms for a super-batch of two batches.
     batches, waited = iter(dataset), 0.0
     next(batches)
     for _ in range(15):
@@ -239,7 +239,7 @@ def test_a_consumer_that_is_slower_than_the_reader_does_not_wait():
         next(batches)
         waited += time.perf_counter() - started
     batches.close()
-    assert waited / (15 * 0.1) < 0.2, "bench.emitting measures it; without reading ahead: 0.9"
+    assert waited / (15 * 0.1) < 0.2, "bench.emitting measures it; without reading ahead: 0.6"
 
 
 def test_leaving_a_pass_early_leaves_no_thread_and_the_next_pass_is_whole():
