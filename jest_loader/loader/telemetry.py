@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jest_loader.protocols import BatchScores
+from jest_loader.embeddings import Embeddings
+from jest_loader.protocols import BatchScores, WithReference
+from jest_loader.scoring.near_duplicates import near_duplicates
 from jest_loader.scoring.precision import without_autocast
 
 
@@ -63,6 +65,10 @@ class SelectionStats:
         uniform_score: The score of a uniform draw of the same size from the same super-batch.
         independent_overlap: The share of the sub-batch that independent selection would have taken
             too, under the same noise; None but for joint selection under the sigmoid loss.
+        near_duplicates: The share of the sub-batch that has another example of it as close as a
+            cosine of 0.95, by the reference's images or by its texts; None without embeddings of a
+            reference.
+        uniform_near_duplicates: The same share of a uniform draw of the same size.
         waiting_ms: The training loop's wait for the super-batch, or with ``overlap`` for the choice
             made of it.
         scoring_ms: On the GPU's clock where there is one, as ``selecting_ms``.
@@ -76,6 +82,8 @@ class SelectionStats:
     score: float | None
     uniform_score: float | None
     independent_overlap: float | None
+    near_duplicates: float | None
+    uniform_near_duplicates: float | None
     waiting_ms: float
     scoring_ms: float
     selecting_ms: float
@@ -121,18 +129,27 @@ class Measured:
         with without_autocast():
             score = None if self.chosen is None else self.chosen.mean().item()
             uniform_score = None if self.uniform is None else self.uniform.mean().item()
+            close, uniform_close = _near_duplicates(self.chosen), _near_duplicates(self.uniform)
         return SelectionStats(
             counts=self.counts,
             skipped=self.skipped,
             score=score,
             uniform_score=uniform_score,
             independent_overlap=None if overlap is None else overlap.item(),
+            near_duplicates=close,
+            uniform_near_duplicates=uniform_close,
             waiting_ms=self.waiting_ms,
             scoring_ms=self.times.ms("scoring"),
             selecting_ms=self.times.ms("selecting"),
             materializing_ms=self.times.ms("materializing"),
             bytes_received=self.bytes_received,
         )
+
+
+def _near_duplicates(scores: object) -> float | None:
+    """The share by the reference's embeddings; None where the scores have none."""
+    reference = scores.reference if isinstance(scores, WithReference) else None
+    return near_duplicates(reference).item() if isinstance(reference, Embeddings) else None
 
 
 @dataclass(frozen=True)
