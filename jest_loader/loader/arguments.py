@@ -151,12 +151,12 @@ class Arguments:
     def _step(self, number: int, key: int) -> Step:
         schedule = self.options.schedule
         if schedule is None:
-            return Step(key, self.super_batch_size)
+            return Step(number, key, self.super_batch_size)
         if schedule.is_uniform(number):
-            return Step(key, self._uniform_size(), uniform=True)
+            return Step(number, key, self._uniform_size(), uniform=True)
         ratio = schedule.filter_ratio_at(number)
         size = self.super_batch_size if ratio is None else self._size_at(ratio)
-        return Step(key, size, schedule.gain_at(number))
+        return Step(number, key, size, schedule.gain_at(number))
 
     def _uniform_size(self) -> int:
         """The fewest candidates that make a sub-batch and are whole batches of the source."""

@@ -12,6 +12,7 @@ from jest_loader.embeddings import Embeddings
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.checked_index import checked_index
 from jest_loader.loader.choice import Choice
+from jest_loader.loader.reference_passed import is_passed
 from jest_loader.loader.super_batch import SuperBatch
 from jest_loader.loader.telemetry import Counts, Measured, Stopwatch
 from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores, WithReference
@@ -59,7 +60,9 @@ class Chooser:
         num_loaded = self.agreement.ranks.size * super_batch.num_rows
         num_scored = 0 if scorer is None else num_loaded
         counts = Counts(num_loaded, num_scored, num_trained, skipped=num_skipped)
-        return choice._replace(measured=replace(choice.measured, counts=counts))
+        number = super_batch.step.number
+        passed = is_passed(number, scorer, choice.measured, self.agreement)
+        return choice._replace(measured=replace(choice.measured, counts=counts, passed=passed))
 
 
 class _Choosing:

@@ -5,6 +5,7 @@ last sub-batch delivered.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -18,6 +19,7 @@ from jest_loader.loader.epoch import Pass
 from jest_loader.loader.iterated_by import check_iterated_by
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
+from jest_loader.loader.reference_passed import LONG, compares, warn
 from jest_loader.loader.resuming import check_stateful, left_for, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
@@ -79,6 +81,7 @@ class JestDataset(IterableDataset[Batch]):
         self._ranks = Ranks()  # Those that the source was divided among.
         self._position = Position()  # After the last sub-batch delivered.
         self._measured: Measured | None = None
+        self._has_warned = False  # That the learner has passed the reference.
         self._restored = False  # The next pass goes on from a loaded state.
         self._pass: Pass | None = None  # The newest one: older iterators must not go on.
         self._running = False
@@ -247,10 +250,15 @@ class JestDataset(IterableDataset[Batch]):
                 self.close()
 
     def _deliver(self, choice: Choice) -> Any:
-        self._position = self._position.after(
-            choice.measured.counts, choice.super_batch.source_state
+        measured, state = choice.measured, choice.super_batch.source_state
+        self._position = self._position.after(measured.counts, state, measured.passed)
+        past = self._position.steps_past_reference
+        self._measured = replace(
+            measured, steps_past_reference=past if compares(self.scorer) else None
         )
-        self._measured = choice.measured
+        if past >= LONG and not self._has_warned and self._ranks.rank == 0:
+            self._has_warned = True
+            warn()
         return choice.sub_batch
 
     def _ranks_now(self) -> Ranks:

@@ -244,6 +244,7 @@ class Pass:
                 "epoch": start.epoch,
                 "super_batches": start.super_batches,
                 "num_steps": start.num_steps,
+                "steps_past_reference": start.steps_past_reference,
                 "source": check_stateful(source).state_dict() if deals else None,
                 **self._arguments.configuration(num_ranks),
             }

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jest_loader.checks import differ, shown, whole
+from jest_loader.loader.reference_passed import STEPS_BETWEEN_LOOKS
 from jest_loader.loader.telemetry import Counts
 from jest_loader.state_digest import check_digest, with_digest
 
-_VERSION = 4
-_NUMBERS = ("epoch", "super_batches", "num_steps")
+_VERSION = 5
+_NUMBERS = ("epoch", "super_batches", "num_steps", "steps_past_reference")
 _MOST = 2**63 - 1
 
 
@@ -21,6 +22,7 @@ class Position:
         epoch: The epoch, from 0.
         super_batches: Super-batches of this epoch whose sub-batches were delivered.
         num_steps: Sub-batches delivered over all epochs.
+        steps_past_reference: Steps in a row up to here at which the learner was past the reference.
         counts: Examples up to here.
         source: The source's own state here; None before anything was read.
         left_early: The source's state is within the epoch before, the rest of which is left out.
@@ -29,28 +31,37 @@ class Position:
     epoch: int = 0
     super_batches: int = 0
     num_steps: int = 0
+    steps_past_reference: int = 0
     counts: Counts = field(default_factory=Counts)
     source: dict[str, Any] | None = None
     left_early: bool = False
 
-    def after(self, counts: Counts, source: dict[str, Any] | None) -> "Position":
+    def after(
+        self, counts: Counts, source: dict[str, Any] | None, passed: bool | None = None
+    ) -> "Position":
         """The position after one more sub-batch.
 
         Args:
             counts: Examples of its super-batch.
             source: The source's state right after that was read.
+            passed: Whether the learner was seen past the reference; None if nobody looked.
         """
-        return Position(
-            self.epoch,
-            self.super_batches + 1,
-            self.num_steps + 1,
-            self.counts.plus(counts),
-            source,
+        past = self.steps_past_reference
+        if passed is not None:
+            past = past + STEPS_BETWEEN_LOOKS if passed else 0
+        return replace(
+            self,
+            super_batches=self.super_batches + 1,
+            num_steps=self.num_steps + 1,
+            steps_past_reference=past,
+            counts=self.counts.plus(counts),
+            source=source,
+            left_early=False,
         )
 
     def at_start_of(self, epoch: int, source: dict[str, Any] | None = None) -> "Position":
         """The position at the start of another epoch, where the source is in that state."""
-        return Position(epoch, num_steps=self.num_steps, counts=self.counts, source=source)
+        return replace(self, epoch=epoch, super_batches=0, source=source, left_early=False)
 
     def leaving_for(self, epoch: int) -> "Position":
         """The position at the start of another epoch, the rest of this one left out."""
@@ -64,6 +75,7 @@ class Position:
             "epoch": self.epoch,
             "super_batches": self.super_batches,
             "num_steps": self.num_steps,
+            "steps_past_reference": self.steps_past_reference,
             "counts": self.counts.to_dict(),
             "configuration": configuration,
             "source": self.source,

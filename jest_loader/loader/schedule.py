@@ -13,12 +13,14 @@ class Step:
     """How one sub-batch is chosen.
 
     Args:
+        number: Of all steps of the run, from 0.
         key: Chooses the noise of its draws.
         super_batch_size: Candidates read for it.
         gain: Factor on the selector's own gain.
         uniform: Whether to draw it uniformly and score nothing.
     """
 
+    number: int
     key: int
     super_batch_size: int
     gain: float = 1.0

@@ -69,6 +69,9 @@ class SelectionStats:
             cosine of 0.95, by the reference's images or by its texts; None without embeddings of a
             reference.
         uniform_near_duplicates: The same share of a uniform draw of the same size.
+        steps_past_reference: Steps in a row up to this one, by a look every 20, of which the
+            learner's loss on a uniform draw was below the reference's; 0 while the reference is
+            ahead, None where scores do not compare the two.
         waiting_ms: The training loop's wait for the super-batch, or with ``overlap`` for the choice
             made of it.
         scoring_ms: On the GPU's clock where there is one, as ``selecting_ms``.
@@ -84,6 +87,7 @@ class SelectionStats:
     independent_overlap: float | None
     near_duplicates: float | None
     uniform_near_duplicates: float | None
+    steps_past_reference: int | None
     waiting_ms: float
     scoring_ms: float
     selecting_ms: float
@@ -109,6 +113,9 @@ class Measured:
         chosen: The scores of the sub-batch alone; None where nothing was scored.
         uniform: The scores of a uniform draw alone.
         independent_overlap: [], as in ``SelectionStats``.
+        passed: Whether the uniform draw says that the learner has passed the reference; None where
+            nobody looked.
+        steps_past_reference: As in ``SelectionStats``.
         counts: As in ``SelectionStats``.
         waiting_ms: As in ``SelectionStats``.
         bytes_received: As in ``SelectionStats``.
@@ -119,6 +126,8 @@ class Measured:
     chosen: BatchScores | None = None
     uniform: BatchScores | None = None
     independent_overlap: Tensor | None = None
+    passed: bool | None = None
+    steps_past_reference: int | None = None
     counts: Counts = field(default_factory=Counts)
     waiting_ms: float = 0.0
     bytes_received: int = 0
@@ -138,6 +147,7 @@ class Measured:
             independent_overlap=None if overlap is None else overlap.item(),
             near_duplicates=close,
             uniform_near_duplicates=uniform_close,
+            steps_past_reference=self.steps_past_reference,
             waiting_ms=self.waiting_ms,
             scoring_ms=self.times.ms("scoring"),
             selecting_ms=self.times.ms("selecting"),

@@ -36,6 +36,7 @@ def test_a_line_says_what_a_step_was(shards, tmp_path):
     assert held_out["held_out"] == run.evaluations[-1].metrics
     stats = run.loader.stats
     assert (step["score"], step["uniform_score"]) == (stats.score, stats.uniform_score)
+    assert step["steps_past_reference"] is None  # The learner alone is compared with nothing.
     assert step["logit_scale"] == run.model.log_scale.exp().item()
     assert step["logit_bias"] == run.model.logit_bias.item()
     assert (step["counts"], step["flops"]) == (run.counts.to_dict(), run.flops)
@@ -175,12 +176,21 @@ def test_a_missing_package_is_named(shards, tmp_path, monkeypatch, option, modul
 
 RECORD = {
     "step": 7, "loss": 1.5, "examples_per_s": 1234.5, "score": 0.25, "uniform_score": 0.125,
-    "waiting_fraction": 0.01, "scoring_fraction": 0.2, "selecting_fraction": 0.03,
+    "steps_past_reference": 80, "waiting_fraction": 0.01, "scoring_fraction": 0.2,
+    "selecting_fraction": 0.03,
 }  # fmt: skip
 SHOWN = (
     "loss 1.500, 1,234 examples/s (waiting 1%, scoring 20%, selecting 3%), "
     "score 0.25 (uniform 0.12)"
 )
+
+
+@pytest.mark.parametrize(("steps", "told"), [(None, False), (80, False), (120, True)])
+def test_progress_tells_of_a_reference_that_was_passed_long_ago(steps, told, capsys):
+    with Progress(7, 6, "joint") as progress:
+        progress.show({**RECORD, "steps_past_reference": steps}, {})
+    shown = f"{SHOWN}, past the reference for 120 steps" if told else SHOWN
+    assert capsys.readouterr().err == f"joint: step 7 of 7, {shown}\n"
 
 
 def test_a_log_gets_the_first_step_the_last_and_one_a_minute(capsys, monkeypatch):

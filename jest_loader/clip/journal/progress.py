@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from jest_loader.loader.reference_passed import LONG
+
 _SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -62,4 +64,6 @@ def describe(record: Mapping[str, Any]) -> str:
     text = f"loss {record['loss']:.3f}, {record['examples_per_s']:,.0f} examples/s ({parts})"
     if record["score"] is not None:
         text += f", score {record['score']:.2f} (uniform {record['uniform_score']:.2f})"
+    if (record["steps_past_reference"] or 0) >= LONG:
+        text += f", past the reference for {record['steps_past_reference']} steps"
     return text

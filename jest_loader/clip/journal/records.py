@@ -42,6 +42,7 @@ class Records:
             "logit_bias": None if bias is None else bias.item(),
             "score": stats.score,
             "uniform_score": stats.uniform_score,
+            "steps_past_reference": stats.steps_past_reference,
             "examples_per_s": rate,
             "waiting_fraction": stats.waiting_ms / step_ms,
             "scoring_fraction": stats.scoring_ms / step_ms,
