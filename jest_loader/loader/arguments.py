@@ -12,6 +12,7 @@ from jest_loader.loader.data_loader import is_shardable
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Declared
+from jest_loader.loader.reference_passed import compares
 from jest_loader.loader.schedule import Step
 from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
@@ -57,6 +58,12 @@ class Arguments:
         self._check_overlap()
 
     @property
+    def until_passed(self) -> bool:
+        """Whether selection ends once the learner has passed the reference."""
+        schedule = self.options.schedule
+        return schedule is not None and schedule.until is not None
+
+    @property
     def declared(self) -> Declared:
         """What is known of the source's size."""
         return Declared(self.source, self.options.batch_size, self.options.num_examples)
@@ -65,17 +72,21 @@ class Arguments:
         """How the sub-batches of an epoch are chosen after a position in it, without end."""
         # The epoch's own key, counted on.
         key = fold(fold(self.options.seed, start.epoch)) + start.super_batches
-        return (self._step(start.num_steps + ahead, key + ahead) for ahead in count())
+        selects = start.selects(start.first_step)
+        return (
+            self._step(start.num_steps + ahead, key + ahead, selects=selects) for ahead in count()
+        )
 
-    def super_batch_size_at(self, number: int) -> int:
-        """Candidates read for sub-batch ``number`` of the run."""
-        return self._step(number, key=0).super_batch_size
+    def super_batch_size_at(self, number: int, position: Position) -> int:
+        """Candidates read for sub-batch ``number`` of the run, in the position's epoch."""
+        selects = position.selects(position.first_step)
+        return self._step(number, key=0, selects=selects).super_batch_size
 
-    def num_sub_batches(self, first: int, num_shards: int) -> int:
-        """Sub-batches of an epoch whose first is number ``first`` of the run.
+    def num_sub_batches(self, position: Position, num_shards: int) -> int:
+        """Sub-batches of the epoch that a position is in.
 
         Args:
-            first: Of all sub-batches, from 0.
+            position: In the epoch.
             num_shards: Among how many ranks the source is going to be divided.
 
         Raises:
@@ -84,11 +95,11 @@ class Arguments:
         rows = self.declared.known_rows(num_shards)
         if self.options.schedule is None:
             return rows // self.super_batch_size
-        number = first
-        while rows >= (size := self.super_batch_size_at(number)):
+        number = position.first_step
+        while rows >= (size := self.super_batch_size_at(number, position)):
             rows -= size
             number += 1
-        return number - first
+        return number - position.first_step
 
     def described(self) -> dict[str, str | int | None]:
         """The kinds of the parts and the sizes: what fits a line."""
@@ -148,11 +159,11 @@ class Arguments:
             "overlap": self.options.overlap,
         }
 
-    def _step(self, number: int, key: int) -> Step:
+    def _step(self, number: int, key: int, *, selects: bool) -> Step:
         schedule = self.options.schedule
         if schedule is None:
             return Step(number, key, self.super_batch_size)
-        if schedule.is_uniform(number):
+        if schedule.is_uniform(number) or not selects:
             return Step(number, key, self._uniform_size(), uniform=True)
         ratio = schedule.filter_ratio_at(number)
         size = self.super_batch_size if ratio is None else self._size_at(ratio)
@@ -183,6 +194,12 @@ class Arguments:
             raise ValueError(
                 "a schedule of gains needs a selector that is a dataclass with a gain, "
                 f"got {type(self.selector).__name__}"
+            )
+        if schedule.until is not None and not compares(self.scorer):
+            raise ValueError(
+                "until='reference_passed' of a schedule needs a scorer that compares a learner "
+                f"with a reference, got {type(self.scorer).__name__}; use Learnability, or "
+                "stop_fraction"
             )
         for ratio in schedule.filter_ratio.values():
             size = self._size_at(ratio)

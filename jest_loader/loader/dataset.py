@@ -144,8 +144,7 @@ class JestDataset(IterableDataset[Batch]):
         """
         num_ranks = self._ranks_now().size
         is_undivided = is_shardable(self.source) and self._ranks.size == 1
-        first = self._position.num_steps - self._position.super_batches
-        return self._arguments.num_sub_batches(first, num_ranks if is_undivided else 1)
+        return self._arguments.num_sub_batches(self._position, num_ranks if is_undivided else 1)
 
     def __repr__(self) -> str:
         parts = {
@@ -251,14 +250,17 @@ class JestDataset(IterableDataset[Batch]):
 
     def _deliver(self, choice: Choice) -> Any:
         measured, state = choice.measured, choice.super_batch.source_state
-        self._position = self._position.after(measured.counts, state, measured.passed)
+        until_passed = self._arguments.until_passed
+        self._position = self._position.after(measured, state, until_passed=until_passed)
+        assert self._pass is not None, "it delivers"
+        self._pass.position = self._position
         past = self._position.steps_past_reference
         self._measured = replace(
             measured, steps_past_reference=past if compares(self.scorer) else None
         )
         if past >= LONG and not self._has_warned and self._ranks.rank == 0:
             self._has_warned = True
-            warn()
+            warn(ends=until_passed)
         return choice.sub_batch
 
     def _ranks_now(self) -> Ranks:

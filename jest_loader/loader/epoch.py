@@ -60,8 +60,10 @@ class Pass:
         self._threads: list[ReadAhead[Any, Any]] = []
         self._progress = Progress()  # Of reading the source.
         self._is_outdated = False  # What was chosen ahead must be chosen again.
-        before = range(start.num_steps - start.super_batches, start.num_steps)
-        self._num_rows = sum(map(arguments.super_batch_size_at, before))  # Read in this epoch.
+        self.position = start  # After the last choice delivered.
+        before = range(start.first_step, start.num_steps)
+        sizes = (arguments.super_batch_size_at(number, start) for number in before)
+        self._num_rows = sum(sizes)  # Read in this epoch.
         self._promise: Promise | None = None  # Known once a super-batch is.
         self._num_left = 0  # Rows at the end that this rank read in vain.
         self._ended_here = False  # This rank had too few for a super-batch.
@@ -194,6 +196,8 @@ class Pass:
             self._num_left = 0 if super_batch is None else super_batch.num_rows
             self._ended_here = not is_whole
             return None
+        if not self.position.selects(super_batch.step.number):
+            super_batch = replace(super_batch, step=replace(super_batch.step, uniform=True))
         with self._stream.entered():
             choice = self._chooser.choose(super_batch, self._scorer)
         received = ranks.bytes_received - received
@@ -245,6 +249,7 @@ class Pass:
                 "super_batches": start.super_batches,
                 "num_steps": start.num_steps,
                 "steps_past_reference": start.steps_past_reference,
+                "selection_ends": start.selection_ends,
                 "source": check_stateful(source).state_dict() if deals else None,
                 **self._arguments.configuration(num_ranks),
             }
@@ -254,7 +259,7 @@ class Pass:
         """Raise ``ValueError`` unless the pass had all that the source promised."""
         arguments, left = self._arguments, self._num_left
         if end.super_batches == 0:
-            wanted = arguments.super_batch_size_at(end.num_steps)
+            wanted = arguments.super_batch_size_at(end.num_steps, end)
             raise ValueError(too_few(left, end.epoch, wanted))
         if self._promise is not None and self._num_rows < self._promise.fewest:
             raise ValueError(

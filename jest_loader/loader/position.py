@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jest_loader.checks import differ, shown, whole
-from jest_loader.loader.reference_passed import STEPS_BETWEEN_LOOKS
-from jest_loader.loader.telemetry import Counts
+from jest_loader.loader.reference_passed import LONG, STEPS_BETWEEN_LOOKS
+from jest_loader.loader.telemetry import Counts, Measured
 from jest_loader.state_digest import check_digest, with_digest
 
 _VERSION = 5
@@ -23,6 +23,8 @@ class Position:
         super_batches: Super-batches of this epoch whose sub-batches were delivered.
         num_steps: Sub-batches delivered over all epochs.
         steps_past_reference: Steps in a row up to here at which the learner was past the reference.
+        selection_ends: The step, over all epochs, from which on nothing is selected any more; None
+            while nothing has ended selection.
         counts: Examples up to here.
         source: The source's own state here; None before anything was read.
         left_early: The source's state is within the epoch before, the rest of which is left out.
@@ -32,36 +34,58 @@ class Position:
     super_batches: int = 0
     num_steps: int = 0
     steps_past_reference: int = 0
+    selection_ends: int | None = None
     counts: Counts = field(default_factory=Counts)
     source: dict[str, Any] | None = None
     left_early: bool = False
 
+    @property
+    def first_step(self) -> int:
+        """The first step of this epoch."""
+        return self.num_steps - self.super_batches
+
+    def selects(self, step: int) -> bool:
+        """Whether selection has not ended before ``step``."""
+        return self.selection_ends is None or step < self.selection_ends
+
     def after(
-        self, counts: Counts, source: dict[str, Any] | None, passed: bool | None = None
+        self, measured: Measured, source: dict[str, Any] | None, *, until_passed: bool
     ) -> "Position":
         """The position after one more sub-batch.
 
         Args:
-            counts: Examples of its super-batch.
+            measured: Its counts, and whether the learner was seen past the reference.
             source: The source's state right after that was read.
-            passed: Whether the learner was seen past the reference; None if nobody looked.
+            until_passed: Whether selection ends once it has been for long: from the step after the
+                next on, for which no thread can have chosen yet.
         """
-        past = self.steps_past_reference
-        if passed is not None:
-            past = past + STEPS_BETWEEN_LOOKS if passed else 0
+        past, ends = self.steps_past_reference, self.selection_ends
+        if measured.passed is not None:
+            past = past + STEPS_BETWEEN_LOOKS if measured.passed else 0
+        if until_passed and ends is None and past >= LONG:
+            ends = self.num_steps + 2
         return replace(
             self,
             super_batches=self.super_batches + 1,
             num_steps=self.num_steps + 1,
             steps_past_reference=past,
-            counts=self.counts.plus(counts),
+            selection_ends=ends,
+            counts=self.counts.plus(measured.counts),
             source=source,
             left_early=False,
         )
 
     def at_start_of(self, epoch: int, source: dict[str, Any] | None = None) -> "Position":
         """The position at the start of another epoch, where the source is in that state."""
-        return replace(self, epoch=epoch, super_batches=0, source=source, left_early=False)
+        ends = self.selection_ends
+        return replace(
+            self,
+            epoch=epoch,
+            super_batches=0,
+            selection_ends=None if ends is None else min(ends, self.num_steps),
+            source=source,
+            left_early=False,
+        )
 
     def leaving_for(self, epoch: int) -> "Position":
         """The position at the start of another epoch, the rest of this one left out."""
@@ -76,6 +100,7 @@ class Position:
             "super_batches": self.super_batches,
             "num_steps": self.num_steps,
             "steps_past_reference": self.steps_past_reference,
+            "selection_ends": self.selection_ends,
             "counts": self.counts.to_dict(),
             "configuration": configuration,
             "source": self.source,
@@ -112,8 +137,10 @@ class Position:
         if missing := names - state.keys():
             raise ValueError(f"the state must be whole, but it lacks {', '.join(sorted(missing))}")
         _check_configuration(state["configuration"], configuration)
+        ends = state["selection_ends"]
         position = cls(
             **{name: whole(f"the state's {name}", state[name], 0, _MOST) for name in _NUMBERS},
+            selection_ends=None if ends is None else whole("the state's selection_ends", ends, 0),
             counts=_counts(state["counts"]),
             source=state["source"],
             left_early=state["left_early"],

@@ -51,11 +51,14 @@ def is_passed(step: int, scorer: object, measured: Measured, agreement: Agreemen
     return None if known == 0 else 2 * below > known
 
 
-def warn() -> None:
-    """Say that it is passed for long, and what to do."""
+def warn(*, ends: bool) -> None:
+    """Say that it is passed for long, and what to do; ``ends`` if the schedule ends selection."""
     _LOG.warning(
         "the learner has passed the reference: for %d steps its loss on candidates drawn uniformly "
-        "has been below the reference's, so what is selected is the reference's own noise; end "
-        "selection here (stop_fraction of a Schedule), or use a stronger reference",
+        "has been below the reference's, so what is selected is the reference's own noise; %s",
         LONG,
+        "the schedule ends selection here"
+        if ends
+        else "end selection here, with until='reference_passed' of a Schedule, or use a stronger "
+        "reference",
     )

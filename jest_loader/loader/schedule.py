@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jest_loader.checks import is_number, whole
 
@@ -42,6 +43,9 @@ class Schedule:
         filter_ratio: The share of candidates not chosen, from each fraction of the run on, such as
             ``{0.0: 0.5, 0.2: 0.8}``; before the first the dataset's ``super_batch_size`` holds.
         gain: Factors on the selector's gain at fractions of the run, linear between them.
+        until: ``"reference_passed"`` makes steps uniform once the learner has been past the
+            reference for 100 steps. They read whole super-batches to the end of the epoch, and no
+            more than they train on in those after it. None goes by the fractions alone.
 
     Raises:
         ValueError: if a value is out of range.
@@ -53,6 +57,7 @@ class Schedule:
     uniform_every: int | None = None
     filter_ratio: Mapping[float, float] = field(default_factory=dict)
     gain: Mapping[float, float] = field(default_factory=dict)
+    until: Literal["reference_passed"] | None = None
 
     def __post_init__(self) -> None:
         whole("num_steps of a schedule", self.num_steps, 1)
@@ -64,6 +69,11 @@ class Schedule:
             raise ValueError(
                 "start_fraction of a schedule must be below its stop_fraction, got "
                 f"{self.start_fraction} and {self.stop_fraction}; such a run would select nothing"
+            )
+        if self.until not in (None, "reference_passed"):
+            raise ValueError(
+                f"until of a schedule must be 'reference_passed' or None, got {self.until!r}; to "
+                "end selection at a step, use stop_fraction"
             )
         self._set_points("filter_ratio", 0, math.nextafter(1, 0))
         self._set_points("gain", math.ulp(0), sys.float_info.max)

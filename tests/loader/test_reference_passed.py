@@ -73,7 +73,10 @@ def test_a_long_way_past_the_reference_is_warned_of_once(caplog):
         dataset.scorer.learner.scale = AHEAD
         list(dataset)
     (text,) = warnings_in(caplog)
-    assert "end selection here (stop_fraction of a Schedule), or use a stronger reference" in text
+    assert text.endswith(
+        "end selection here, with until='reference_passed' of a Schedule, or use a stronger "
+        "reference"
+    )
 
 
 def test_a_reference_that_stays_ahead_is_not_warned_of(caplog):
@@ -140,3 +143,90 @@ def test_most_ranks_decide_for_all_and_one_tells(num_ahead, past, caplog):
 
     assert simulate_ranks(3, run) == [past] * 3
     assert len(warnings_in(caplog)) == past / 100
+
+
+UNTIL = Schedule(1000, until="reference_passed")
+
+
+class Copied(Scaled):
+    def snapshot(self):
+        return Copied(self.scale)
+
+
+def until_passed(num_batches=240, **options):
+    scorer = Learnability(Copied(AHEAD), Scaled(REFERENCE))
+    known = {"batch_size": 4, "num_examples": 4 * num_batches}
+    return make(scorer, num_batches, schedule=UNTIL, **known, **options)
+
+
+def rows_and_scored(dataset, num_epochs):
+    """Of each step the rows delivered, and how many candidates were scored and loaded."""
+    found = []
+    for _ in range(num_epochs):
+        for batch in dataset:
+            counts = dataset.stats.counts
+            found.append((batch["number"].tolist(), counts.scored, counts.loaded))
+    return found
+
+
+def test_a_schedule_ends_selection_there(caplog):
+    dataset = until_passed()
+    assert len(dataset) == 120
+    first, second = rows_and_scored(dataset, 1), rows_and_scored(dataset, 1)
+    assert [scored for _, scored, _ in first] == [8] * 101 + [0] * 19
+    assert [loaded for _, _, loaded in first] == [8] * 120
+    assert [step[1:] for step in second] == [(0, 4)] * 240
+    assert len(dataset) == 240
+    assert dataset.stats.steps_past_reference == 100
+    (text,) = warnings_in(caplog)
+    assert text.endswith("the schedule ends selection here")
+
+
+def test_uniform_steps_after_selection_draw_from_all_candidates():
+    late = [rows for rows, scored, _ in rows_and_scored(until_passed(480), 1) if scored == 0]
+    places = [row % 8 for rows in late for row in rows]
+    assert min(places.count(place) for place in range(8)) > 50  # Of 139 draws of four in eight.
+
+
+def test_an_epoch_that_begins_after_it_reads_no_more_than_it_trains_on():
+    found = rows_and_scored(until_passed(200), 2)  # The fifth look is in the first one's last step.
+    assert [scored for _, scored, _ in found] == [8] * 100 + [0] * 200
+    assert [loaded for _, _, loaded in found] == [8] * 100 + [4] * 200
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlap"])
+def test_runs_resumed_around_it_go_on_exactly(overlap):
+    whole = rows_and_scored(until_passed(210, overlap=overlap), 2)
+    assert sum(scored > 0 for _, scored, _ in whole) == 101
+    for stop in (98, 99, 100, 101, 102, 105, 130):
+        first, second = (until_passed(210, overlap=overlap) for _ in range(2))
+        iterator = (batch for _ in range(2) for batch in first)
+        for _ in range(stop):
+            next(iterator)
+            state = first.state_dict()  # With overlap the next is then chosen once more.
+        first.close()
+        second.load_state_dict(state)
+        assert rows_and_scored(second, 2 - state["epoch"]) == whole[stop:]
+
+
+def test_all_ranks_end_selection_at_the_same_step():
+    def run(group):
+        dataset = until_passed(group=group, own_rows=True)
+        dataset.scorer.learner.scale = AHEAD if group.rank < 2 else BEHIND
+        return [scored for _, scored, _ in rows_and_scored(dataset, 1)]
+
+    assert simulate_ranks(3, run) == [[24] * 101 + [0] * 19] * 3
+
+
+def test_a_scorer_that_compares_nothing_cannot_end_selection():
+    with pytest.raises(ValueError, match=r"compares a learner with a reference, got EasyReference"):
+        make(EasyReference(Scaled(REFERENCE)), schedule=UNTIL)
+    with pytest.raises(ValueError, match=r"must be 'reference_passed' or None, got 'passed'"):
+        Schedule(10, until="passed")
+
+
+def test_a_states_end_of_selection_is_checked():
+    dataset = until_passed()
+    state = {**dataset.state_dict(), "selection_ends": -1}
+    with pytest.raises(ValueError, match=r"selection_ends must be a whole number of at least 0"):
+        dataset.load_state_dict(state)

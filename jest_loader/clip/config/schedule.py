@@ -1,6 +1,7 @@
 """Options by which selection changes over a run."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jest_loader.loader.schedule import Schedule
 
@@ -28,6 +29,11 @@ class ScheduleConfig:
     final_gain: float | None = None
     """What the gain ends at, linearly over the run; None leaves it as it is."""
 
+    until: Literal["reference_passed"] | None = None
+    """Steps are uniform once the learner has been past the reference for 100 steps; whole
+    super-batches are read to the end of that epoch.
+    """
+
     def schedule(self, num_steps: int, filter_ratio: float, gain: float) -> Schedule | None:
         """The schedule of a run that starts with that filter ratio and gain; None if none changes.
 
@@ -49,6 +55,7 @@ class ScheduleConfig:
             self.uniform_every,
             self._filter_ratios(filter_ratio),
             {} if self.final_gain is None else {0.0: 1.0, 1.0: last_gain / gain},
+            self.until,
         )
 
     def _filter_ratios(self, filter_ratio: float) -> dict[float, float]:

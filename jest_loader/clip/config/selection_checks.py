@@ -32,6 +32,7 @@ _EFFECTS: tuple[_Effect, ...] = (
     _Effect((*_REFERENCE, "scores_with", *_SCORING), "selector", _SCORED),
     _Effect(_REFERENCE, "score", ("learnability", "easy_reference")),
     _Effect(("scores_with",), "score", _LEARNER),
+    _Effect(("schedule.until",), "score", ("learnability",)),
     _Effect(("proxy",), "scores_with", ("proxy",)),
     _Effect(("gain", "schedule.final_gain"), "selector", ("joint", "independent", "uniform")),
 )
