@@ -21,13 +21,10 @@ from jest_loader.loader.side_stream import SideStream
 from jest_loader.loader.source_pass import Progress, leave, read
 from jest_loader.loader.super_batch import SuperBatch, super_batches
 from jest_loader.loader.telemetry import Counts
-from jest_loader.protocols import (
-    EpochSource,
-    Snapshots,
-    Trainable,
-)
+from jest_loader.protocols import EpochSource, Scorer, Snapshots, Trainable
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.ranks import Ranks
+from jest_loader.scoring.calibration import SizeAdapting
 
 _CALLED = "what scores, selects or materializes"
 
@@ -56,7 +53,8 @@ class Pass:
             else OwnRows(arguments.source, self._agreement, start.epoch)
         )
         self._chooser = Chooser(arguments, self._agreement)
-        self._scorer = arguments.scorer  # With overlap, as it was before the step under way.
+        self._live = _adapted(arguments, ranks)
+        self._scorer = self._live  # With overlap, as it was before the step under way.
         self._threads: list[ReadAhead[Any, Any]] = []
         self._progress = Progress()  # Of reading the source.
         self._is_outdated = False  # What was chosen ahead must be chosen again.
@@ -217,7 +215,7 @@ class Pass:
     @ending_nothing(_CALLED)
     def _finish(self, choice: Choice) -> Choice:
         """What is done between two choices, in the training loop's thread."""
-        scorer, overlap = self._arguments.scorer, self._arguments.options.overlap
+        scorer, overlap = self._live, self._arguments.options.overlap
         if overlap:
             self._stream.join(choice.sub_batch, choice.rows)
         if self._is_outdated:
@@ -230,8 +228,8 @@ class Pass:
         return choice
 
     def _take_snapshot(self) -> None:
-        if isinstance(self._arguments.scorer, Snapshots):
-            self._scorer = self._arguments.scorer.snapshot()
+        if isinstance(self._live, Snapshots):
+            self._scorer = self._live.snapshot()
         self._stream.start()
 
     def _check_ranks_alike(self) -> None:
@@ -277,3 +275,12 @@ def _waited_for(choosing: Iterator[Choice]) -> Choice | None:
         return None
     waiting_ms = 1000 * (time.perf_counter() - started)
     return choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
+
+
+def _adapted(arguments: Arguments, ranks: Ranks) -> Scorer | None:
+    """The dataset's scorer, for sub-batches of their size over all ranks."""
+    scorer = arguments.scorer
+    if not isinstance(scorer, SizeAdapting):
+        return scorer
+    adapted: Scorer = scorer.at_sub_batch_size(ranks.size * arguments.sub_batch_size)
+    return adapted

@@ -1,8 +1,9 @@
 """A reference that was run once, ahead of time: looks up what it said, runs no model."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from jest_loader.batch import Batch
 from jest_loader.checks import check_keywords
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
+from jest_loader.reference_cache.identity import recorded_batch_size
 from jest_loader.reference_cache.mapped_rows import MappedRows
 from jest_loader.reference_cache.missing import check_same_weights, filled
 from jest_loader.reference_cache.sample_index import SampleIndex
 from jest_loader.reference_cache.stored_rows import Found, StoredRows, open_cache
+from jest_loader.scoring.calibration import adapted, checked_batch_size
 from jest_loader.scoring.learnability import check_embedder
 from jest_loader.skipped import listed, named, use
 
@@ -88,6 +91,9 @@ class CachedReference(_Cached[Embedder]):
         logit_scale: The reference's inverse temperature.
         logit_bias: The reference's logit bias; None for a softmax model.
         ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
+        trained_batch_size: How many examples, over all ranks, were each other's negatives when the
+            reference was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted
+            to its sub-batches. None leaves the bias as it is.
         options: ``missing``, ``id_column`` and ``device``, by keyword; ``LookUp`` describes them.
 
     Raises:
@@ -103,6 +109,7 @@ class CachedReference(_Cached[Embedder]):
         logit_bias: float | None = None,
         *,
         ids: Ids = None,
+        trained_batch_size: int | None = None,
         **options: Unpack[LookUp[Embedder]],
     ) -> None:
         if len(image.shape) != 2 or tuple(image.shape) != tuple(text.shape):
@@ -114,6 +121,8 @@ class CachedReference(_Cached[Embedder]):
         if self.missing not in ("error", "skip"):
             check_embedder("missing, where it is not 'error' or 'skip',", self.missing)
         self.logit_scale, self.logit_bias = logit_scale, logit_bias
+        self.trained_batch_size = checked_batch_size(trained_batch_size)
+        self._sub_batch_size: int | None = None
 
     @classmethod
     def open(
@@ -121,6 +130,7 @@ class CachedReference(_Cached[Embedder]):
         path: str | Path,
         *,
         expect: Mapping[str, str] | None = None,
+        trained_batch_size: int | None = None,
         **options: Unpack[LookUp[Embedder]],
     ) -> "CachedReference":
         """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
@@ -129,6 +139,7 @@ class CachedReference(_Cached[Embedder]):
             path: Its folder.
             expect: What it must have been built from, among ``data``, ``model``,
                 ``preprocessing``, ``tokenizer`` and whatever else its builder named.
+            trained_batch_size: As for the class; None takes what the cache records, if it does.
             options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
 
         Raises:
@@ -138,8 +149,17 @@ class CachedReference(_Cached[Embedder]):
         manifest, columns, samples = open_cache(path, "embeddings", expect)
         assert manifest.logit_scale is not None
         check_same_weights(path, manifest.identity.get("model", ""), options.get("missing"))
-        sides = columns["image"], columns["text"]
-        return cls(*sides, manifest.logit_scale, manifest.logit_bias, ids=samples, **options)
+        if trained_batch_size is None:
+            trained_batch_size = recorded_batch_size(manifest.identity)
+        return cls(
+            columns["image"],
+            columns["text"],
+            manifest.logit_scale,
+            manifest.logit_bias,
+            ids=samples,
+            trained_batch_size=trained_batch_size,
+            **options,
+        )
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings of the batch's examples, in the dtype that they are stored in.
@@ -150,9 +170,17 @@ class CachedReference(_Cached[Embedder]):
         found = self._look_up(batch, "an embedder of them, such as FrozenReference(model)")
         image, text = (self._on_device(found.columns[side]) for side in ("image", "text"))
         embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias, found.skipped)
-        if not found.skipped or isinstance(self.missing, str):
-            return embeddings
-        return filled(embeddings, batch, self.missing)
+        if found.skipped and not isinstance(self.missing, str):
+            embeddings = filled(embeddings, batch, self.missing)
+        return adapted(embeddings, self.trained_batch_size, self._sub_batch_size)
+
+    def at_sub_batch_size(self, size: int) -> Self:
+        """The same with the bias for sub-batches of ``size``, where it can be adapted."""
+        if self.trained_batch_size is None:
+            return self
+        reference = copy(self)
+        reference._sub_batch_size = size
+        return reference
 
 
 class CachedLosses(_Cached[Callable[[Batch], Tensor]]):

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from jest_loader.checks import shown
 from jest_loader.protocols import Fingerprinted
 from jest_loader.scoring.models import ModelEmbedder
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
+
+_BATCH_SIZE = "trained_batch_size"
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -32,10 +35,28 @@ def is_fingerprint(text: str) -> bool:
     return re.fullmatch(r"\w+ [0-9a-f]{32}", text) is not None
 
 
+def recorded_batch_size(identity: Mapping[str, str]) -> int | None:
+    """The batch size that a cache's model was trained at, if the cache records it.
+
+    Raises:
+        ValueError: if what it records is no whole number of at least 1.
+    """
+    text = identity.get(_BATCH_SIZE)
+    if text is None:
+        return None
+    if re.fullmatch(r"[1-9][0-9]{0,17}", text) is None:
+        raise ValueError(
+            f"a cache's {_BATCH_SIZE} must be a whole number of at least 1, got {shown(text)}; "
+            "build the cache again"
+        )
+    return int(text)
+
+
 def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None) -> dict[str, str]:
     """The source's fingerprint and the model's, if they have one, and what the caller names.
 
-    Also the precision, where the model is run in another one than its weights are in.
+    Also the precision, where the model is run in another one than its weights are in, and the batch
+    size that it was trained at, where it is known.
 
     Raises:
         ValueError: if a name or value of the caller's is no text.
@@ -45,8 +66,11 @@ def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None)
         known["data"] = source.fingerprint()
     if isinstance(getattr(reference, "model", None), nn.Module):
         known["model"] = model_fingerprint(reference.model)
-    if isinstance(reference, ModelEmbedder) and reference.dtype is not None:
-        known["precision"] = str(reference.dtype).removeprefix("torch.")
+    if isinstance(reference, ModelEmbedder):
+        if reference.dtype is not None:
+            known["precision"] = str(reference.dtype).removeprefix("torch.")
+        if reference.trained_batch_size is not None:
+            known[_BATCH_SIZE] = str(reference.trained_batch_size)
     for name, value in (named or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ValueError(

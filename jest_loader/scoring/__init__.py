@@ -9,6 +9,7 @@
       memory              finds the micro-batch that fits into a memory budget
       wrappers            models in DDP, in FSDP or compiled
       shrink              makes images smaller for scoring
+    calibration         a model's scale and bias at another batch size
     column_reference    ColumnReference: an embedder that reads columns of the batch
     scores              FactoredScores, ExampleScores: the scores that run
     dense               DenseScores, DenseSoftmaxScores: their specification, with all pairs

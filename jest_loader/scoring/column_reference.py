@@ -1,13 +1,14 @@
 """A reference whose embeddings come with the batch."""
 
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
+from jest_loader.scoring.calibration import adapted_bias, checked_batch_size
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,13 @@ class ColumnReference:
         text: The column of text embeddings, floating [B, D].
         logit_scale: The reference's inverse temperature.
         logit_bias: The reference's logit bias; None for a softmax model.
+        trained_batch_size: How many examples, over all ranks, were each other's negatives when the
+            reference was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted
+            to its sub-batches. None leaves the bias as it is.
         device: Where the embeddings of a super-batch are put, the learner's device.
+
+    Raises:
+        ValueError: if ``trained_batch_size`` is no whole number of at least 1.
     """
 
     image: str = "reference_image"
@@ -27,7 +34,18 @@ class ColumnReference:
     _: KW_ONLY
     logit_scale: float
     logit_bias: float | None = None
+    trained_batch_size: int | None = None
     device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        checked_batch_size(self.trained_batch_size)
+
+    def at_sub_batch_size(self, size: int) -> Self:
+        """The same with the bias for sub-batches of ``size``, where it can be adapted."""
+        if self.trained_batch_size is None or self.logit_bias is None:
+            return self
+        bias = float(adapted_bias(self.logit_bias, self.trained_batch_size, size))
+        return replace(self, logit_bias=bias, trained_batch_size=size)
 
     def embed(self, batch: Batch) -> Embeddings:
         """The embeddings that the batch holds; rows of NaN are skipped.

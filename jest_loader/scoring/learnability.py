@@ -7,6 +7,7 @@ from torch import nn
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable, WithLoss
+from jest_loader.scoring.calibration import SizeAdapting
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.precision import remedies
@@ -48,6 +49,16 @@ class _ContrastiveScorer:
         learner = self._sides.get("learner")
         if isinstance(learner, Trainable):
             learner.update(sub_batch)
+
+    def at_sub_batch_size(self, size: int) -> Self:
+        """The same with each side's bias for sub-batches of ``size``, where it can be adapted."""
+        adapting = {k: side for k, side in self._sides.items() if isinstance(side, SizeAdapting)}
+        sides = {name: side.at_sub_batch_size(size) for name, side in adapting.items()}
+        if all(sides[name] is side for name, side in adapting.items()):
+            return self
+        scorer: Any = self
+        found: Self = replace(scorer, **sides)
+        return found
 
     def snapshot(self) -> Self:
         """The same with a copy of the learner's weights, valid until the next call."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import Unpack
+from typing import Self, Unpack
 
 import torch
 from torch import nn
 
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
+from jest_loader.scoring.calibration import adapted, checked_batch_size
 from jest_loader.scoring.embedding_checks import warn_if_coarse
 from jest_loader.scoring.precision import remedy
 from jest_loader.scoring.runner import ModelRunner, Outputs, RunOptions
@@ -31,6 +32,10 @@ class ModelEmbedder:
             module within.
         embed: ``embed(model, batch) -> Embeddings``, the batch's tensors on the model's device.
             None calls ``model.embed(batch)``, which is not compiled where only the module is.
+        trained_batch_size: How many examples, over all ranks, were each other's negatives when the
+            model was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted to
+            its sub-batches. None leaves the bias as it is, right for a model trained on the
+            sub-batches.
         options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
             and ``precision``, by keyword; ``RunOptions`` describes them.
 
@@ -44,6 +49,8 @@ class ModelEmbedder:
         self,
         model: nn.Module,
         embed: EmbedFunction | None = None,
+        *,
+        trained_batch_size: int | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         given: object = model
@@ -52,6 +59,8 @@ class ModelEmbedder:
         if embed is not None and not callable(embed):
             raise ValueError(f"embed must be a function(model, batch) or None, got {embed!r}")
         self.model = model
+        self.trained_batch_size = checked_batch_size(trained_batch_size)
+        self._sub_batch_size: int | None = None
         if embed is None:
             prepare_method(unwrapped(model), "embed")
         function = _call_embed if embed is None else embed
@@ -71,13 +80,22 @@ class ModelEmbedder:
         if first.image.dtype.itemsize < torch.float32.itemsize:
             # Scores see fp32 and cannot tell that the model has rounded.
             warn_if_coarse("model", first.image.dtype, float(first.logit_scale))
-        return Embeddings(
+        embeddings = Embeddings(
             found.column(lambda part: part.image),
             found.column(lambda part: part.text),
             first.logit_scale,
             first.logit_bias,
             _skipped(found),
         )
+        return adapted(embeddings, self.trained_batch_size, self._sub_batch_size)
+
+    def at_sub_batch_size(self, size: int) -> Self:
+        """The same with the bias for sub-batches of ``size``, where it can be adapted."""
+        if self.trained_batch_size is None:
+            return self
+        embedder = copy(self)
+        embedder._sub_batch_size = size
+        return embedder
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -121,9 +139,11 @@ class FrozenReference(ModelEmbedder):
         self,
         model: nn.Module,
         embed: EmbedFunction | None = None,
+        *,
+        trained_batch_size: int | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
-        super().__init__(model, embed, **options)
+        super().__init__(model, embed, trained_batch_size=trained_batch_size, **options)
         model.requires_grad_(requires_grad=False).eval()
 
     def snapshot(self) -> "FrozenReference":

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from jest_loader.batch import Batch
-from jest_loader.checks import is_number, shown, whole
+from jest_loader.checks import check_keywords, is_number, shown, whole
 from jest_loader.ops.losses import contrastive_loss
 from jest_loader.protocols import Loss
 from jest_loader.scoring.embedding_checks import check_loss
@@ -62,6 +62,7 @@ class OnlineProxy(ModelEmbedder):
         scheduler: LRScheduler | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
+        check_keywords(options, RunOptions)  # It is trained on the sub-batches, so no batch size.
         super().__init__(model, embed, **options)
         check_loss(loss)
         check_column(equal_by)
