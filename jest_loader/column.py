@@ -64,7 +64,8 @@ def join(parts: Sequence[Column]) -> Column:
 def moved(column: Column, device: torch.device) -> Column:
     """A tensor on ``device``; another column as it is."""
     if isinstance(column, Tensor):
-        return as_kind_of(column, column.to(device, non_blocking=True))
+        # A copy to the host that nobody waits for could be read before it is there.
+        return as_kind_of(column, column.to(device, non_blocking=device.type != "cpu"))
     return column
 
 

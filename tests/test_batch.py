@@ -125,6 +125,20 @@ def test_to_device_moves_tensors_and_leaves_the_rest():
     assert moved["n"][1] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("device", "waits"), [("cpu", True), ("meta", False)])
+def test_only_copies_to_the_host_are_waited_for(device, waits):
+    """One that is not waited for may be read before it is there."""
+    asked = []
+
+    class Asked(torch.Tensor):
+        def to(self, *_, non_blocking):
+            asked.append(non_blocking)
+            return torch.zeros(2)
+
+    to_device({"x": torch.zeros(2).as_subclass(Asked)}, torch.device(device))
+    assert asked == [not waits]
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

@@ -84,9 +84,9 @@ def test_a_memory_budget_bounds_what_scoring_takes_and_is_measured_once():
         wide = batch["x"].repeat(1, 2048)
         return model(wide.view(len(batch["x"]), 2048, 1024)).mean(dim=(1, 2))
 
-    scorer = PerExample(model, loss, max_memory_bytes=200 * 2**20)
+    scorer = PerExample(model, loss, max_memory_bytes=200 * 2**20, precision="fp32")
     batch = {"x": torch.randn(100, 1024)}
-    expected = PerExample(model, loss, micro_batch_size=1).values(batch)
+    expected = PerExample(model, loss, micro_batch_size=1, precision="fp32").values(batch)
     seen.clear()
     torch.testing.assert_close(scorer.values(batch), expected)
     assert seen[-7:] == [16] * 6 + [4], "32 rows would take 258 MiB"
@@ -117,7 +117,7 @@ def test_a_live_learner_follows_its_model_to_the_gpu():
         rows = torch.nn.functional.normalize(model(batch["x"]), dim=1)
         return Embeddings(rows, rows, 10.0, -5.0)
 
-    learner = LiveLearner(model, embed, micro_batch_size=3)
+    learner = LiveLearner(model, embed, micro_batch_size=3, precision="fp32")
     expected = learner.embed({"x": torch.ones(7, 4)})
     model.cuda()
     found = learner.embed({"x": torch.ones(7, 4)})

@@ -44,7 +44,7 @@ class Pass:
     def __init__(self, arguments: Arguments, start: Position, ranks: Ranks) -> None:
         self._arguments = arguments
         self._start = start
-        self._stream = SideStream()
+        self._stream = SideStream(used=arguments.options.overlap)
         self._agreement = Agreement(ranks)
         is_divided = is_shardable(arguments.source) or arguments.options.own_rows
         self._own_rows = (
@@ -196,7 +196,7 @@ class Pass:
             return None
         if not self.position.selects(super_batch.step.number):
             super_batch = replace(super_batch, step=replace(super_batch.step, uniform=True))
-        with self._stream.entered():
+        with self._stream.entered(super_batch.candidates):
             choice = self._chooser.choose(super_batch, self._scorer)
         received = ranks.bytes_received - received
         measured = replace(choice.measured, waiting_ms=waiting_ms, bytes_received=received)

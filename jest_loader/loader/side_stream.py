@@ -7,16 +7,20 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, columns
+from jest_loader.column import Column
 
 
 class SideStream:
     """Where another thread launches its kernels. Without a GPU in use it does nothing.
 
     The training loop's thread calls ``start`` before that work begins and ``join`` once it is done.
+
+    Args:
+        used: Whether there is such a thread; without one, work stays in the loop's own stream.
     """
 
-    def __init__(self) -> None:
-        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    def __init__(self, *, used: bool) -> None:
+        in_use = used and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._stream = torch.cuda.Stream() if in_use else None  # type: ignore[no-untyped-call]
         self._started: torch.cuda.Event | None = None
 
@@ -26,14 +30,21 @@ class SideStream:
             self._started = torch.cuda.current_stream().record_event()
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Launch the block's kernels on the stream."""
+    def entered(self, candidates: Batch) -> Iterator[None]:
+        """Launch the block's kernels on the stream.
+
+        Args:
+            candidates: What they read. Those on a GPU were put there in the default stream, that of
+                the threads that read; the kernels come after all that is in it.
+        """
         if self._stream is None:
             yield
             return
         with torch.cuda.stream(self._stream):
             assert self._started is not None, "start comes first"
             self._stream.wait_event(self._started)
+            if any(_is_on_gpu(column) for _, column in columns(candidates)):
+                self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
             yield
 
     def join(self, *batches: Batch) -> None:
@@ -44,5 +55,9 @@ class SideStream:
         current.wait_stream(self._stream)
         for batch in batches:
             for _, column in columns(batch):
-                if isinstance(column, Tensor) and column.is_cuda:
+                if _is_on_gpu(column):
                     column.record_stream(current)  # Its memory is not free until this one is done.
+
+
+def _is_on_gpu(column: Column) -> bool:
+    return isinstance(column, Tensor) and column.is_cuda

@@ -7,6 +7,7 @@ from typing import TypeGuard, Unpack
 from torch import Tensor, nn
 
 from jest_loader.batch import Batch
+from jest_loader.column import moved
 from jest_loader.protocols import ExampleValues, SkippingValues
 from jest_loader.scoring.precision import because, remedies, remedy
 from jest_loader.scoring.runner import ModelRunner, RunOptions
@@ -97,7 +98,7 @@ class PerExample:
         unnamed = dict.fromkeys(
             absent_rows, because("the reference has no value for it", self.reference)
         )
-        irreducible = irreducible.to(losses.device, non_blocking=True)
+        irreducible = moved(irreducible, losses.device)
         return ExampleScores(losses - irreducible, {**unnamed, **absent, **skipped})
 
     @property
