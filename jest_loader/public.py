@@ -25,6 +25,7 @@ from jest_loader.scoring.online_proxy import OnlineProxy
 from jest_loader.scoring.per_example import PerExample
 from jest_loader.scoring.scores import ExampleScores, FactoredScores
 from jest_loader.scoring.shrink import Shrink
+from jest_loader.seen import SeenRows
 from jest_loader.selecting.selectors import (
     GibbsSelector,
     IndependentSelector,
@@ -63,6 +64,7 @@ __all__ = [
     "Schedule",
     "Scorer",
     "Scores",
+    "SeenRows",
     "SelectionStats",
     "Selector",
     "Shrink",

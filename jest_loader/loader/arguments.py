@@ -10,10 +10,12 @@ from jest_loader.batch import Batch
 from jest_loader.checks import whole
 from jest_loader.loader.data_loader import is_shardable
 from jest_loader.loader.options import Options
+from jest_loader.loader.parts import check_parts
 from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Declared
 from jest_loader.loader.reference_passed import compares
 from jest_loader.loader.schedule import Step
+from jest_loader.loader.seen_candidates import seen_function
 from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import (
@@ -48,12 +50,13 @@ class Arguments:
     options: Options
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         for name in ("super_batch_size", "sub_batch_size"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         self.declared.check()
         _check_sizes(self.declared, self.super_batch_size, self.sub_batch_size)
         self._check_emit()
+        self._check_seen()
         self._check_schedule()
         self._check_overlap()
 
@@ -62,6 +65,11 @@ class Arguments:
         """Whether selection ends once the learner has passed the reference."""
         schedule = self.options.schedule
         return schedule is not None and schedule.until is not None
+
+    @property
+    def excludes_seen(self) -> bool:
+        """Whether candidates that the reference was trained on are left out."""
+        return self.options.exclude_seen
 
     @property
     def declared(self) -> Declared:
@@ -157,6 +165,7 @@ class Arguments:
             **{f"selector.{name}": value for name, value in _fields(self.selector).items()},
             "schedule": None if schedule is None else repr(schedule),
             "overlap": self.options.overlap,
+            "exclude_seen": self.excludes_seen,
         }
 
     def _step(self, number: int, key: int, *, selects: bool) -> Step:
@@ -182,6 +191,14 @@ class Arguments:
             raise ValueError(
                 "emit_reference=True needs a scorer with a reference, got "
                 f"{type(self.scorer).__name__}; use Learnability or EasyReference"
+            )
+
+    def _check_seen(self) -> None:
+        if self.options.exclude_seen and seen_function(self.scorer) is None:
+            raise ValueError(
+                "exclude_seen=True needs a reference that knows what it was trained on, got "
+                f"{type(self.scorer).__name__} with none that does; build the cache from a "
+                "checkpoint of jest-loader train, or say it as seen= of FrozenReference or of build"
             )
 
     def _check_schedule(self) -> None:
@@ -233,40 +250,6 @@ def _fields(selector: Selector) -> dict[str, Any]:
             if option.compare
         }
     return {}
-
-
-def _check_parts(arguments: Arguments) -> None:
-    """Raise ``ValueError`` unless each part is what it must be."""
-    source: object = arguments.source
-    scorer: object = arguments.scorer
-    selector: object = arguments.selector
-    options: object = arguments.options
-    for name in ("prepare", "materialize"):
-        function = getattr(arguments, name)
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} must be a function or None, got {function!r}")
-    if not isinstance(source, Source):
-        raise ValueError(f"source must be an iterable of batches, got {type(source).__name__}")
-    if not isinstance(options, Options):
-        raise ValueError(
-            f"options must be an Options, got {options!r}; write options=Options(seed=1)"
-        )
-    if not isinstance(selector, Selector) or isinstance(selector, type):
-        raise ValueError(
-            f"selector must be an object with a select method, got {selector!r}; "
-            "use one like JointSelector()"
-        )
-    if scorer is None and not isinstance(selector, UniformSelector):
-        raise ValueError(
-            f"scorer=None goes with UniformSelector only, got {type(selector).__name__}; "
-            "pass a scorer"
-        )
-    if scorer is not None and (not isinstance(scorer, Scorer) or isinstance(scorer, type)):
-        raise ValueError(
-            "scorer must be an object with a score(super_batch) method, "
-            f"got {type(scorer).__name__}; wrap a model as in "
-            "Learnability(LiveLearner(model), reference)"
-        )
 
 
 def _check_sizes(declared: Declared, super_batch_size: int, sub_batch_size: int) -> None:

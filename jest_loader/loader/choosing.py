@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, num_examples, take
-from jest_loader.embeddings import Embeddings
 from jest_loader.loader.arguments import Arguments
 from jest_loader.loader.checked_index import checked_index
 from jest_loader.loader.choice import Choice
+from jest_loader.loader.emitting import with_reference
 from jest_loader.loader.reference_passed import is_passed
+from jest_loader.loader.seen_candidates import SeenCandidates, SeenNumbers, too_few_unseen
 from jest_loader.loader.super_batch import SuperBatch
 from jest_loader.loader.telemetry import Counts, Measured, Stopwatch
-from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores, WithReference
+from jest_loader.protocols import BatchScores, Scorer, Scores, SkippingScores
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.scoring.precision import because, without_autocast
-from jest_loader.scoring.scores import ExampleScores, rows_of
+from jest_loader.scoring.scores import ExampleScores
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
@@ -53,16 +54,20 @@ class Chooser:
             RankError: if another rank failed.
         """
         scorer = None if super_batch.step.uniform else scorer
-        with without_autocast(), self.agreement.step("choosing a sub-batch", 2) as choosing:
+        with without_autocast(), self.agreement.step("choosing a sub-batch", 6) as choosing:
             choice = _Choosing(self.arguments, self.agreement, super_batch, scorer).choose()
-            choosing.numbers = (num_examples(choice.rows), len(choice.measured.skipped))
-        num_trained, num_skipped = choosing.totals
+            measured = choice.measured
+            choosing.numbers = (num_examples(choice.rows), len(measured.skipped), *measured.seen)
+        num_trained, num_skipped, *seen = choosing.totals
         num_loaded = self.agreement.ranks.size * super_batch.num_rows
         num_scored = 0 if scorer is None else num_loaded
-        counts = Counts(num_loaded, num_scored, num_trained, skipped=num_skipped)
-        number = super_batch.step.number
-        passed = is_passed(number, scorer, choice.measured, self.agreement)
-        return choice._replace(measured=replace(choice.measured, counts=counts, passed=passed))
+        numbers = SeenNumbers(*seen)
+        counts = Counts(
+            num_loaded, num_scored, num_trained, skipped=num_skipped, seen=numbers.candidates
+        )
+        passed = is_passed(super_batch.step.number, scorer, measured, self.agreement)
+        measured = replace(measured, counts=counts, passed=passed, seen=numbers)
+        return choice._replace(measured=measured)
 
 
 class _Choosing:
@@ -83,16 +88,23 @@ class _Choosing:
         self._moves_rows = agreement.ranks.size > 1 and moves_rows(self._selector)
         self._times = Stopwatch()
         self._skipped = dict(super_batch.skipped)  # What is wrong with each row, named.
+        self._seen = SeenCandidates.among(
+            super_batch.candidates,
+            super_batch.num_rows,
+            scorer,
+            self._skipped,
+            exclude=arguments.excludes_seen,
+        )
 
     def choose(self) -> Choice:
         with self._agreement.step("scoring") as scoring:
             scores = self._scored()
-            scoring.numbers = (self._super_batch.num_rows - len(self._skipped),)
+            scoring.numbers = (self._super_batch.num_rows - len(self._left_out),)
         usable = [number for (number,) in scoring.everyones]
         with self._agreement.step("selecting") as selecting:
             index = self._selected(scores, self._size(usable))
             selecting.numbers = (len(index),)
-        gone = {*index.tolist(), *self._skipped}  # Not to be drawn again, wherever it goes.
+        gone = {*index.tolist(), *self._left_out}  # Not to be drawn again, wherever it goes.
         candidates = self._super_batch.candidates
         if self._moves_rows:
             selected = [number for (number,) in selecting.everyones]
@@ -101,7 +113,7 @@ class _Choosing:
             rows, sub_batch, index = self._materialized(candidates, scores, index, gone)
         with torch.no_grad():
             if self._arguments.options.emit_reference and self._scorer is not None:
-                sub_batch = _with_reference(sub_batch, scores.local, index)
+                sub_batch = with_reference(sub_batch, scores.local, index)
             measured = self._measured(scores, index)
         if self._skipped:
             _LOG.warning(
@@ -113,7 +125,7 @@ class _Choosing:
         return Choice(self._super_batch, sub_batch, rows, measured)
 
     def _scored(self) -> RankScores:
-        """The scores, where skipped rows are not to be drawn."""
+        """The scores, where rows that are left out are not to be drawn."""
         scores = self._scores()
         logits = scores.logits
         reasons = dict(scores.skipped) if isinstance(scores, SkippingScores) else {}
@@ -123,8 +135,8 @@ class _Choosing:
             )
         self._skipped = named(reasons, self._super_batch.candidates) | self._skipped
         self._check_budget()
-        skipped = torch.tensor(sorted(self._skipped), dtype=torch.int64, device=logits.device)
-        return RankScores(scores, self._agreement.ranks, skipped)
+        left_out = torch.tensor(sorted(self._left_out), dtype=torch.int64, device=logits.device)
+        return RankScores(scores, self._agreement.ranks, left_out)
 
     def _scores(self) -> Scores:
         size = self._super_batch.num_rows
@@ -153,6 +165,11 @@ class _Choosing:
         return scores
 
     @property
+    def _left_out(self) -> set[int]:
+        """Rows that are not to be drawn."""
+        return {*self._skipped, *self._seen.excluded}
+
+    @property
     def _may_be_short(self) -> bool:
         """Whether a sub-batch may lack rows that are skipped: where nothing is selected."""
         return isinstance(self._selector, UniformSelector)
@@ -160,11 +177,11 @@ class _Choosing:
     def _size(self, usable: list[int]) -> int:
         """How many to choose on this rank, given the usable candidates of each."""
         size, ranks = self._arguments.sub_batch_size, self._agreement.ranks
-        if not self._may_be_short:
-            return size
-        if self._moves_rows:
-            return min(size, sum(usable) // ranks.size)
-        return min(size, usable[ranks.rank])
+        left = sum(usable) // ranks.size if self._moves_rows else usable[ranks.rank]
+        if left < size and self._seen.excluded:
+            num_seen, num_rows = len(self._seen.excluded), self._super_batch.num_rows
+            raise too_few_unseen(left, size, num_seen, num_rows)
+        return min(size, left) if self._may_be_short else size
 
     def _selected(self, scores: RankScores, size: int) -> Tensor:
         """Int64 [rows], on the host: what the selector takes of this rank's candidates."""
@@ -242,8 +259,9 @@ class _Choosing:
         num_rows = self._super_batch.num_rows
         own = index[index < num_rows]  # Other ranks' rows have no scores here.
         local = scores.local
+        seen = self._seen.numbers(index)
         if self._scorer is None or not isinstance(local, BatchScores) or not len(own):
-            return Measured(names, self._times)
+            return Measured(names, self._times, seen=seen)
         chosen = own.to(local.logits.device)
         key, size = self._super_batch.step.key, len(index)
         alone = scores.alone()
@@ -253,7 +271,8 @@ class _Choosing:
             independent = IndependentSelector(self._selector.gain)
             others = independent.select(alone, size, key=key)
             overlap = torch.zeros_like(local.logits).index_fill(0, others, 1.0)[chosen].mean()
-        return Measured(names, self._times, local.rows(chosen), local.rows(uniform), overlap)
+        batches = local.rows(chosen), local.rows(uniform)
+        return Measured(names, self._times, *batches, overlap, seen=seen)
 
     def _check_budget(self) -> None:
         num_rows, fraction = (
@@ -267,24 +286,3 @@ class _Choosing:
                 f"{len(self._skipped)} must be: {listed(self._skipped)}; mend the data or the "
                 "models, or raise max_skipped_fraction"
             )
-
-
-def _with_reference(sub_batch: Any, scores: Scores, index: Tensor) -> Any:
-    reference = scores.reference if isinstance(scores, WithReference) else None
-    if not isinstance(reference, Embeddings):
-        raise ValueError(
-            "emit_reference=True needs scores that hold the reference's embeddings, got "
-            f"{type(scores).__name__} without; use Learnability or EasyReference"
-        )
-    if not isinstance(sub_batch, dict):
-        raise ValueError(
-            "emit_reference=True adds a column, so sub-batches must be dicts, got "
-            f"{type(sub_batch).__name__}; return a dict from materialize"
-        )
-    if "reference" in sub_batch:
-        raise ValueError(
-            "emit_reference=True adds a column named 'reference', but the sub-batch has one "
-            "already; rename it in materialize"
-        )
-    rows = rows_of(reference, index.to(reference.image.device))
-    return {**sub_batch, "reference": rows}

@@ -19,7 +19,8 @@ from jest_loader.loader.epoch import Pass
 from jest_loader.loader.iterated_by import check_iterated_by
 from jest_loader.loader.options import Options
 from jest_loader.loader.position import Position
-from jest_loader.loader.reference_passed import LONG, compares, warn
+from jest_loader.loader.reference_passed import compares
+from jest_loader.loader.remarks import Remarks
 from jest_loader.loader.resuming import check_stateful, left_for, saved_position
 from jest_loader.loader.telemetry import Counts, Measured, SelectionStats
 from jest_loader.protocols import Scorer, Selector, Source, Stateful
@@ -81,7 +82,7 @@ class JestDataset(IterableDataset[Batch]):
         self._ranks = Ranks()  # Those that the source was divided among.
         self._position = Position()  # After the last sub-batch delivered.
         self._measured: Measured | None = None
-        self._has_warned = False  # That the learner has passed the reference.
+        self._remarks = Remarks()
         self._restored = False  # The next pass goes on from a loaded state.
         self._pass: Pass | None = None  # The newest one: older iterators must not go on.
         self._running = False
@@ -258,9 +259,9 @@ class JestDataset(IterableDataset[Batch]):
         self._measured = replace(
             measured, steps_past_reference=past if compares(self.scorer) else None
         )
-        if past >= LONG and not self._has_warned and self._ranks.rank == 0:
-            self._has_warned = True
-            warn(ends=until_passed)
+        if self._ranks.rank == 0:
+            excludes_seen = self._arguments.excludes_seen
+            self._remarks.on(self._measured, ends=until_passed, excludes_seen=excludes_seen)
         return choice.sub_batch
 
     def _ranks_now(self) -> Ranks:

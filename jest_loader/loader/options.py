@@ -23,6 +23,9 @@ class Options:
         emit_reference: Whether each sub-batch, a dict, gets the reference's embeddings of its rows
             as an ``Embeddings`` named ``"reference"``, for losses that distil it (arXiv
             2411.18674); not in uniform steps.
+        exclude_seen: Whether to leave out the candidates that the reference was trained on, which
+            it has to know. They are scored with the others, and not drawn; a uniform step scores
+            nothing and leaves none out.
         group: The ranks that select together: a process group of ``torch.distributed``. None for
             the default group where that is initialised, and for one rank where it is not.
         own_rows: Whether each rank's source has rows of its own in a way that cannot be told: then
@@ -48,6 +51,7 @@ class Options:
     schedule: Schedule | None = None
     overlap: bool = False
     emit_reference: bool = False
+    exclude_seen: bool = False
     group: Group | None = None
     own_rows: bool = False
     batch_size: int | None = None
@@ -62,7 +66,7 @@ class Options:
         for name in ("batch_size", "num_examples"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(name, value, 1))
-        for name in ("overlap", "emit_reference", "own_rows"):
+        for name in ("overlap", "emit_reference", "exclude_seen", "own_rows"):
             if getattr(self, name) not in (True, False):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         group: object = self.group

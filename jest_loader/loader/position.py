@@ -9,7 +9,7 @@ from jest_loader.loader.reference_passed import LONG, STEPS_BETWEEN_LOOKS
 from jest_loader.loader.telemetry import Counts, Measured
 from jest_loader.state_digest import check_digest, with_digest
 
-_VERSION = 5
+_VERSION = 6
 _NUMBERS = ("epoch", "super_batches", "num_steps", "steps_past_reference")
 _MOST = 2**63 - 1
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jest_loader.embeddings import Embeddings
+from jest_loader.loader.seen_candidates import SeenNumbers
 from jest_loader.protocols import BatchScores, WithReference
 from jest_loader.scoring.near_duplicates import near_duplicates
 from jest_loader.scoring.precision import without_autocast
@@ -28,6 +29,8 @@ class Counts:
         trained: Emitted in a sub-batch.
         dropped: Read at the end of an epoch, too few for another super-batch.
         skipped: Candidates that could not be prepared, scored or materialized.
+        seen: Candidates that the reference was trained on, as far as that is known; where
+            ``exclude_seen`` is set none of them was trained on.
     """
 
     loaded: int = 0
@@ -35,6 +38,7 @@ class Counts:
     trained: int = 0
     dropped: int = 0
     skipped: int = 0
+    seen: int = 0
 
     def plus(self, more: "Counts") -> "Counts":
         """These counts and ``more``."""
@@ -44,6 +48,7 @@ class Counts:
             self.trained + more.trained,
             self.dropped + more.dropped,
             self.skipped + more.skipped,
+            self.seen + more.seen,
         )
 
     def to_dict(self) -> dict[str, int]:
@@ -69,6 +74,9 @@ class SelectionStats:
             cosine of 0.95, by the reference's images or by its texts; None without embeddings of a
             reference.
         uniform_near_duplicates: The same share of a uniform draw of the same size.
+        seen_candidates: The share of the candidates that the reference was trained on, over all
+            ranks; None where it is not known what that was.
+        seen_chosen: The same share of the sub-batch.
         steps_past_reference: Steps in a row up to this one, by a look every 20, of which the
             learner's loss on a uniform draw was below the reference's; 0 while the reference is
             ahead, None where scores do not compare the two.
@@ -87,6 +95,8 @@ class SelectionStats:
     independent_overlap: float | None
     near_duplicates: float | None
     uniform_near_duplicates: float | None
+    seen_candidates: float | None
+    seen_chosen: float | None
     steps_past_reference: int | None
     waiting_ms: float
     scoring_ms: float
@@ -115,6 +125,7 @@ class Measured:
         independent_overlap: [], as in ``SelectionStats``.
         passed: Whether the uniform draw says that the learner has passed the reference; None where
             nobody looked.
+        seen: How many examples the reference was trained on.
         steps_past_reference: As in ``SelectionStats``.
         counts: As in ``SelectionStats``.
         waiting_ms: As in ``SelectionStats``.
@@ -127,6 +138,7 @@ class Measured:
     uniform: BatchScores | None = None
     independent_overlap: Tensor | None = None
     passed: bool | None = None
+    seen: SeenNumbers = field(default_factory=SeenNumbers)
     steps_past_reference: int | None = None
     counts: Counts = field(default_factory=Counts)
     waiting_ms: float = 0.0
@@ -147,6 +159,8 @@ class Measured:
             independent_overlap=None if overlap is None else overlap.item(),
             near_duplicates=close,
             uniform_near_duplicates=uniform_close,
+            seen_candidates=self.seen.of_candidates,
+            seen_chosen=self.seen.of_chosen,
             steps_past_reference=self.steps_past_reference,
             waiting_ms=self.waiting_ms,
             scoring_ms=self.times.ms("scoring"),

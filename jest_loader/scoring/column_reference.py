@@ -9,6 +9,7 @@ from torch import Tensor
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
 from jest_loader.scoring.calibration import adapted_bias, checked_batch_size
+from jest_loader.seen import SeenFunction, check_seen
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,12 @@ class ColumnReference:
             reference was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted
             to its sub-batches. None leaves the bias as it is.
         device: Where the embeddings of a super-batch are put, the learner's device.
+        seen: Says which examples of a batch the reference was trained on: ``SeenRows(ids)``, or a
+            function of the batch that returns bool [B]. None where it is not known.
 
     Raises:
-        ValueError: if ``trained_batch_size`` is no whole number of at least 1.
+        ValueError: if ``trained_batch_size`` is no whole number of at least 1, or ``seen`` no
+            function.
     """
 
     image: str = "reference_image"
@@ -36,9 +40,11 @@ class ColumnReference:
     logit_bias: float | None = None
     trained_batch_size: int | None = None
     device: torch.device | str = "cpu"
+    seen: SeenFunction | None = None
 
     def __post_init__(self) -> None:
         checked_batch_size(self.trained_batch_size)
+        check_seen(self.seen)
 
     def at_sub_batch_size(self, size: int) -> Self:
         """The same with the bias for sub-batches of ``size``, where it can be adapted."""

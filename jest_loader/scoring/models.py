@@ -14,6 +14,7 @@ from jest_loader.scoring.embedding_checks import warn_if_coarse
 from jest_loader.scoring.precision import remedy
 from jest_loader.scoring.runner import ModelRunner, Outputs, RunOptions
 from jest_loader.scoring.wrappers import prepare_method, unwrapped
+from jest_loader.seen import SeenFunction, check_seen
 
 EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 """Runs a model on a batch, whose tensors are on the model's device."""
@@ -132,7 +133,14 @@ class LiveLearner(ModelEmbedder):
 class FrozenReference(ModelEmbedder):
     """Embeds with a reference model, one trained on well-curated data, and freezes its parameters.
 
-    The arguments are those of ``ModelEmbedder``.
+    The other arguments are those of ``ModelEmbedder``.
+
+    Args:
+        seen: Says which examples of a batch the model was trained on: ``SeenRows(ids)``, or a
+            function of the batch that returns bool [B]. None where it is not known.
+
+    Raises:
+        ValueError: as ``ModelEmbedder``, or if ``seen`` is something else.
     """
 
     def __init__(
@@ -141,9 +149,12 @@ class FrozenReference(ModelEmbedder):
         embed: EmbedFunction | None = None,
         *,
         trained_batch_size: int | None = None,
+        seen: SeenFunction | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__(model, embed, trained_batch_size=trained_batch_size, **options)
+        check_seen(seen)
+        self.seen = seen
         model.requires_grad_(requires_grad=False).eval()
 
     def snapshot(self) -> "FrozenReference":

@@ -70,6 +70,7 @@ def test_rows_that_it_skips_are_not_drawn_counted_and_named(bad, caplog):
     assert sorted(batch["number"].tolist()) == [n for n in range(40) if n not in bad][-10:]
     assert dataset.counts.to_dict() == {
         "loaded": 40, "scored": 40, "trained": 10, "dropped": 0, "skipped": len(bad),
+            "seen": 0,
     }  # fmt: skip
     assert dataset.stats.skipped == tuple(f"sample {1000 + n}: no {n}" for n in bad)
     assert (

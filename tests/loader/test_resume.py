@@ -174,14 +174,14 @@ def test_a_state_without_its_sources_is_refused():
     state = {**data.state_dict(), "source": None}
     with pytest.raises(ValueError, match="must hold the source's state after 1 super-batches, but"):
         dataset(Counting(4, 4)).load_state_dict(state)
-    with pytest.raises(ValueError, match="must have version 5, got NoneType"):
+    with pytest.raises(ValueError, match="must have version 6, got NoneType"):
         dataset(Counting(4, 4)).load_state_dict(None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "must have version 5, got 0"),
+        ({"version": 0}, "must have version 6, got 0"),
         (
             {"configuration": {"super_batch_size over all ranks": 16}},
             "super_batch_size over all ranks was 16 and is now 8",

@@ -19,7 +19,7 @@ def test_any_number_of_ranks_chooses_the_same_samples(folder, num_ranks):
     assert found == expected
     assert found_state == state
     assert state["counts"] == {
-        "loaded": 480, "scored": 480, "trained": 120, "dropped": 0, "skipped": 0
+        "loaded": 480, "scored": 480, "trained": 120, "dropped": 0, "skipped": 0, "seen": 0
     }  # fmt: skip
 
 
