@@ -17,6 +17,7 @@ from jest_loader.protocols import (
 )
 from jest_loader.ragged import RaggedBytes
 from jest_loader.reference_cache import CachedLosses, CachedReference
+from jest_loader.scoring.calibration import Calibration, calibrate
 from jest_loader.scoring.column_reference import ColumnReference
 from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
@@ -39,6 +40,7 @@ from jest_loader.version import __version__
 __all__ = [
     "CachedLosses",
     "CachedReference",
+    "Calibration",
     "ColumnReference",
     "Counts",
     "DenseScores",
@@ -74,5 +76,6 @@ __all__ = [
     "TopKSelector",
     "UniformSelector",
     "__version__",
+    "calibrate",
     "split",
 ]

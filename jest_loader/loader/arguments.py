@@ -16,6 +16,7 @@ from jest_loader.loader.promises import Declared
 from jest_loader.loader.reference_passed import compares
 from jest_loader.loader.schedule import Step
 from jest_loader.loader.seen_candidates import seen_function
+from jest_loader.loader.sub_batch_size import warn_if_not_known
 from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
 from jest_loader.protocols import (
@@ -59,6 +60,7 @@ class Arguments:
         self._check_seen()
         self._check_schedule()
         self._check_overlap()
+        warn_if_not_known(self.scorer, self.options.group)
 
     @property
     def until_passed(self) -> bool:

@@ -19,12 +19,12 @@ from jest_loader.loader.resuming import check_stateful, state_of
 from jest_loader.loader.row_counts import too_few, too_many
 from jest_loader.loader.side_stream import SideStream
 from jest_loader.loader.source_pass import Progress, leave, read
+from jest_loader.loader.sub_batch_size import for_sub_batches
 from jest_loader.loader.super_batch import SuperBatch, super_batches
 from jest_loader.loader.telemetry import Counts
-from jest_loader.protocols import EpochSource, Scorer, Snapshots, Trainable
+from jest_loader.protocols import EpochSource, Snapshots, Trainable
 from jest_loader.ranks.agreement import Agreement
 from jest_loader.ranks.ranks import Ranks
-from jest_loader.scoring.calibration import SizeAdapting
 
 _CALLED = "what scores, selects or materializes"
 
@@ -53,7 +53,7 @@ class Pass:
             else OwnRows(arguments.source, self._agreement, start.epoch)
         )
         self._chooser = Chooser(arguments, self._agreement)
-        self._live = _adapted(arguments, ranks)
+        self._live = for_sub_batches(arguments.scorer, ranks.size * arguments.sub_batch_size)
         self._scorer = self._live  # With overlap, as it was before the step under way.
         self._threads: list[ReadAhead[Any, Any]] = []
         self._progress = Progress()  # Of reading the source.
@@ -275,12 +275,3 @@ def _waited_for(choosing: Iterator[Choice]) -> Choice | None:
         return None
     waiting_ms = 1000 * (time.perf_counter() - started)
     return choice._replace(measured=replace(choice.measured, waiting_ms=waiting_ms))
-
-
-def _adapted(arguments: Arguments, ranks: Ranks) -> Scorer | None:
-    """The dataset's scorer, for sub-batches of their size over all ranks."""
-    scorer = arguments.scorer
-    if not isinstance(scorer, SizeAdapting):
-        return scorer
-    adapted: Scorer = scorer.at_sub_batch_size(ranks.size * arguments.sub_batch_size)
-    return adapted

@@ -1,9 +1,8 @@
 """A reference that was run once, ahead of time: looks up what it said, runs no model."""
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -19,8 +18,9 @@ from jest_loader.reference_cache.mapped_rows import MappedRows
 from jest_loader.reference_cache.missing import check_same_weights, filled
 from jest_loader.reference_cache.sample_index import SampleIndex
 from jest_loader.reference_cache.stored_rows import Found, StoredRows, open_cache
-from jest_loader.scoring.calibration import adapted, checked_batch_size
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.learnability import check_embedder
+from jest_loader.scoring.sized import SizedEmbedder, TrainedAtSize
 from jest_loader.skipped import listed, named, use
 
 Live = TypeVar("Live")
@@ -82,7 +82,7 @@ class _Cached(Generic[Live]):
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
-class CachedReference(_Cached[Embedder]):
+class CachedReference(_Cached[Embedder], SizedEmbedder):
     """Looks up the reference's embeddings of each example by its sample id.
 
     Args:
@@ -94,6 +94,7 @@ class CachedReference(_Cached[Embedder]):
         trained_batch_size: How many examples, over all ranks, were each other's negatives when the
             reference was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted
             to its sub-batches. None leaves the bias as it is.
+        calibration: In its place, the scale and bias that ``calibrate`` found for a batch size.
         options: ``missing``, ``id_column`` and ``device``, by keyword; ``LookUp`` describes them.
 
     Raises:
@@ -110,6 +111,7 @@ class CachedReference(_Cached[Embedder]):
         *,
         ids: Ids = None,
         trained_batch_size: int | None = None,
+        calibration: Calibration | None = None,
         **options: Unpack[LookUp[Embedder]],
     ) -> None:
         if len(image.shape) != 2 or tuple(image.shape) != tuple(text.shape):
@@ -121,8 +123,7 @@ class CachedReference(_Cached[Embedder]):
         if self.missing not in ("error", "skip"):
             check_embedder("missing, where it is not 'error' or 'skip',", self.missing)
         self.logit_scale, self.logit_bias = logit_scale, logit_bias
-        self.trained_batch_size = checked_batch_size(trained_batch_size)
-        self._sub_batch_size: int | None = None
+        self.set_size(trained_batch_size, calibration)
 
     @classmethod
     def open(
@@ -131,6 +132,7 @@ class CachedReference(_Cached[Embedder]):
         *,
         expect: Mapping[str, str] | None = None,
         trained_batch_size: int | None = None,
+        calibration: Calibration | None = None,
         **options: Unpack[LookUp[Embedder]],
     ) -> "CachedReference":
         """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
@@ -139,7 +141,9 @@ class CachedReference(_Cached[Embedder]):
             path: Its folder.
             expect: What it must have been built from, among ``data``, ``model``,
                 ``preprocessing``, ``tokenizer`` and whatever else its builder named.
-            trained_batch_size: As for the class; None takes what the cache records, if it does.
+            trained_batch_size: As for the class; None takes what the cache records, or what the
+                embedder for missing examples knows.
+            calibration: As for the class.
             options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
 
         Raises:
@@ -149,8 +153,11 @@ class CachedReference(_Cached[Embedder]):
         manifest, columns, samples = open_cache(path, "embeddings", expect)
         assert manifest.logit_scale is not None
         check_same_weights(path, manifest.identity.get("model", ""), options.get("missing"))
-        if trained_batch_size is None:
+        if trained_batch_size is None and calibration is None:
             trained_batch_size = recorded_batch_size(manifest.identity)
+            live: object = options.get("missing")
+            if trained_batch_size is None and isinstance(live, TrainedAtSize):
+                trained_batch_size = live.trained_batch_size
         return cls(
             columns["image"],
             columns["text"],
@@ -158,6 +165,7 @@ class CachedReference(_Cached[Embedder]):
             manifest.logit_bias,
             ids=samples,
             trained_batch_size=trained_batch_size,
+            calibration=calibration,
             **options,
         )
 
@@ -172,15 +180,7 @@ class CachedReference(_Cached[Embedder]):
         embeddings = Embeddings(image, text, self.logit_scale, self.logit_bias, found.skipped)
         if found.skipped and not isinstance(self.missing, str):
             embeddings = filled(embeddings, batch, self.missing)
-        return adapted(embeddings, self.trained_batch_size, self._sub_batch_size)
-
-    def at_sub_batch_size(self, size: int) -> Self:
-        """The same with the bias for sub-batches of ``size``, where it can be adapted."""
-        if self.trained_batch_size is None:
-            return self
-        reference = copy(self)
-        reference._sub_batch_size = size
-        return reference
+        return self.adapted(embeddings)
 
 
 class CachedLosses(_Cached[Callable[[Batch], Tensor]]):

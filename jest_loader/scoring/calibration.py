@@ -6,14 +6,13 @@ examples, the model as it is gives negatives too much weight.
 """
 
 import math
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from jest_loader.checks import whole
+from jest_loader.checks import is_number, whole
 from jest_loader.embeddings import Embeddings
 
 _FEWEST_PAIRS = 16
@@ -22,23 +21,26 @@ _MAX_STEPS = 50
 _TOLERANCE = 1e-9  # Of the loss, which another step would lower by half of that.
 
 
-@runtime_checkable
-class SizeAdapting(Protocol):
-    """A scorer or embedder whose logits depend on how many examples are trained on at once."""
-
-    def at_sub_batch_size(self, size: int) -> Any:
-        """The same for sub-batches of ``size`` over all ranks; itself where that changes nothing.
-
-        ``JestDataset`` calls it at the start of each pass, with what it was given itself.
-        """
-        ...
-
-
 class Calibration(NamedTuple):
-    """The scale and bias of a model's logits."""
+    """The scale and bias of a model's logits, and the batch size that they suit.
+
+    Three numbers, so that a checkpoint can hold it: ``Calibration(*saved)`` is the same again.
+    """
 
     logit_scale: float
     logit_bias: float
+    batch_size: int
+
+    def checked(self) -> "Calibration":
+        """Itself; raises ``ValueError`` if no model can have these logits."""
+        numbers = all(map(is_number, self))
+        if not numbers or not 0 < self.logit_scale < math.inf or not math.isfinite(self.logit_bias):
+            raise ValueError(
+                "a calibration must have a positive logit_scale and a finite logit_bias, got "
+                f"{self.logit_scale!r} and {self.logit_bias!r}; give what calibrate returned"
+            )
+        whole("the batch_size of a calibration", self.batch_size, 1)
+        return self
 
 
 def adapted_bias(logit_bias: float | Tensor, trained_at: int, used_at: int) -> float | Tensor:
@@ -53,21 +55,6 @@ def adapted_bias(logit_bias: float | Tensor, trained_at: int, used_at: int) -> f
         ``logit_bias - ln(used_at / trained_at)``.
     """
     return logit_bias - math.log(used_at / trained_at)
-
-
-def adapted(embeddings: Embeddings, trained_at: int | None, used_at: int | None) -> Embeddings:
-    """The embeddings with an adapted bias; as they are where a size or the bias is None."""
-    bias = embeddings.logit_bias
-    if bias is None or trained_at is None or used_at is None:
-        return embeddings
-    return replace(embeddings, logit_bias=adapted_bias(bias, trained_at, used_at))
-
-
-def checked_batch_size(trained_batch_size: int | None) -> int | None:
-    """The size, if it is one or None; raises ``ValueError`` otherwise."""
-    if trained_batch_size is None:
-        return None
-    return whole("trained_batch_size", trained_batch_size, 1)
 
 
 def calibrate(embeddings: Embeddings, size: int, *, max_pairs: int = 1024) -> Calibration:
@@ -90,6 +77,10 @@ def calibrate(embeddings: Embeddings, size: int, *, max_pairs: int = 1024) -> Ca
         max_pairs: Of how many examples, evenly spaced, images meet the texts of others. Time and
             memory grow with its square.
 
+    Returns:
+        What a ``FrozenReference`` or a ``CachedReference`` takes as ``calibration``. The same
+        embeddings give the same.
+
     Raises:
         ValueError: if a size is out of range, fewer than 16 rows are finite, or no scale up to 1000
             has the least loss: pairs are told from others without error, or not at all.
@@ -97,13 +88,13 @@ def calibrate(embeddings: Embeddings, size: int, *, max_pairs: int = 1024) -> Ca
     size = whole("size", size, 2)
     own, others = _cosines(embeddings, whole("max_pairs", max_pairs, _FEWEST_PAIRS))
     found = _least(_right(own, others), others, size)
-    if found is None or not 0 < found.logit_scale <= _LARGEST_SCALE:
+    if found is None or not 0 < found[0] <= _LARGEST_SCALE:
         raise ValueError(
             "calibrate needs pairs that the model tells from others with some error, but no "
             f"logit_scale up to {_LARGEST_SCALE:g} has the least loss on these {len(own)}; give "
             "pairs that it was not trained on, or more of them, or use adapted_bias"
         )
-    return found
+    return Calibration(*found, size)
 
 
 def _cosines(embeddings: Embeddings, max_pairs: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +119,7 @@ def _right(own: Tensor, others: Tensor) -> Tensor:
     return own.sort().values[min(num_wrong, len(own) - 1) :]
 
 
-def _least(own: Tensor, others: Tensor, size: int) -> Calibration | None:
+def _least(own: Tensor, others: Tensor, size: int) -> tuple[float, float] | None:
     """Where the mean of softplus(-z) of own, and of (size - 1) softplus(z) of others, is least."""
     signs = torch.cat([-torch.ones_like(own), torch.ones_like(others)])
     inputs = torch.stack([signs * torch.cat([own, others]), signs])
@@ -148,7 +139,8 @@ def _least(own: Tensor, others: Tensor, size: int) -> Calibration | None:
         if singular or not gain.isfinite():
             return None
         if gain <= _TOLERANCE * loss:
-            return Calibration(*at.tolist())
+            scale, bias = at.tolist()
+            return scale, bias
         while loss_at(at - step) > loss - gain / 4:
             step, gain = step / 2, gain / 2
         at = at - step

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
-from jest_loader.scoring.calibration import adapted_bias, checked_batch_size
+from jest_loader.scoring.calibration import adapted_bias
+from jest_loader.scoring.sized import checked_batch_size
 from jest_loader.seen import SeenFunction, check_seen
 
 

@@ -7,11 +7,11 @@ from torch import nn
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import Embedder, Loss, Snapshots, Trainable, WithLoss
-from jest_loader.scoring.calibration import SizeAdapting
 from jest_loader.scoring.embedding_checks import check_loss
 from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.precision import remedies
 from jest_loader.scoring.scores import FactoredScores
+from jest_loader.scoring.sized import SizeAdapting
 
 
 class _ContrastiveScorer:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import Self, Unpack
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from jest_loader.batch import Batch
 from jest_loader.embeddings import Embeddings
-from jest_loader.scoring.calibration import adapted, checked_batch_size
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.embedding_checks import warn_if_coarse
 from jest_loader.scoring.precision import remedy
 from jest_loader.scoring.runner import ModelRunner, Outputs, RunOptions
+from jest_loader.scoring.sized import SizedEmbedder, TrainedAtSize
 from jest_loader.scoring.wrappers import prepare_method, unwrapped
 from jest_loader.seen import SeenFunction, check_seen
 
@@ -20,7 +21,7 @@ EmbedFunction = Callable[[nn.Module, Batch], Embeddings]
 """Runs a model on a batch, whose tensors are on the model's device."""
 
 
-class ModelEmbedder:
+class ModelEmbedder(SizedEmbedder):
     """Embeds with a model: in ``eval`` mode, without gradients, in a precision of its own.
 
     Autocast around the training loop has no effect here; one that ``embed`` enters itself has.
@@ -37,6 +38,7 @@ class ModelEmbedder:
             model was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted to
             its sub-batches. None leaves the bias as it is, right for a model trained on the
             sub-batches.
+        calibration: In its place, the scale and bias that ``calibrate`` found for a batch size.
         options: How the model is run: ``prepare``, ``micro_batch_size`` or ``max_memory_bytes``,
             and ``precision``, by keyword; ``RunOptions`` describes them.
 
@@ -52,6 +54,7 @@ class ModelEmbedder:
         embed: EmbedFunction | None = None,
         *,
         trained_batch_size: int | None = None,
+        calibration: Calibration | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         given: object = model
@@ -60,8 +63,7 @@ class ModelEmbedder:
         if embed is not None and not callable(embed):
             raise ValueError(f"embed must be a function(model, batch) or None, got {embed!r}")
         self.model = model
-        self.trained_batch_size = checked_batch_size(trained_batch_size)
-        self._sub_batch_size: int | None = None
+        self.set_size(trained_batch_size, calibration)
         if embed is None:
             prepare_method(unwrapped(model), "embed")
         function = _call_embed if embed is None else embed
@@ -88,15 +90,7 @@ class ModelEmbedder:
             first.logit_bias,
             _skipped(found),
         )
-        return adapted(embeddings, self.trained_batch_size, self._sub_batch_size)
-
-    def at_sub_batch_size(self, size: int) -> Self:
-        """The same with the bias for sub-batches of ``size``, where it can be adapted."""
-        if self.trained_batch_size is None:
-            return self
-        embedder = copy(self)
-        embedder._sub_batch_size = size
-        return embedder
+        return self.adapted(embeddings)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -133,7 +127,8 @@ class LiveLearner(ModelEmbedder):
 class FrozenReference(ModelEmbedder):
     """Embeds with a reference model, one trained on well-curated data, and freezes its parameters.
 
-    The other arguments are those of ``ModelEmbedder``.
+    The other arguments are those of ``ModelEmbedder``. A model that has ``trained_batch_size``
+    itself, as those of the bundled trainer's checkpoints have, need not be told it.
 
     Args:
         seen: Says which examples of a batch the model was trained on: ``SeenRows(ids)``, or a
@@ -149,10 +144,14 @@ class FrozenReference(ModelEmbedder):
         embed: EmbedFunction | None = None,
         *,
         trained_batch_size: int | None = None,
+        calibration: Calibration | None = None,
         seen: SeenFunction | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
-        super().__init__(model, embed, trained_batch_size=trained_batch_size, **options)
+        size, inner = trained_batch_size, unwrapped(model)
+        if size is None and calibration is None and isinstance(inner, TrainedAtSize):
+            size = inner.trained_batch_size
+        super().__init__(model, embed, trained_batch_size=size, calibration=calibration, **options)
         check_seen(seen)
         self.seen = seen
         model.requires_grad_(requires_grad=False).eval()

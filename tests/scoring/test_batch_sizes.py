@@ -1,6 +1,8 @@
 """References that were trained at another batch size than that of the sub-batches."""
 
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from jest_loader import (
     CachedReference,
+    Calibration,
     ColumnReference,
     EasyReference,
     Embeddings,
@@ -19,6 +22,8 @@ from jest_loader import (
     LiveLearner,
     OnlineProxy,
     Options,
+    SkipRowsError,
+    calibrate,
 )
 from jest_loader.reference_cache import build
 from jest_loader.testing import simulate_ranks
@@ -144,3 +149,92 @@ def test_a_record_that_is_no_batch_size_is_refused(tmp_path, text):
     build(tmp_path, BATCHES, frozen(-5.0), identity={"trained_batch_size": text})
     with pytest.raises(ValueError, match="trained_batch_size must be a whole number of at least 1"):
         CachedReference.open(tmp_path)
+
+
+@pytest.mark.parametrize("reference", [frozen, cached, half_cached])
+def test_a_calibration_takes_the_place_of_scale_and_bias(reference):
+    found = Calibration(12.0, -6.0, 8)
+    scorer = EasyReference(reference(-5.0, calibration=found))
+    alike = EasyReference(ColumnReference("image", "text", logit_scale=12.0, logit_bias=-6.0))
+    at_32 = EasyReference(
+        ColumnReference("image", "text", logit_scale=12.0, logit_bias=-6.0 - math.log(4))
+    )
+    assert chosen(scorer) == chosen(at_32)
+    assert chosen(scorer) != chosen(alike)
+
+
+@pytest.mark.parametrize("reference", [frozen, cached])
+def test_calibrated_fits_the_first_batches_as_calibrate_does(reference):
+    first = replace(PAIRS, image=PAIRS.image[:80], text=PAIRS.text[:80])
+    found = reference(-5.0).calibrated(iter(BATCHES), 32, max_pairs=80)
+    assert found.calibration == calibrate(first, 32)
+    again = reference(-5.0, calibration=Calibration(*json.loads(json.dumps(found.calibration))))
+    assert chosen(EasyReference(again)) == chosen(EasyReference(found))
+    assert found.embed(BATCHES[0]).logit_scale == found.calibration.logit_scale
+    assert reference(-5.0).calibration is None
+
+
+def test_calibrated_leaves_out_what_the_model_cannot_use():
+    def refusing(model, batch):
+        if bad := [k for k, row in enumerate(batch["sample_id"].tolist()) if row % 2 or row < 40]:
+            raise SkipRowsError(dict.fromkeys(bad, "no"))
+        return model.embed(batch)
+
+    even = replace(PAIRS, image=PAIRS.image[40::2], text=PAIRS.text[40::2])
+    found = FrozenReference(Model(-5.0), refusing).calibrated(BATCHES, 32)
+    assert found.calibration == calibrate(even, 32)
+    with pytest.raises(ValueError, match="needs batches with usable examples, got none"):
+        FrozenReference(Model(-5.0), refusing).calibrated(BATCHES[:1], 32)
+
+
+def test_a_size_and_a_calibration_are_not_both_given():
+    with pytest.raises(ValueError, match=r"trained_batch_size or calibration.* not both, got 4"):
+        frozen(-5.0, trained_batch_size=4, calibration=Calibration(10.0, -5.0, 4))
+
+
+@pytest.mark.parametrize("numbers", [(0.0, -5.0, 4), (10.0, math.nan, 4), ("10", -5.0, 4)])
+def test_what_is_no_calibration_is_refused(numbers):
+    with pytest.raises(ValueError, match="a calibration must have a positive logit_scale"):
+        cached(-5.0, calibration=numbers)
+    with pytest.raises(ValueError, match="the batch_size of a calibration must be a whole number"):
+        cached(-5.0, calibration=(10.0, -5.0, 2.5))
+
+
+def test_a_model_that_knows_its_batch_size_need_not_be_told_it():
+    model = Model(-5.0)
+    model.trained_batch_size = 4
+    assert FrozenReference(model).trained_batch_size == 4
+    assert FrozenReference(model, trained_batch_size=8).trained_batch_size == 8
+    assert LiveLearner(model).trained_batch_size is None  # It goes on from there.
+
+
+def test_a_size_that_is_not_known_is_said_once(caplog):
+    dataset = JestDataset(
+        BATCHES, EasyReference(frozen(-5.0)), super_batch_size=160, sub_batch_size=32
+    )
+    for _ in range(2):
+        list(dataset)
+    (record,) = caplog.records
+    assert "FrozenReference trained_batch_size" in record.getMessage()
+    assert "used as it is, which is right only where" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        EasyReference(frozen(-5.0, trained_batch_size=32)),
+        EasyReference(frozen(-5.0, calibration=Calibration(10.0, -5.0, 32))),
+        EasyReference(columns(None), "softmax"),
+        HardLearner(LiveLearner(Model(-5.0))),
+    ],
+    ids=["known", "calibrated", "softmax", "no reference"],
+)
+def test_nothing_is_said_where_the_bias_is_right(scorer, caplog):
+    chosen(scorer)
+    assert not caplog.records
+
+
+def test_a_cache_is_of_the_size_that_the_model_for_its_gaps_knows(tmp_path):
+    build(tmp_path, BATCHES, frozen(-5.0))
+    live = frozen(-5.0, trained_batch_size=4)
+    assert CachedReference.open(tmp_path, missing=live).trained_batch_size == 4
