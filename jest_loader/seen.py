@@ -96,15 +96,17 @@ class SeenRows:
             found[keys > self.most_known] = UNKNOWN
         return found
 
-    def plus(self, keys: Int64Array, *, most: int = MOST_KEYS) -> "SeenRows":
-        """These and more keys (int64 [n]); of too many the ``most`` smallest, exactly as before."""
-        limit = self.most_known
-        fresh = keys if limit is None else keys[keys <= limit]
-        joined = np.unique(np.concatenate([self.keys, fresh]))
-        if len(joined) > most:
-            joined = joined[:most]
-            limit = int(joined[-1])
-        return SeenRows(joined, self.column, limit)
+    def joined(self, others: "SeenRows", *, most: int = MOST_KEYS) -> "SeenRows":
+        """These and others; of too many keys the ``most`` smallest."""
+        limits = [one.most_known for one in (self, others) if one.most_known is not None]
+        limit = min(limits) if limits else None
+        keys = np.unique(np.concatenate([self.keys, others.keys]))
+        if limit is not None:
+            keys = keys[: np.searchsorted(keys, limit, side="right")]
+        if len(keys) > most:
+            keys = keys[:most]
+            limit = int(keys[-1])
+        return SeenRows(keys, self.column, limit)
 
     def to_state(self) -> dict[str, Any]:
         """The record as a tensor and a number, for a file of torch's."""

@@ -50,8 +50,8 @@ def test_too_many_keys_leave_a_share_that_is_known_exactly():
     keys = random.integers(-(2**63), 2**63 - 1, 1000)
     found = SeenRows(keys[:0])
     for start in range(0, 1000, 70):  # Each key twice, in two orders.
-        found = found.plus(keys[start : start + 100], most=200)
-    found = found.plus(keys[::-1], most=200)
+        found = found.joined(SeenRows(keys[start : start + 100]), most=200)
+    found = found.joined(SeenRows(keys[::-1]), most=200)
     assert found.keys.tolist() == sorted(keys.tolist())[:200]
     marks = found.marks(keys)
     assert (marks == SEEN).sum() == 200
@@ -62,10 +62,16 @@ def test_too_many_keys_leave_a_share_that_is_known_exactly():
 
 
 def test_few_keys_are_all_known():
-    found = SeenRows([5]).plus(np.array([9, 5, 7]), most=3)
+    found = SeenRows([5]).joined(SeenRows([9, 5, 7]), most=3)
     assert found.keys.tolist() == [5, 7, 9]
     assert found.most_known is None
     assert found.marks(np.array([9, 2**62])).tolist() == [SEEN, UNSEEN]
+
+
+def test_joined_records_know_what_both_know():
+    found = SeenRows([1, 5], most_known=5).joined(SeenRows([2, 3, 8]))
+    assert (found.keys.tolist(), found.most_known) == ([1, 2, 3, 5], 5)
+    assert SeenRows([2, 8]).joined(SeenRows([1], most_known=1)).keys.tolist() == [1]
 
 
 def test_a_record_is_read_as_it_was_saved():

@@ -18,6 +18,7 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.clip.step.optimizer import check_settings
+from jest_loader.clip.step.trained_rows import TrainedRows
 from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.cost.flops import ExampleCost
 from jest_loader.files import finite
@@ -81,6 +82,7 @@ class Run:
         device: Where this rank trains.
         cost: Flops per example.
         watched: Running means of watched columns.
+        trained_rows: Which pictures were trained on.
         average: The average of the learner's weights; None keeps none.
         reference: Names the reference that scores; None if none does.
         checkpoints: The run's folder.
@@ -100,6 +102,7 @@ class Run:
     device: torch.device
     cost: ExampleCost
     watched: WatchedColumns
+    trained_rows: TrainedRows
     average: AveragedModel | None
     reference: str | None
     checkpoints: CheckpointFolder
@@ -158,6 +161,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "watched": self.watched.state_dict(),
+            "seen": self.trained_rows.state_dict(),
             "reference": self.reference,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
@@ -180,6 +184,7 @@ class Run:
         self.loader.load_state_dict(state["loader"])
         self.step, self.seconds = step, state["seconds"]
         self.watched.load_state_dict(state["watched"])
+        self.trained_rows.load_state_dict(state["seen"])
         self.evaluations = [Evaluation.from_saved(one, step) for one in state["evaluations"]]
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])

@@ -20,6 +20,7 @@ from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
 from jest_loader.clip.step.generators import seed_all
 from jest_loader.clip.step.optimizer import average_weights, build_optimizer
+from jest_loader.clip.step.trained_rows import TrainedRows
 from jest_loader.clip.step.watched import WatchedColumns
 from jest_loader.ranks.ranks import Ranks
 
@@ -57,6 +58,7 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         device=device,
         cost=run_cost(config, model),
         watched=WatchedColumns(config.data.watch_columns),
+        trained_rows=TrainedRows(),
         average=None if decay is None else average_weights(model, decay),
         reference=reference_of(config, loader),
         checkpoints=checkpoints,

@@ -15,6 +15,7 @@ from jest_loader.clip.evaluation.evaluate import evaluate_all
 from jest_loader.clip.journal.logs import Logs, open_logs
 from jest_loader.clip.journal.progress import Progress
 from jest_loader.clip.journal.records import Records
+from jest_loader.clip.models.inputs import CONTENT
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device, in_ddp, process_group
 from jest_loader.clip.run import Evaluation, Run
@@ -81,6 +82,9 @@ def _train(run: Run, logs: Logs, progress: Progress, stop: Stop) -> None:
         reason = _reason_to_stop(run, stop)
         writes, evaluates = run.is_due(config.log.every), run.is_due(config.eval_every)
         saves = run.is_due(config.checkpoint_every) or reason is not None
+        if saves:
+            with naming_ranks():
+                run.trained_rows.gather(run.ranks)
         values = run.check.settle() if writes or evaluates or saves else None
         step_seconds = time.perf_counter() - started
         run.seconds += step_seconds
@@ -119,6 +123,7 @@ def _train_step(run: Run, batch: Batch) -> None:
     if run.average is not None:
         run.average.update_parameters(run.model)
     run.step += 1
+    run.trained_rows.add(batch[CONTENT])
     run.check.add(run.step, loss, norm, batch["sample_id"])
 
 

@@ -176,7 +176,7 @@ class TrainConfig:
                 "data.watch_columns has no effect without held-out data, with whose evaluations "
                 "means are recorded; set data.test"
             )
-        taken = {"image", "text", "caption", "sample_id", "group"}
+        taken = {"image", "text", "caption", "sample_id", "content", "group"}
         if watched := taken.intersection(self.data.watch_columns):
             raise ValueError(
                 f"data.watch_columns must not have the name of a prepared column, got "

@@ -42,6 +42,8 @@ class Records:
             "logit_bias": None if bias is None else bias.item(),
             "score": stats.score,
             "uniform_score": stats.uniform_score,
+            "seen_candidates": stats.seen_candidates,
+            "seen_chosen": stats.seen_chosen,
             "steps_past_reference": stats.steps_past_reference,
             "examples_per_s": rate,
             "waiting_fraction": stats.waiting_ms / step_ms,

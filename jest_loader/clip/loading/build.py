@@ -203,7 +203,7 @@ def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -
     live = None
     if selection.has_live_reference:
         model = reference_model(config).to(device)
-        live = FrozenReference(model, **_run_options(config))
+        live = FrozenReference(model, seen=model.seen, **_run_options(config))
     if selection.reference_cache is not None:
         return open_reference_cache(selection.reference_cache, config, shards, live, device)
     if live is not None:

@@ -14,8 +14,9 @@ from jest_loader.adapters.mds import MdsSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch
 from jest_loader.clip.config.train import DataConfig
-from jest_loader.clip.models.inputs import ModelInputs
+from jest_loader.clip.models.inputs import CONTENT, ModelInputs
 from jest_loader.ragged import RaggedBytes
+from jest_loader.seen import SeenFunction, SeenRows, content_keys
 
 ShardSource = MdsSource | ZarrSource
 
@@ -101,6 +102,8 @@ class Tokenize:
 class Decode:
     """Makes pixels of the encoded images of a tokenized batch; stored pixels it leaves alone.
 
+    It adds a key of each image as it is stored, which tells it from others, as column ``content``.
+
     Args:
         model: The image size and channels that the towers take.
 
@@ -119,14 +122,26 @@ class Decode:
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with image as uint8 [B, C, H, W]."""
-        if isinstance(batch["image"], Tensor):
-            return batch
+        """The batch with image as uint8 [B, C, H, W], and content, int64 [B]."""
+        image = batch["image"]
+        if isinstance(image, Tensor):
+            return {**batch, CONTENT: _keys(image.movedim(1, -1))}
         if self._channels not in (1, 3):
             raise ValueError(
                 f"model.channels must be 1 or 3 for encoded images, got {self._channels}"
             )
-        return self._decode(batch)
+        return self._decode({**batch, CONTENT: _keys(image)})
+
+
+def seen_in_shards(seen: SeenRows | None, image_column: str) -> SeenFunction | None:
+    """What says of a batch of stored columns which images are among those seen; None of None."""
+    if seen is None:
+        return None
+    return lambda batch: seen.marks(content_keys(batch[image_column]))
+
+
+def _keys(images: Any) -> Tensor:
+    return torch.from_numpy(content_keys(images))
 
 
 def tokenize_and_decode(data: DataConfig, model: ModelInputs) -> Callable[[Batch], Batch]:

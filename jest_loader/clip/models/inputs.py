@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+CONTENT = "content"
+"""The column of prepared batches that holds a key of each picture as it is stored, int64 [B]."""
+
 Tokenizer = Callable[[Sequence[str]], Tensor]
 """Captions to token ids, int64 [captions, context length]."""
 

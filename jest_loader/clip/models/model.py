@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.embeddings import Embeddings
+from jest_loader.seen import SeenRows
 
 
 class ClipModel(nn.Module):
@@ -30,6 +31,9 @@ class ClipModel(nn.Module):
     """[1], as FSDP2 shards no parameter without a dimension; so is the bias."""
 
     logit_bias: nn.Parameter | None
+
+    seen: SeenRows | None = None
+    """Which pictures it was trained on, of a model of a checkpoint; None where it is not known."""
 
     def __init__(self, config: ModelInputs) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from jest_loader.clip.config.model import ModelConfig
 from jest_loader.clip.config.options import flat, plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.models.architecture import Architecture
-from jest_loader.clip.models.inputs import ModelInputs
+from jest_loader.clip.models.inputs import CONTENT, ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.torch_file import read_torch_file
@@ -19,9 +19,10 @@ from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.saving.weights import check_sizes
 from jest_loader.files import replacing
 from jest_loader.scoring.embedding_checks import check_loss
+from jest_loader.seen import SeenRows
 from jest_loader.training_state import check_weights
 
-_VERSION = 5
+_VERSION = 6
 # Options that may change when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
@@ -30,7 +31,7 @@ _FREE = {
 }  # fmt: skip
 _KEYS = {
     "config", "step", "seconds", "model", "average", "optimizer", "loader", "reference", "proxy",
-    "evaluations", "watched",
+    "evaluations", "watched", "seen",
 }  # fmt: skip
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
@@ -103,6 +104,7 @@ def _check_values(path: Path, contents: dict[str, Any]) -> None:
         config = contents["config"]
         flat(config)  # So that it is no deeper than can be walked.
         check_loss(config["loss"])
+        SeenRows.from_state(contents["seen"], CONTENT)
         whole("step", contents["step"], 0, config["steps"])
         seconds = contents["seconds"]
         if not is_number(seconds) or not 0 <= seconds < float("inf"):
@@ -151,6 +153,7 @@ def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
         check_weights(architecture.empty(loss), weights)  # Before it takes memory.
     model = architecture.empty(loss)
     model.load_state_dict(weights)
+    model.seen = SeenRows.from_state(contents["seen"], CONTENT)
     return model
 
 
