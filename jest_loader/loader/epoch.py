@@ -1,7 +1,7 @@
 """One pass over a source: read super-batches and choose a sub-batch of each, in turn or ahead."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -164,10 +164,11 @@ class Pass:
             prepare=arguments.prepare,
             steps=arguments.steps(start),
         )
+        make = partial(_marked, join, self._stream)
         if options.prefetch == 0:
-            return join(batches)
+            return make(batches)
         reading = ReadAhead(
-            batches, join, depth=options.prefetch, stall_timeout_s=options.stall_timeout_s
+            batches, make, depth=options.prefetch, stall_timeout_s=options.stall_timeout_s
         )
         self._threads.append(reading)
         return reading
@@ -196,7 +197,7 @@ class Pass:
             return None
         if not self.position.selects(super_batch.step.number):
             super_batch = replace(super_batch, step=replace(super_batch.step, uniform=True))
-        with self._stream.entered(super_batch.candidates):
+        with self._stream.entered(super_batch.ready):
             choice = self._chooser.choose(super_batch, self._scorer)
         received = ranks.bytes_received - received
         measured = replace(choice.measured, waiting_ms=waiting_ms, bytes_received=received)
@@ -265,6 +266,15 @@ class Pass:
                 f"promises, but ended after {self._num_rows} in epoch {end.epoch}; a shard may be "
                 "missing or a worker may have died"
             )
+
+
+def _marked(
+    join: Callable[[Iterator[Any]], Iterator[SuperBatch]],
+    stream: SideStream,
+    batches: Iterator[Any],
+) -> Iterator[SuperBatch]:
+    """Super-batches marked by the stream; no generator, whose frame would keep them."""
+    return map(stream.marked, join(batches))
 
 
 def _waited_for(choosing: Iterator[Choice]) -> Choice | None:

@@ -1,13 +1,17 @@
 """A CUDA stream for work that runs beside the training loop's."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from jest_loader.batch import Batch, columns
 from jest_loader.column import Column
+from jest_loader.loader.super_batch import SuperBatch
 
 
 class SideStream:
@@ -29,22 +33,27 @@ class SideStream:
         if self._stream is not None:
             self._started = torch.cuda.current_stream().record_event()
 
-    @contextmanager
-    def entered(self, candidates: Batch) -> Iterator[None]:
-        """Launch the block's kernels on the stream.
+    def marked(self, made: SuperBatch) -> SuperBatch:
+        """A super-batch as it was read, with ``ready`` if it is on the GPU.
 
-        Args:
-            candidates: What they read. Those on a GPU were put there in the default stream, that of
-                the threads that read; the kernels come after all that is in it.
+        The thread that read it calls this. Such threads launch in the default stream.
         """
+        on_gpu = any(_is_on_gpu(column) for _, column in columns(made.candidates))
+        if self._stream is None or not on_gpu:
+            return made
+        return replace(made, ready=torch.cuda.default_stream(self._stream.device).record_event())
+
+    @contextmanager
+    def entered(self, ready: torch.cuda.Event | None = None) -> Iterator[None]:
+        """Launch the block's kernels on the stream, after ``start`` and ``ready``."""
         if self._stream is None:
             yield
             return
         with torch.cuda.stream(self._stream):
             assert self._started is not None, "start comes first"
             self._stream.wait_event(self._started)
-            if any(_is_on_gpu(column) for _, column in columns(candidates)):
-                self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
+            if ready is not None:
+                self._stream.wait_event(ready)
             yield
 
     def join(self, *batches: Batch) -> None:

@@ -38,6 +38,8 @@ class SuperBatch:
         batch_size: Rows of the source's batches.
         skipped: The rows that ``prepare`` cannot use, each named with what is wrong with it.
         source_state: The source's state right after the last row was read; None if it has none.
+        ready: After what has put the candidates on a GPU, for a stream of its own that reads them;
+            None where they are not on one.
     """
 
     step: Step
@@ -46,6 +48,7 @@ class SuperBatch:
     batch_size: int
     skipped: dict[int, str]
     source_state: dict[str, Any] | None
+    ready: "torch.cuda.Event | None" = None
 
     @property
     def is_whole(self) -> bool:

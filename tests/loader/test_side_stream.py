@@ -8,7 +8,9 @@ import torch
 
 from jest_loader import ExampleScores, JointSelector
 from jest_loader.loader import side_stream
+from jest_loader.loader.schedule import Step
 from jest_loader.loader.side_stream import SideStream
+from jest_loader.loader.super_batch import SuperBatch
 from tests.helpers import Counting, jest_dataset
 
 
@@ -59,6 +61,10 @@ def told(monkeypatch):
     return told
 
 
+def super_batch(column):
+    return SuperBatch(Step(0, 0, len(column)), {"x": column}, len(column), 1, {}, None)
+
+
 class Numbers:
     def score(self, super_batch):
         return ExampleScores(super_batch["number"].double())
@@ -84,7 +90,7 @@ def test_a_dataset_runs_where_a_gpu_is_in_use(told, overlap):
 def test_work_stands_between_what_the_loop_launched_and_launches_next(told):
     stream = SideStream(used=True)
     stream.start()
-    with stream.entered({"x": torch.zeros(2)}):
+    with stream.entered(stream.marked(super_batch(torch.zeros(2))).ready):
         assert told == ["side waits for event of default"]
     made = torch.zeros(2).as_subclass(OnGpu)
     stream.join({"x": made, "caption": ["a", "b"]})
@@ -94,5 +100,5 @@ def test_work_stands_between_what_the_loop_launched_and_launches_next(told):
 def test_work_comes_after_candidates_that_are_on_the_gpu_already(told):
     stream = SideStream(used=True)
     stream.start()
-    with stream.entered({"x": torch.zeros(2).as_subclass(OnGpu)}):
-        assert told == ["side waits for event of default", "side waits for default"]
+    with stream.entered(stream.marked(super_batch(torch.zeros(2).as_subclass(OnGpu))).ready):
+        assert told == ["side waits for event of default"] * 2
