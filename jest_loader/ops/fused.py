@@ -7,7 +7,7 @@ keeps about the precision of fp32.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from functools import cache
 
 import torch
 import triton
@@ -19,6 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from jest_loader.embeddings import Embeddings
 from jest_loader.ops import noise
 from jest_loader.ops.plain import Groups, detached, own_logits
+from jest_loader.ops.tiles import Tiles, Work, tiles_for
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -58,9 +59,11 @@ class Pairs:
 
     Args:
         embeddings: The embeddings of the B candidates, in fp16, bf16 or fp32.
+        tiles: How the kernel cuts its work; None takes ``tiles_for``.
     """
 
-    def __init__(self, embeddings: Embeddings) -> None:
+    def __init__(self, embeddings: Embeddings, *, tiles: Tiles | None = None) -> None:
+        self._tiles = tiles
         given = detached(embeddings)
         self._num_candidates, width = given.image.shape
         # Images then texts, so that one launch serves both directions.
@@ -92,7 +95,7 @@ class Pairs:
         chunk_size = chunk.shape[1]
         drawn = chunk.contiguous().flatten(0, 1)
         out = torch.empty(2, self._num_candidates, dtype=torch.float32, device=self._stacked.device)
-        tiles = _tiles(self._stacked, chunk_size)
+        tiles = self._tiles or _tiles(self._stacked, chunk_size)
         grid = (triton.cdiv(self._num_candidates, tiles.candidates), 2)
         with torch.cuda.device_of(self._stacked):
             _sum_over_chunk[grid](
@@ -123,34 +126,19 @@ class Pairs:
         return torch.full((), value, dtype=torch.float32, device=device)
 
 
-class Tiles(NamedTuple):
-    """How the kernel cuts its work: tile sizes in rows and columns, warps, pipeline depth."""
-
-    candidates: int
-    chunk: int
-    width: int
-    num_warps: int
-    num_stages: int
-
-
-def tiles_for(num_candidates: int, chunk_size: int, element_size: int, shared_bytes: int) -> Tiles:
-    """The largest tiles that fit the registers and ``shared_bytes``, and are not mostly padding."""
-    width = 128 // element_size  # One row of the copy engine's widest swizzle.
-    is_hopper = shared_bytes >= 200_000  # Or later; only these multiply out of shared memory.
-    if is_hopper and element_size == 2 and chunk_size > 128:
-        return Tiles(128, 256, width, num_warps=8, num_stages=4)
-    largest = 128 if is_hopper or element_size == 2 else 64
-    chunk = min(largest, max(16, triton.next_power_of_2(chunk_size)))
-    # Small super-batches leave multiprocessors idle: cut them finer.
-    candidates = largest if num_candidates > 16_384 else 64
-    return Tiles(candidates, chunk, width, num_warps=8 if candidates == 128 else 4, num_stages=3)
+@cache
+def _shared_bytes_and_name(device: torch.device) -> tuple[int, str]:
+    """The most shared memory of a block on the device, and its name; 0 where it is interpreted."""
+    if device.type != "cuda":
+        return 0, ""
+    properties = torch.cuda.get_device_properties(device)
+    # torch's stubs lack the attribute.
+    return getattr(properties, "shared_memory_per_block_optin", 0), properties.name
 
 
 def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:
-    properties = torch.cuda.get_device_properties(stacked.device) if stacked.is_cuda else None
-    # 0 under the interpreter; torch's stubs lack the attribute.
-    shared_bytes = getattr(properties, "shared_memory_per_block_optin", 0)
-    return tiles_for(len(stacked) // 2, chunk_size, stacked.element_size(), shared_bytes)
+    work = Work(len(stacked) // 2, chunk_size, stacked.element_size())
+    return tiles_for(work, *_shared_bytes_and_name(stacked.device))
 
 
 def gumbel(

@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from jest_loader.ops import fused
+from jest_loader.ops.tiles import FASTEST, Tiles, Work, by_rule
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -33,25 +34,42 @@ def main() -> None:
     for capability, dtype, size, softmax, groups in product(GPUS, DTYPES, SIZES, both, both):
         if dtype == "bf16" and capability != 90:
             continue  # Before Hopper it takes fp16's path.
-        tiles = fused.tiles_for(*size, DTYPES[dtype], GPUS[capability])
-        kernel = compile_sums(capability, dtype, tiles, softmax, groups)
-        found.append(
-            {
-                "capability": capability,
-                "shared_bytes_of_gpu": GPUS[capability],
-                "dtype": dtype,
-                "softmax": softmax,
-                "groups": groups,
-                **tiles._asdict(),
-                **properties(kernel),
-            }
-        )
+        tiles = by_rule(Work(*size, DTYPES[dtype]), GPUS[capability])
+        found.append(compiled(capability, dtype, tiles, softmax, groups))
+    for device, table in FASTEST.items():
+        capability = 80 if "A100" in device else 90
+        for (work, tiles), groups in product(table.items(), both):
+            dtype = "fp16" if work.element_size == 2 else "fp32"
+            found.append(compiled(capability, dtype, tiles, False, groups))
+    fused_noise()
     sys.stdout.write(json.dumps(found))
 
 
-def compile_sums(
-    capability: int, dtype: str, tiles: fused.Tiles, softmax: bool, groups: bool
-) -> Any:
+def compiled(
+    capability: int, dtype: str, tiles: Tiles, softmax: bool, groups: bool
+) -> dict[str, Any]:
+    """What one kernel is and what the compiler made of it."""
+    kernel = compile_sums(capability, dtype, tiles, softmax, groups)
+    return {
+        "capability": capability,
+        "shared_bytes_of_gpu": GPUS[capability],
+        "dtype": dtype,
+        "softmax": softmax,
+        "groups": groups,
+        **tiles._asdict(),
+        **properties(kernel),
+    }
+
+
+def fused_noise() -> None:
+    """Compile the noise's kernel, of which nothing is asked but that it compiles."""
+    names = ("out", "key", "num_candidates", "first", "stride", "BLOCK")
+    types = ("*fp32", "i64", "i32", "i64", "i64", "constexpr")
+    source = ASTSource(fused._gumbel, dict(zip(names, types, strict=True)), {"BLOCK": 1024})
+    triton.compile(source, target=GPUTarget("cuda", 90, 32))
+
+
+def compile_sums(capability: int, dtype: str, tiles: Tiles, softmax: bool, groups: bool) -> Any:
     """The kernel of the sums, for one GPU, dtype and tiles, with groups or without."""
     names = ("groups", "drawn_groups")
     constants = {

@@ -17,6 +17,7 @@ import torch
 
 from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.ops import noise, plain
+from jest_loader.ops.tiles import Work, by_rule
 from tests.helpers import random_embeddings
 
 fused = pytest.importorskip("jest_loader.ops.fused", reason="needs Triton")
@@ -82,7 +83,7 @@ def test_sums_are_as_exact_as_the_plain_form(case, name, dtype):
 
 @pytest.mark.parametrize("name", SUMS)
 def test_the_largest_tiles_compute_the_same(name, monkeypatch):
-    large = fused.tiles_for(100_000, 2048, element_size=2, shared_bytes=227 << 10)
+    large = by_rule(Work(100_000, 2048, element_size=2), shared_bytes=227 << 10)
     assert (large.candidates, large.chunk) == (128, 256)
     monkeypatch.setattr(fused, "_tiles", lambda *_: large)
     low = embeddings(270, 72, torch.float16)
@@ -93,7 +94,7 @@ def test_the_largest_tiles_compute_the_same(name, monkeypatch):
 @pytest.mark.parametrize("bias", [0.0, -16.0, 16.0])
 def test_large_tiles_lose_nothing_where_all_pairs_are_alike(bias, monkeypatch):
     """All factors of a tile's product at an end of their range."""
-    large = fused.tiles_for(100_000, 2048, element_size=2, shared_bytes=227 << 10)
+    large = by_rule(Work(100_000, 2048, element_size=2), shared_bytes=227 << 10)
     monkeypatch.setattr(fused, "_tiles", lambda *_: large)
     low = replace(embeddings(130, 16, torch.float16), logit_scale=0.01, logit_bias=bias)
     chunk = torch.arange(130, device=DEVICE).repeat(2)[:256]
@@ -153,7 +154,7 @@ def test_a_chunk_may_be_of_other_candidates(name, width):
 def test_pairs_of_one_group_are_left_out(name, num_groups, monkeypatch):
     """Of one group nothing is left; of two, whole tiles are masked before any pair counts."""
     low = embeddings(203, 24, torch.float16)
-    tiles = fused.tiles_for(203, 97, element_size=2, shared_bytes=99 << 10)
+    tiles = by_rule(Work(203, 97, element_size=2), shared_bytes=99 << 10)
     monkeypatch.setattr(fused, "_tiles", lambda *_: tiles._replace(chunk=16))
     ids = torch.randint(-num_groups, 0, (203,), generator=torch.Generator().manual_seed(0))
     ids = (ids.sort().values * 2**40).to(DEVICE)
