@@ -14,7 +14,7 @@ FOR_TEST := $(VENV)/installed-for-test
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check oldest frameworks clean
+.PHONY: help demo test check oldest gpu frameworks clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -39,6 +39,9 @@ check: $(FOR_TEST) ## run the gates only: format, lint, spelling, types, imports
 
 oldest: $(OLDEST)/installed ## run the quick tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -m "not slow" -W default # old libraries warn of each other
+
+gpu: $(FOR_TEST) ## measure all that wants a GPU, in nine minutes on an H100 (runs/gpu/)
+	$(BIN)/python -m bench.gpu --out runs/gpu
 
 frameworks: ## run the tests of each training loop in an environment of its own (bench/results/frameworks_cpu.txt)
 	$(PYTHON) tests/frameworks/environments.py

@@ -1,27 +1,24 @@
-"""What joint selection costs: Algorithm 1 as published, ours, and the bare matrix products.
+"""What joint selection costs on a CPU: Algorithm 1 as published, ours, and the bare products.
 
-Regime: learnability of B candidates of which f = 0.8 are dropped, in 16 chunks, one device, the
-embeddings already there. Clustered embeddings, whose scores tell candidates apart. All forms of a
-size are timed in one run, since only their ratios carry over to another machine.
+Regime: learnability of B candidates of which f = 0.8 are dropped, in 16 chunks, the embeddings
+already there. Clustered embeddings, whose scores tell candidates apart. All forms of a size are
+timed in one run, since only their ratios carry over to another machine. ``bench.gpu`` measures the
+same on a GPU.
 
     python -m bench.selection > bench/results/selection_cpu.txt
-    python -m bench.selection --device cuda > bench/results/selection_h100.txt
 
 Forms:
 
 - published: the matrix of all pairs, and in each chunk its products with an indicator of what was
-  chosen; NumPy in fp64 and in fp32 on a CPU, PyTorch in fp32 on a GPU.
+  chosen; NumPy in fp64 and in fp32.
 - plain: ``FactoredScores`` in plain PyTorch.
-- fused: its Triton kernels; on a GPU only. Graph: its selection alone, from scores that were made
-  before, captured once and replayed; its memory is not measured.
 - products: the same matrix products and nothing else, in the dtype of the embeddings: the bound.
 
 Every form is timed once a round, and a ratio ("7 times published": 7 times as fast) is taken within
 a round; the median of all rounds is printed, with the least and the greatest.
 
-Memory is the peak above the embeddings: of the process on a CPU, of the allocator on a GPU. Picks
-are the share of the sub-batch that the same form picks in fp64 under the same noise. The last line
-of the output is one JSON document.
+Memory is the process's peak above the embeddings. Picks are the share of the sub-batch that the
+same form picks in fp64 under the same noise. The last line of the output is one JSON document.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize
 
 from bench.harness import (
     PeakMemory,
@@ -50,15 +47,18 @@ from jest_loader.protocols import Loss
 from jest_loader.selecting.selectors import chunk_sizes
 from tests.published import choice, jointly_sample, sigmoid_pairwise, sum_of_pairs
 
-SELECTOR = JointSelector(num_chunks=16)
 FILTER_RATIO = 0.8
+
+Sides = tuple[Embeddings, Embeddings]
+"""The learner's embeddings and the reference's."""
 
 
 class Size(NamedTuple):
-    """Candidates, and the width of their embeddings."""
+    """Candidates, the width of their embeddings, and how many draws choose from them."""
 
     num_candidates: int
     width: int
+    num_chunks: int = 16
 
     @property
     def sub_batch(self) -> int:
@@ -69,61 +69,49 @@ class Size(NamedTuple):
 SIZES = {
     "smoke": [Size(640, 32)],
     "cpu": [Size(5120, 512), Size(20480, 512)],
-    "cuda": [
-        Size(5120, 512),
-        Size(20480, 512),
-        Size(40960, 768),
-        Size(81920, 768),
-        Size(163840, 768),
-    ],
 }
-LARGEST_PUBLISHED = {"cpu": 5120, "cuda": 40960}
-"""Twice as many candidates take four times the memory: 75 GiB at 81,920."""
+LARGEST_PUBLISHED = 5120
+"""Twice as many candidates take four times the memory: 16 GiB in NumPy's fp64 at 20,480."""
 
 
 def main() -> None:
     """Time every form at every size."""
     parser = parser_of(__doc__, smoke=True, repeats=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--loss", default="sigmoid", choices=["sigmoid", "softmax"])
     arguments = parser.parse_args()
     repeats = 1 if arguments.smoke else arguments.repeats
     results = []
-    for size in SIZES["smoke" if arguments.smoke else arguments.device]:
-        found = measure(size, arguments.device, arguments.loss, repeats)
+    for size in SIZES["smoke" if arguments.smoke else "cpu"]:
+        found = measure(size, arguments.loss, repeats)
         results.append(found)
         print(f"{size.num_candidates} -> {size.sub_batch}, width {size.width}")
         for name, form in found["forms"].items():
             print(f"  {name:14s} {describe(form)}", flush=True)
     figures = {
         "loss": arguments.loss,
-        "num_chunks": SELECTOR.num_chunks,
+        "num_chunks": Size._field_defaults["num_chunks"],
         "filter_ratio": FILTER_RATIO,
         "repeats": repeats,
         "results": results,
     }
-    print_document(figures, device=arguments.device)
+    print_document(figures)
 
 
-def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]:
+def measure(size: Size, loss: Loss, repeats: int) -> dict[str, Any]:
     """Times, memory and agreement of each form that fits."""
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    learner = clustered(size, seed=0, noise=1.2, logit_bias=-10.0, device=device, dtype=dtype)
-    reference = clustered(size, seed=1, noise=0.6, logit_bias=-14.0, device=device, dtype=dtype)
-    sides = (learner, reference)
-    exact = (replace(s, image=s.image.double(), text=s.text.double()) for s in sides)
-    expected = select(FactoredScores(next(exact), next(exact), loss, fused=False), size)
+    sides = clustered_sides(size, "cpu", torch.float32)
+    expected = select(in_fp64(sides, loss), size)
     forms: dict[str, Any] = {}
-    runs = dict(forms_of(size, sides, device, loss))
+    runs = dict(forms_of(size, sides, loss))
     for name, run in runs.items():
-        # The first call compiles and allocates; what it adds to the peak is the form's own.
-        with PeakMemory(device) as memory:
+        # The first call allocates; what it adds to the peak is the form's own.
+        with PeakMemory("cpu") as memory:
             index = run()
         forms[name] = {"peak_bytes": memory.peak_bytes}
         if isinstance(index, Tensor):
             forms[name]["picks_of_fp64"] = shared(index, expected)
             forms[name]["learnability"] = learnability(sides, index, loss)
-    ms = in_rounds(runs, repeats, partial(once_ms, device=device))
+    ms = in_rounds(runs, repeats, once_ms)
     for name, form in forms.items():
         form["ms"] = spread(ms[name])
         form["times"] = {
@@ -134,7 +122,7 @@ def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]
     return {
         **size._asdict(),
         "sub_batch": size.sub_batch,
-        "dtype": str(dtype),
+        "dtype": str(sides[0].image.dtype),
         "embedding_bytes": sum(2 * s.image.nbytes for s in sides),
         "learnability_of_fp64": learnability(sides, expected, loss),
         "products_flops": products_flops(size),
@@ -142,45 +130,21 @@ def measure(size: Size, device: str, loss: Loss, repeats: int) -> dict[str, Any]
     }
 
 
-def forms_of(
-    size: Size, sides: tuple[Embeddings, Embeddings], device: str, loss: Loss
-) -> Iterator[tuple[str, Callable[[], object]]]:
+def forms_of(size: Size, sides: Sides, loss: Loss) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each form's name, and a call that selects with it."""
-    if size.num_candidates <= LARGEST_PUBLISHED[device] and loss == "sigmoid":
-        if device == "cpu":
-            yield "published fp64", lambda: published_numpy(size, sides, np.float64)
-            yield "published fp32", lambda: published_numpy(size, sides, np.float32)
-        else:
-            yield "published fp32", lambda: published_torch(size, sides)
+    if size.num_candidates <= LARGEST_PUBLISHED and loss == "sigmoid":
+        yield "published fp64", lambda: published_numpy(size, sides, np.float64)
+        yield "published fp32", lambda: published_numpy(size, sides, np.float32)
     yield "plain", lambda: select(FactoredScores(*sides, loss, fused=False), size)
-    if device == "cuda":
-        yield "fused", lambda: select(FactoredScores(*sides, loss, fused=True), size)
-        yield "graph", captured(FactoredScores(*sides, loss, fused=True), size)
     yield "products", lambda: products(size, sides)
 
 
 def select(scores: FactoredScores, size: Size) -> Tensor:
     """Our selection."""
-    return SELECTOR.select(scores, size.sub_batch, key=0)
+    return JointSelector(size.num_chunks).select(scores, size.sub_batch, key=0)
 
 
-def captured(scores: FactoredScores, size: Size) -> Callable[[], Tensor]:
-    """The selection as one CUDA graph, which the host launches at once."""
-    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
-        select(scores, size)  # Compiles the kernels; a capture must not.
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        index = select(scores, size)
-
-    def replay() -> Tensor:
-        graph.replay()
-        return index
-
-    return replay
-
-
-def published_numpy(size: Size, sides: tuple[Embeddings, Embeddings], dtype: Any) -> None:
+def published_numpy(size: Size, sides: Sides, dtype: Any) -> None:
     """Algorithm 1 from its description; it draws noise of its own, so its picks are others."""
     losses = [
         sigmoid_pairwise(
@@ -191,23 +155,7 @@ def published_numpy(size: Size, sides: tuple[Embeddings, Embeddings], dtype: Any
         for side in sides
     ]
     score, draw = sum_of_pairs(losses[0] - losses[1]), choice(np.random.default_rng(0))
-    jointly_sample(score, size.sub_batch, SELECTOR.num_chunks, draw)
-
-
-def published_torch(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
-    """The same in PyTorch, drawn by Gumbel-top-k: multinomial stops at 2^24 categories."""
-    eye = torch.eye(size.num_candidates, dtype=torch.bool, device=sides[0].image.device)
-    learner, reference = (
-        side.image.float() @ side.text.float().T * scale + bias
-        for side, (scale, bias) in zip(sides, map(logit_parameters, sides), strict=True)
-    )
-    pairwise = softplus(learner.where(~eye, -learner)) - softplus(reference.where(~eye, -reference))
-    own, chosen = pairwise.diagonal(), torch.zeros_like(pairwise[0])
-    for chunk in chunk_sizes(size.sub_batch, SELECTOR.num_chunks):
-        logits = own + chosen @ pairwise + pairwise @ chosen
-        logits = logits.masked_fill(chosen > 0, -torch.inf)
-        noise = -torch.empty_like(logits).exponential_().log()
-        chosen[(logits + noise).topk(chunk).indices] = 1
+    jointly_sample(score, size.sub_batch, size.num_chunks, draw)
 
 
 def logit_parameters(side: Embeddings) -> tuple[float, float]:
@@ -216,9 +164,9 @@ def logit_parameters(side: Embeddings) -> tuple[float, float]:
     return float(side.logit_scale), float(side.logit_bias)
 
 
-def products(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
+def products(size: Size, sides: Sides) -> None:
     """What no matrix-free form can leave out: each chunk but the last with all candidates."""
-    chunks = chunk_sizes(size.sub_batch, SELECTOR.num_chunks)
+    chunks = chunk_sizes(size.sub_batch, size.num_chunks)
     out = sides[0].image.new_empty(size.num_candidates, chunks[0])
     for side in sides:
         for candidates, others in ((side.image, side.text), (side.text, side.image)):
@@ -230,8 +178,24 @@ def products(size: Size, sides: tuple[Embeddings, Embeddings]) -> None:
 
 def products_flops(size: Size) -> int:
     """Floating-point operations of ``products``."""
-    chunks = chunk_sizes(size.sub_batch, SELECTOR.num_chunks)
+    chunks = chunk_sizes(size.sub_batch, size.num_chunks)
     return 4 * 2 * size.num_candidates * size.width * sum(chunks[:-1])
+
+
+def clustered_sides(size: Size, device: str, dtype: torch.dtype) -> Sides:
+    """A learner's embeddings, and those of a reference that tells pairs apart better."""
+    return (
+        clustered(size, seed=0, noise=1.2, logit_bias=-10.0, device=device, dtype=dtype),
+        clustered(size, seed=1, noise=0.6, logit_bias=-14.0, device=device, dtype=dtype),
+    )
+
+
+def in_fp64(sides: Sides, loss: Loss) -> FactoredScores:
+    """The scores that others are compared with: plain, of the same numbers in fp64."""
+    learner, reference = (
+        replace(side, image=side.image.double(), text=side.text.double()) for side in sides
+    )
+    return FactoredScores(learner, reference, loss, fused=False)
 
 
 def clustered(

@@ -35,6 +35,7 @@ SHORT = {
         *("--super-batches", "1"),
     ],
     "selection": ["--smoke"],
+    "gpu": ["--smoke", "--out", "gpu", "--parts", "selection"],
     "decoding": ["--smoke"],
     "endurance": ["--smoke"],
     "ranks": ["--smoke", "--plot", "ranks.png"],

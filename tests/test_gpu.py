@@ -18,6 +18,7 @@ from jest_loader import (
     Shrink,
     UniformSelector,
 )
+from jest_loader.clip.step.finite_check import FiniteCheck, StepValues
 from jest_loader.ops.noise import fold, gumbel
 from tests.helpers import random_embeddings
 
@@ -204,3 +205,18 @@ def test_a_dataloader_pins_sub_batches_that_are_not_on_the_gpu():
     assert batch["caption"] == ["a"] * 4
     with pytest.raises(RuntimeError, match="only dense CPU tensors can be pinned"):
         next(iter(loader("cuda")))
+
+
+def test_no_training_step_waits_for_its_loss(tmp_path):
+    check = FiniteCheck(tmp_path)
+    loss = torch.ones((), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in (1, 2, 3):
+            check.add(step, loss, loss, [step])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert check.settle() == StepValues(3, 1.0, 1.0)
+    check.add(4, loss * torch.nan, loss, [7, 8])
+    with pytest.raises(FloatingPointError, match="got nan at step 4 on samples 7, 8 "):
+        check.add(5, loss, loss, [9])

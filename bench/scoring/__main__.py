@@ -1,41 +1,34 @@
 """What scoring costs: each embedder and each scorer, as a share of the training step beside it.
 
-Regime: one device, the bundled towers, random images and tokens that are already on the device. A
-step trains on b examples chosen from B = 5 b (filter ratio 0.8). On a GPU towers of the size of
-ViT-B/16 with 64 text tokens train in bf16, as the trainer does; on a CPU a small model trains in
-fp32 on one thread, and times are the process's CPU times. All forms take turns in one run: only
-their ratios carry over to another machine.
+Regime: a CPU, the bundled towers, random images and tokens. A step trains on b examples chosen from
+B = 5 b (filter ratio 0.8). A small model trains in fp32 on one thread, and times are the process's
+CPU times. All forms take turns in one run: only their ratios carry over to another machine.
+``bench.gpu`` measures the same towers at their full size on a GPU.
 
     python -m bench.scoring > bench/results/scoring_cpu.txt
-    python -m bench.scoring --device cuda > bench/results/scoring_h100.txt
 
 Forms:
 
 - training: forward, backward and AdamW on a sub-batch; a share is a form's time over this time.
-- live learner, live reference, proxy: embedding the super-batch, in fp32 on a CPU and in fp16 on a
-  GPU. There the learner also in fp32, in TF32 (``torch.set_float32_matmul_precision("high")``) and
-  in bf16.
+- live learner, live reference, proxy: embedding the super-batch, in fp32.
 - proxy update: its training step on the sub-batch, in fp32.
-- cached reference: looking up B rows of a memory map of 10 B, and putting them on the device.
+- cached reference: looking up B rows of a memory map of 10 B.
 - selection: scores from two models' embeddings and a joint selection in 16 chunks.
 - learnability, hard learner, easy reference: whole scorers, with the selection. Each is run with a
   live and with a cached reference where it has one, and with the proxy in the learner's place.
 
-"Predicted" is the same share in floating-point operations by the cost model. They ignore precision:
-with training in bf16 and a part in fp32 the device's rates differ, and measured shares differ from
-predicted ones. "Ratio" is measured over predicted. Looking up rows has no flops, so its
-predicted share is zero.
+"Predicted" is the same share in floating-point operations by the cost model. "Ratio" is measured
+over predicted. Looking up rows has no flops, so its predicted share is zero.
 
 Whole steps through ``JestDataset`` come last, by the wall clock: choosing and training in turn, and
 with ``overlap=True``, where a step should take the time of the longer part.
 
-Memory is the peak above the memory in use before a form; on a CPU the process's, which keeps the
+Memory is the peak above the memory in use before a form, that of the process, which keeps the
 memory that earlier forms have freed. The last line of the output is one JSON document.
 """
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +37,6 @@ import torch
 from bench.harness import (
     PeakMemory,
     in_rounds,
-    once_ms,
     once_s,
     parser_of,
     print_document,
@@ -59,15 +51,13 @@ from bench.scoring.steps import measure_steps
 def main() -> None:
     """Time every form of a setting."""
     parser = parser_of(__doc__, smoke=True, repeats=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
-    if arguments.device == "cpu":
-        torch.set_num_threads(1)  # So that CPU time is not that of threads that wait.
-    setting = SETTINGS["smoke" if arguments.smoke else arguments.device]
+    torch.set_num_threads(1)  # So that CPU time is not that of threads that wait.
+    setting = SETTINGS["smoke" if arguments.smoke else "cpu"]
     repeats = 1 if arguments.smoke else arguments.repeats
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(setting, torch.device(arguments.device), Path(folder))
-        found = measure(bench.forms(), arguments.device, repeats)
+        bench = Bench(setting, torch.device("cpu"), Path(folder))
+        found = measure(bench.forms(), repeats)
         steps = measure_steps(bench, num_steps=2 if arguments.smoke else 20)
     for name, form in found.items():
         print(f"{name:40s} {describe(form)}", flush=True)
@@ -85,20 +75,18 @@ def main() -> None:
         "forms": found,
         "steps": steps,
     }
-    print_document(figures, device=arguments.device)
+    print_document(figures)
 
 
-def measure(forms: dict[str, Form], device: str, repeats: int) -> dict[str, Any]:
+def measure(forms: dict[str, Form], repeats: int) -> dict[str, Any]:
     """Times, peaks and shares of every form."""
     peaks = {}
     for name, form in forms.items():
-        form.run()  # Compiles, and allocates what stays.
-        with PeakMemory(device) as memory:
+        form.run()  # Allocates what stays.
+        with PeakMemory("cpu") as memory:
             form.run()
         peaks[name] = memory.peak_bytes
-    # On a CPU the time that this process spent itself.
-    time_ms = partial(once_ms, device=device) if device == "cuda" else cpu_ms
-    ms = in_rounds({name: form.run for name, form in forms.items()}, repeats, time_ms)
+    ms = in_rounds({name: form.run for name, form in forms.items()}, repeats, cpu_ms)
     training = forms["training"].flops
     found = {}
     for name, form in forms.items():

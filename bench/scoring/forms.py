@@ -71,8 +71,6 @@ class Bench:
         forms = {"training": Form(self.train, self.training_flops)}
         forms |= dict(self.parts())
         forms |= dict(self.scorers())
-        if self.device.type == "cuda":
-            forms |= dict(self.precisions())
         return forms
 
     @property
@@ -132,21 +130,6 @@ class Bench:
         ):
             total = flops + self.selecting_flops(num_models)
             yield name, Form(partial(self.choose, scorer), total)
-
-    def precisions(self) -> Iterator[tuple[str, Form]]:
-        """The learner in the precisions that are not the default of a GPU."""
-        fp32, bf16 = (
-            LiveLearner(self.learner, micro_batch_size=self.setting.micro_batch, precision=name)
-            for name in ("fp32", "bf16")
-        )
-
-        def in_tf32() -> None:
-            with matmul_precision("high"):
-                fp32.embed(self.candidates)
-
-        yield "live learner, fp32", Form(partial(fp32.embed, self.candidates), self.scoring_flops)
-        yield "live learner, TF32", Form(in_tf32, self.scoring_flops)
-        yield "live learner, bf16", Form(partial(bf16.embed, self.candidates), self.scoring_flops)
 
     def selecting_flops(self, num_models: int) -> int:
         """Flops of a joint selection."""

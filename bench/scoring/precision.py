@@ -23,15 +23,14 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 
 from bench.harness import learnability, parser_of, print_document
+from bench.scoring.exact import embed_in_fp64
 from jest_loader import Embeddings, FactoredScores, FrozenReference, JointSelector
 from jest_loader.adapters.mds import MdsSource
 from jest_loader.batch import Batch
 from jest_loader.clip.loading.columns import tokenize_and_decode
-from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.clip.saving import checkpoint
 from jest_loader.demo.data import prepare
@@ -107,7 +106,7 @@ def super_batches(demo: Path, num_candidates: int) -> Iterator[dict[str, Sides]]
         checkpoint.load_model(demo / arm / "checkpoint.pt", for_inputs_of=run)
         for arm in ("joint", "reference")
     ]
-    exact = [FrozenReference(deepcopy(model).double(), in_fp64) for model in models]
+    exact = [FrozenReference(deepcopy(model).double(), embed_in_fp64) for model in models]
     embedders = {
         name: [FrozenReference(model, precision=name) for model in models] for name in PRECISIONS
     }
@@ -121,15 +120,6 @@ def super_batches(demo: Path, num_candidates: int) -> Iterator[dict[str, Sides]]
                 learner, reference = (rounded(side, PRECISIONS[name]) for side in sides)
                 forms[f"{name}, rounded"] = learner, reference
         yield forms
-
-
-def in_fp64(model: nn.Module, batch: Batch) -> Embeddings:
-    """Embeddings of a model in fp64, which normalises in fp32 by itself."""
-    assert isinstance(model, ClipModel)
-    image = model.image_tower(batch["image"].double(), None, None)
-    text = model.text_tower(batch["text"])
-    scale = model.log_scale.exp()
-    return Embeddings(normalize(image, dim=1), normalize(text, dim=1), scale, model.logit_bias)
 
 
 def embedded(pair: list[FrozenReference], inputs: Batch) -> Sides:

@@ -121,19 +121,3 @@ def test_a_learning_rate_that_is_too_high_is_named(shards, tmp_path):
     )
     with pytest.raises(FloatingPointError, match=r"must be finite, got .* a lower optimizer.lr"):
         train(config)
-
-
-@pytest.mark.gpu
-def test_no_step_waits_for_the_gpu(tmp_path):
-    check = FiniteCheck(tmp_path)
-    loss = torch.ones((), device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for step in (1, 2, 3):
-            check.add(step, loss, loss, [step])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert check.settle() == StepValues(3, 1.0, 1.0)
-    check.add(4, loss * torch.nan, loss, [7, 8])
-    with pytest.raises(FloatingPointError, match="got nan at step 4 on samples 7, 8 "):
-        check.add(5, loss, loss, [9])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.device import products_of_numpy
 from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.ops import noise, plain
 from jest_loader.ops.tiles import Work, by_rule
@@ -38,16 +39,9 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def products_of_numpy(monkeypatch):
+def quick_interpreter(monkeypatch):
     """Tiles are multiplied by NumPy: the interpreter calls ``_multiply`` for each element."""
-
-    def product(reduce, tiles):
-        assert reduce.combine_fn.fn(2.0, 3.0) == 6.0
-        (tile,) = tiles
-        found = tile.handle.data.prod(axis=reduce.axis, keepdims=reduce.keep_dims)
-        return [reduce.to_tensor(found, tile.dtype)]
-
-    monkeypatch.setattr(ReduceOps, "generic_reduce", product)
+    monkeypatch.setattr(ReduceOps, "generic_reduce", products_of_numpy)
 
 
 def embeddings(size, width, dtype, **options):
