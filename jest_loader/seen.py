@@ -31,7 +31,7 @@ class KnowsSeen(Protocol):
     """A reference that may know which examples it was trained on."""
 
     @property
-    def seen(self) -> SeenFunction | None:
+    def has_seen(self) -> SeenFunction | None:
         """Says so of a batch's examples; None where nothing is known."""
         ...
 
@@ -95,6 +95,12 @@ class SeenRows:
         if self.most_known is not None:
             found[keys > self.most_known] = UNKNOWN
         return found
+
+    def fingerprint(self) -> str:
+        """How many keys there are, and a digest of them."""
+        digest = hashlib.blake2b(self.keys.astype("<i8").tobytes(), digest_size=8).hexdigest()
+        share = "" if self.most_known is None else f" up to {self.most_known}"
+        return f"{len(self.keys)} keys{share} {digest}"
 
     def joined(self, others: "SeenRows", *, most: int = MOST_KEYS) -> "SeenRows":
         """These and others; of too many keys the ``most`` smallest."""

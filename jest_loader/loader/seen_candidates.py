@@ -106,7 +106,7 @@ class SeenCandidates:
 def seen_function(scorer: object) -> SeenFunction | None:
     """What says which examples a scorer's reference was trained on; None if nothing does."""
     reference = scorer.reference if isinstance(scorer, WithReference) else None
-    return reference.seen if isinstance(reference, KnowsSeen) else None
+    return reference.has_seen if isinstance(reference, KnowsSeen) else None
 
 
 def too_few_unseen(num_left: int, size: int, num_seen: int, num_candidates: int) -> ValueError:

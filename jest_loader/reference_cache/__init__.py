@@ -8,7 +8,7 @@
       processes       several processes that build one cache
       identity        what a cache is made from
     verify          compares a cache with its checksums
-    cached          CachedReference and CachedLosses, which look up what was kept
+    cached          CachedReference, which looks up what was kept; cached_losses, CachedLosses
       stored_rows     arrays whose rows belong to examples, in memory or mapped
       sample_index    the row of each sample id
       mapped_rows     an array in many files, gathered by one index
@@ -21,7 +21,8 @@ Users touch what is named here, and nothing else: ``build``, ``build_part``, ``v
 """
 
 from jest_loader.reference_cache.build import build, build_part
-from jest_loader.reference_cache.cached import CachedLosses, CachedReference
+from jest_loader.reference_cache.cached import CachedReference
+from jest_loader.reference_cache.cached_losses import CachedLosses
 from jest_loader.reference_cache.format import Manifest
 from jest_loader.reference_cache.identity import model_fingerprint
 from jest_loader.reference_cache.verify import verify

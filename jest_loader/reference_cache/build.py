@@ -27,6 +27,7 @@ from jest_loader.reference_cache.processes import (
     progress_bar,
     wait_for,
 )
+from jest_loader.seen import KnowsSeen, SeenFunction, SeenRows, check_seen
 from jest_loader.version import __version__
 
 
@@ -36,6 +37,7 @@ def build(  # noqa: PLR0913
     reference: Embedder | Callable[[Batch], Tensor],
     *,
     identity: Mapping[str, str] | None = None,
+    seen: SeenFunction | None = None,
     chunk_rows: int = 1 << 15,
     id_column: str = "sample_id",
     overwrite: bool = False,
@@ -62,6 +64,9 @@ def build(  # noqa: PLR0913
         identity: What the cache is made from, as text by name: ``preprocessing``, ``tokenizer``,
             ``context_length``, whatever matters. ``data`` is known of a source with
             ``fingerprint``, and ``model`` of a reference that runs a module.
+        seen: Says which examples of a batch the reference was trained on: ``SeenRows(ids)``, or a
+            function of the source's batch that returns bool [B]. None takes what the reference says
+            by its own ``has_seen``, if it does.
         chunk_rows: Rows of a chunk file.
         id_column: The column of sample ids, any int64.
         overwrite: Whether to delete a cache at ``path`` first.
@@ -74,13 +79,14 @@ def build(  # noqa: PLR0913
 
     Raises:
         ValueError: if ``path`` holds something else or a cache with other settings, an example
-            comes twice, fewer come than promised, what the reference returns cannot be kept, or
-            ``peers_timeout_s`` is not positive.
+            comes twice, fewer come than promised, what the reference or ``seen`` returns cannot be
+            kept, or ``peers_timeout_s`` is not positive.
         TimeoutError: if the other processes do not build their chunks.
     """
     folder, rank = Path(path).resolve(), Process.of_this_process()  # A link to it stays one.
     rank.check(source, peers_timeout_s, overwrite=overwrite)
-    settings = _settings(source, reference, identity, chunk_rows)
+    seen = _seen(seen, reference)
+    settings = _settings(source, reference, identity, seen, chunk_rows)
     if overwrite:
         remove(folder)
     if (manifest := finished(folder, settings)) is not None:
@@ -88,7 +94,8 @@ def build(  # noqa: PLR0913
     unfinished = CacheFolder(folder, settings)
     try:
         with progress_bar(unfinished, rank, shown=progress) as advance:
-            Builder(source, measure_of(reference), unfinished, id_column, advance).build(rank)
+            measure = measure_of(reference)
+            Builder(source, measure, unfinished, id_column, advance, seen).build(rank)
         return _finished(unfinished, rank, peers_timeout_s)
     except FileNotFoundError:
         if not unfinished.is_finished():
@@ -97,7 +104,7 @@ def build(  # noqa: PLR0913
         return read_manifest(folder)
 
 
-def build_part(
+def build_part(  # noqa: PLR0913
     path: str | Path,
     source: Source,
     reference: Embedder | Callable[[Batch], Tensor],
@@ -105,6 +112,7 @@ def build_part(
     num_parts: int,
     *,
     identity: Mapping[str, str] | None = None,
+    seen: SeenFunction | None = None,
     chunk_rows: int = 1 << 15,
     id_column: str = "sample_id",
 ) -> None:
@@ -123,6 +131,7 @@ def build_part(
         part: Which part, from 0.
         num_parts: How many there are. The chunks are divided among them.
         identity: As for ``build``.
+        seen: As for ``build``.
         chunk_rows: As for ``build``.
         id_column: As for ``build``.
 
@@ -132,11 +141,13 @@ def build_part(
     number = whole("num_parts", num_parts, 1)
     process = Process(whole("part", part, 0, number - 1), number)
     process.check(source, None, overwrite=False)
-    folder, settings = Path(path).resolve(), _settings(source, reference, identity, chunk_rows)
+    seen = _seen(seen, reference)
+    folder = Path(path).resolve()
+    settings = _settings(source, reference, identity, seen, chunk_rows)
     if finished(folder, settings) is not None:
         return
     unfinished = CacheFolder(folder, settings)
-    builder = Builder(source, measure_of(reference), unfinished, id_column, lambda _: None)
+    builder = Builder(source, measure_of(reference), unfinished, id_column, lambda _: None, seen)
     try:
         builder.build(process)
     except FileNotFoundError:
@@ -148,14 +159,25 @@ def _settings(
     source: Source,
     reference: Embedder | Callable[[Batch], Tensor],
     identity: Mapping[str, str] | None,
+    seen: SeenFunction | None,
     chunk_rows: int,
 ) -> Settings:
+    rows: object = seen
+    known = {"seen": rows.fingerprint()} if isinstance(rows, SeenRows) else {}
     return Settings(
         measure_of(reference).kind,
         whole("chunk_rows", chunk_rows, 1),
         num_promised(source),
-        identity_of(source, reference, identity),
+        identity_of(source, reference, known | dict(identity or {})),
+        seen is not None,
     )
+
+
+def _seen(given: SeenFunction | None, reference: object) -> SeenFunction | None:
+    """What says which examples the reference was trained on: what is given, or its own."""
+    check_seen(given)
+    own = reference.has_seen if isinstance(reference, KnowsSeen) else None
+    return own if given is None else given
 
 
 def _finished(folder: CacheFolder, rank: Process, timeout_s: float | None) -> Manifest:

@@ -18,6 +18,7 @@ from jest_loader.reference_cache.format import is_missing
 from jest_loader.reference_cache.measure import Arrays, Measure
 from jest_loader.reference_cache.processes import Process
 from jest_loader.reference_cache.sample_index import sample_ids
+from jest_loader.seen import Marks, SeenFunction, marks_of
 from jest_loader.skipped import Used
 
 _LOG = logging.getLogger(__name__)
@@ -29,12 +30,14 @@ class _Drawn(NamedTuple):
     Args:
         used: The reference's output, perhaps not computed yet.
         ids: The sample ids.
+        seen: Which rows the reference was trained on, if that is kept.
         skip: How many rows at its beginning are in the cache already.
         state: The source's state after the batch, if it ends a chunk.
     """
 
     used: Used[Any]
     ids: Int64Array
+    seen: Marks | None
     skip: int
     state: dict[str, Any] | None
 
@@ -48,6 +51,7 @@ class Builder:
         folder: Of the cache.
         id_column: The column of sample ids.
         advance: Called with the number of rows just done.
+        seen: Says which examples of a batch the reference was trained on; None keeps nothing of it.
     """
 
     def __init__(
@@ -57,10 +61,11 @@ class Builder:
         folder: CacheFolder,
         id_column: str,
         advance: Callable[[int], None],
+        seen: SeenFunction | None = None,
     ) -> None:
         self._source, self._measure, self._folder = source, measure, folder
         self._chunk_rows = folder.settings.chunk_rows
-        self._id_column, self._advance = id_column, advance
+        self._id_column, self._advance, self._seen = id_column, advance, seen
         self._reasons: dict[int, str] = {}  # Why examples of the chunk in the making are missing.
 
     def build(self, rank: Process) -> None:
@@ -157,6 +162,8 @@ class Builder:
         reasons = drawn.used.with_reasons(output.skipped if isinstance(output, Embeddings) else {})
         self._reasons |= {int(drawn.ids[row]): reason for row, reason in reasons.items()}
         columns["sample_id"] = drawn.ids
+        if drawn.seen is not None:
+            columns["seen"] = drawn.seen
         self._advance(len(drawn.ids) - drawn.skip)
         return {name: rows[drawn.skip :] for name, rows in columns.items()}
 
@@ -174,7 +181,8 @@ class Builder:
                 continue
             # Whole batches are measured: another size could round differently.
             state = _plain_state(self._source) if num_rows % self._chunk_rows == 0 else None
-            yield _Drawn(self._measure.start(batch), ids, skip, state)
+            seen = None if self._seen is None else marks_of(self._seen, batch)
+            yield _Drawn(self._measure.start(batch), ids, seen, skip, state)
         if num_rows < 0:
             raise not_the_same(number * self._chunk_rows + num_rows)
 

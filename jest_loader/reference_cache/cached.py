@@ -1,6 +1,6 @@
-"""A reference that was run once, ahead of time: looks up what it said, runs no model."""
+"""A reference that was run once, ahead of time: looks up its embeddings, runs no model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jest_loader.batch import Batch
+from jest_loader.batch import Batch, take
 from jest_loader.checks import check_keywords
 from jest_loader.embeddings import Embeddings
 from jest_loader.protocols import Embedder
@@ -21,7 +21,16 @@ from jest_loader.reference_cache.stored_rows import Found, StoredRows, open_cach
 from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.learnability import check_embedder
 from jest_loader.scoring.sized import SizedEmbedder, TrainedAtSize
-from jest_loader.skipped import listed, named, use
+from jest_loader.seen import (
+    UNKNOWN,
+    UNSEEN,
+    KnowsSeen,
+    Marks,
+    SeenFunction,
+    is_marks,
+    marks_of,
+)
+from jest_loader.skipped import listed, named
 
 Live = TypeVar("Live")
 """What computes values that the cache lacks: an embedder, or a function of a batch."""
@@ -50,11 +59,15 @@ class LookUp(TypedDict, Generic[Live], total=False):
     device: torch.device | str
 
 
-class _Cached(Generic[Live]):
+class Cached(Generic[Live]):
     """Stored values, and what to do for examples that have none."""
 
     def __init__(
-        self, columns: Mapping[str, Values], ids: Ids, **options: Unpack[LookUp[Live]]
+        self,
+        columns: Mapping[str, Values],
+        ids: Ids,
+        seen: Values | None,
+        **options: Unpack[LookUp[Live]],
     ) -> None:
         check_keywords(options, LookUp)
         self.missing: Literal["error", "skip"] | Live = options.get("missing", "error")
@@ -62,10 +75,29 @@ class _Cached(Generic[Live]):
         arrays = {name: _array(values) for name, values in columns.items()}
         index = SampleIndex.of_rows(ids, len(next(iter(arrays.values()))))
         self._rows = StoredRows(arrays, index, options.get("id_column", "sample_id"))
+        self._seen = None if seen is None else _marks(seen, index.num_rows)
 
     def __len__(self) -> int:
         """Examples in the cache, with or without values."""
         return self._rows.index.num_rows
+
+    @property
+    def has_seen(self) -> SeenFunction | None:
+        """Says of a batch's examples whether the reference was trained on them; None if unknown."""
+        return None if self._seen is None else self._marks_of
+
+    def _marks_of(self, batch: Batch) -> Marks:
+        """Int8 [B], as stored; of examples without a row what the live reference knows of them."""
+        assert self._seen is not None, "it is known"
+        rows = self._rows.rows_of(batch)
+        marks: Marks = self._seen[rows.clip(min=0)]
+        absent = np.flatnonzero(rows < 0)
+        if len(absent):
+            live = self.missing.has_seen if isinstance(self.missing, KnowsSeen) else None
+            unknown = UNSEEN if isinstance(self.missing, str) else UNKNOWN  # Those are skipped.
+            some = take(batch, torch.from_numpy(absent))
+            marks[absent] = unknown if live is None else marks_of(live, some)
+        return marks
 
     def _look_up(self, batch: Batch, remedy: str) -> Found:
         found = self._rows.look_up(batch)
@@ -82,7 +114,7 @@ class _Cached(Generic[Live]):
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
-class CachedReference(_Cached[Embedder], SizedEmbedder):
+class CachedReference(Cached[Embedder], SizedEmbedder):
     """Looks up the reference's embeddings of each example by its sample id.
 
     Args:
@@ -91,6 +123,7 @@ class CachedReference(_Cached[Embedder], SizedEmbedder):
         logit_scale: The reference's inverse temperature.
         logit_bias: The reference's logit bias; None for a softmax model.
         ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
+        seen: Bool [N], whether the reference was trained on them; None where it is not known.
         trained_batch_size: How many examples, over all ranks, were each other's negatives when the
             reference was trained with the sigmoid loss. ``JestDataset`` then has the bias adapted
             to its sub-batches. None leaves the bias as it is.
@@ -110,6 +143,7 @@ class CachedReference(_Cached[Embedder], SizedEmbedder):
         logit_bias: float | None = None,
         *,
         ids: Ids = None,
+        seen: Values | None = None,
         trained_batch_size: int | None = None,
         calibration: Calibration | None = None,
         **options: Unpack[LookUp[Embedder]],
@@ -119,7 +153,7 @@ class CachedReference(_Cached[Embedder], SizedEmbedder):
                 "cached image and text embeddings must both have shape [examples, width], "
                 f"got {tuple(image.shape)} and {tuple(text.shape)}"
             )
-        super().__init__({"image": image, "text": text}, ids, **options)
+        super().__init__({"image": image, "text": text}, ids, seen, **options)
         if self.missing not in ("error", "skip"):
             check_embedder("missing, where it is not 'error' or 'skip',", self.missing)
         self.logit_scale, self.logit_bias = logit_scale, logit_bias
@@ -164,6 +198,7 @@ class CachedReference(_Cached[Embedder], SizedEmbedder):
             manifest.logit_scale,
             manifest.logit_bias,
             ids=samples,
+            seen=columns.get("seen"),
             trained_batch_size=trained_batch_size,
             calibration=calibration,
             **options,
@@ -183,90 +218,6 @@ class CachedReference(_Cached[Embedder], SizedEmbedder):
         return self.adapted(embeddings)
 
 
-class CachedLosses(_Cached[Callable[[Batch], Tensor]]):
-    """Looks up one stored number of each example by its sample id, such as a reference's loss.
-
-    Args:
-        loss: Floating [N]: an array, a memory map or a tensor.
-        ids: Int64 [N], the sample ids of the rows; None for 0 to N - 1.
-        options: ``missing``, ``id_column`` and ``device``, by keyword; ``LookUp`` describes them. A
-            function for ``missing`` is ``missing(batch) -> losses``, floating [B].
-
-    Raises:
-        ValueError: if ``loss`` is no vector, an id comes twice, or ``missing`` is something else.
-        TypeError: if a keyword is none of ``LookUp``.
-    """
-
-    def __init__(
-        self,
-        loss: Values,
-        *,
-        ids: Ids = None,
-        **options: Unpack[LookUp[Callable[[Batch], Tensor]]],
-    ) -> None:
-        if len(loss.shape) != 1:
-            raise ValueError(f"cached losses must have shape [examples], got {tuple(loss.shape)}")
-        super().__init__({"loss": loss}, ids, **options)
-        if self.missing not in ("error", "skip") and not callable(self.missing):
-            raise ValueError(
-                "missing must be 'error', 'skip' or a function that scores a batch, got "
-                f"{self.missing!r}"
-            )
-
-    @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        *,
-        expect: Mapping[str, str] | None = None,
-        **options: Unpack[LookUp[Callable[[Batch], Tensor]]],
-    ) -> "CachedLosses":
-        """The cache that ``jest_loader.reference_cache.build`` wrote to ``path``, by memory map.
-
-        Args:
-            path: Its folder.
-            expect: What it must have been built from, among ``data`` and whatever its builder
-                named.
-            options: ``missing``, ``id_column`` and ``device``; ``LookUp`` describes them.
-
-        Raises:
-            ValueError: if there is no whole cache of losses at ``path``, or it was built from
-                something else.
-        """
-        _, columns, samples = open_cache(path, "loss", expect)
-        return cls(columns["loss"], ids=samples, **options)
-
-    def values(self, batch: Batch) -> Tensor:
-        """Floating [B], in the dtype that they are stored in, NaN for examples without a value.
-
-        Raises:
-            ValueError: if the batch has no ids, or, with ``missing="error"``, an example no row.
-        """
-        return self.values_and_skipped(batch)[0]
-
-    def values_and_skipped(self, batch: Batch) -> tuple[Tensor, Mapping[int, str]]:
-        """The values, and the reason by row for those that are NaN.
-
-        Raises:
-            ValueError: as ``values``, or if ``missing`` does not return a value for each example.
-        """
-        found = self._look_up(batch, "a function that computes them")
-        values = self._on_device(found.columns["loss"])
-        if not found.skipped or isinstance(self.missing, str):
-            return values, found.skipped
-        used = use(self.missing, batch, rows=list(found.skipped))
-        if not used.rows:
-            return values, used.reasons
-        computed: object = used.output
-        if not isinstance(computed, Tensor) or computed.shape != (len(used.rows),):
-            raise ValueError(
-                f"missing must return one loss per example, shape ({len(used.rows)},), got "
-                f"{tuple(computed.shape) if isinstance(computed, Tensor) else computed!r}"
-            )
-        index = torch.tensor(used.rows, device=values.device)
-        return values.index_copy(0, index, computed.detach().to(values)), used.reasons
-
-
 def _array(values: Values) -> NDArray[Any] | MappedRows:
     """The same in the host's memory; fp32 of bf16, which NumPy does not have."""
     if isinstance(values, MappedRows):
@@ -275,3 +226,15 @@ def _array(values: Values) -> NDArray[Any] | MappedRows:
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
     return np.asarray(values)
+
+
+def _marks(seen: Values, num_rows: int) -> NDArray[Any] | MappedRows:
+    if isinstance(seen, MappedRows):
+        return seen
+    found = np.asarray(seen.cpu() if isinstance(seen, Tensor) else seen)
+    if found.shape != (num_rows,) or found.dtype.kind not in "bi" or not is_marks(found):
+        raise ValueError(
+            f"seen must be bool of shape ({num_rows},), one for each row, got {found.dtype} of "
+            f"{found.shape}"
+        )
+    return found.astype(np.int8)

@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jest_loader.checks import differ, shown
-from jest_loader.reference_cache.format import CACHE_VERSION, Kind, read_json
-from jest_loader.reference_cache.measure import Logit
+from jest_loader.reference_cache.format import CACHE_VERSION, Kind, is_missing, read_json
+from jest_loader.reference_cache.measure import Arrays, Logit
+from jest_loader.seen import SEEN, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class Settings:
         chunk_rows: Rows of a chunk.
         num_rows: Rows that the source promises; None if it does not say.
         identity: What the cache is made from.
+        knows_seen: Whether it is kept which rows the reference was trained on.
     """
 
     kind: Kind
     chunk_rows: int
     num_rows: int | None
     identity: dict[str, str]
+    knows_seen: bool = False
 
     @property
     def num_chunks(self) -> int | None:
@@ -39,6 +44,8 @@ class Record:
     Args:
         num_rows: How many rows it has.
         num_missing: How many of them have no values.
+        num_seen: On how many the reference was trained.
+        num_known: Of how many that is known.
         logit: Width, scale and bias; None for losses.
         checksums: The BLAKE2b of the chunk's file of each array.
         source: The source's state after its last row, if the source says.
@@ -46,9 +53,26 @@ class Record:
 
     num_rows: int
     num_missing: int
+    num_seen: int
+    num_known: int
     logit: Logit | None
     checksums: dict[str, str]
     source: dict[str, Any] | None
+
+    @classmethod
+    def of(
+        cls,
+        columns: Arrays,
+        logit: Logit | None,
+        checksums: dict[str, str],
+        source: dict[str, Any] | None,
+    ) -> "Record":
+        """The record of a chunk of these columns, which was just written."""
+        missing = is_missing(columns["loss" if logit is None else "image"])
+        seen = columns.get("seen", np.full(len(missing), UNKNOWN))
+        numbers = (int(rows.sum()) for rows in (missing, seen == SEEN, seen != UNKNOWN))
+        num_missing, num_seen, num_known = numbers
+        return cls(len(missing), num_missing, num_seen, num_known, logit, checksums, source)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

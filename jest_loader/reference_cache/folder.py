@@ -38,7 +38,6 @@ from jest_loader.reference_cache.format import (
     check_chunk_sizes,
     check_content,
     checksum,
-    is_missing,
     read_json,
     read_manifest,
     value_forms,
@@ -49,7 +48,7 @@ from jest_loader.state_digest import has_its_digest, with_digest
 
 _LOG = logging.getLogger(__name__)
 _FILE = re.compile(
-    r"zarr\.json|index/zarr\.json|(image|text|loss|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
+    r"zarr\.json|index/zarr\.json|(image|text|loss|seen|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
     rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/{PART}"
 )
 
@@ -129,8 +128,7 @@ class CacheFolder:
             content = _padded(values, padded).tobytes()
             checksums[name] = checksum(content)
             self._write(form.chunk_path(self.path / name, number), content)
-        values = columns["loss" if logit is None else "image"]
-        record = Record(num_rows, int(is_missing(values).sum()), logit, checksums, source)
+        record = Record.of(columns, logit, checksums, source)
         self._write(self._record_path(number), as_json(with_digest(asdict(record))))
 
     def finish(self, written_by: str) -> Manifest:
@@ -141,12 +139,12 @@ class CacheFolder:
                 source promises are not there.
         """
         records = self._records()
-        num_rows = sum(record.num_rows for record in records)
+        num_rows, knows_seen = sum(r.num_rows for r in records), self.settings.knows_seen
         logit = _one_logit(records)
         chunk_rows = min(self.settings.chunk_rows, num_rows)
         checksums = {
             name: [record.checksums[name] for record in records]
-            for name in (*value_forms(self.settings.kind, logit and logit.width), "sample_id")
+            for name in self._forms(logit, num_rows, chunk_rows)
         }
         index = self._index(records, chunk_rows)
         manifest = Manifest(
@@ -157,6 +155,8 @@ class CacheFolder:
             num_missing=sum(record.num_missing for record in records),
             chunk_rows=chunk_rows,
             width=logit and logit.width,
+            num_seen=sum(record.num_seen for record in records) if knows_seen else None,
+            num_known=sum(record.num_known for record in records) if knows_seen else None,
             logit_scale=logit and logit.logit_scale,
             logit_bias=logit and logit.logit_bias,
             has_index=index.ids is not None,
@@ -211,7 +211,8 @@ class CacheFolder:
             self._write(manifest.arrays()[name].chunk_path(self.path / name, 0), content)
 
     def _forms(self, logit: Logit | None, num_rows: int, chunk_rows: int) -> dict[str, ArrayForm]:
-        forms = value_forms(self.settings.kind, logit and logit.width)
+        settings, width = self.settings, logit and logit.width
+        forms = value_forms(settings.kind, width, knows_seen=settings.knows_seen)
         return {
             name: ArrayForm(dtype, shape, num_rows, chunk_rows)
             for name, (dtype, shape) in (*forms.items(), ("sample_id", (np.dtype("<i8"), ())))
@@ -241,6 +242,7 @@ def finished(path: Path, settings: Settings) -> Manifest | None:
     several = manifest.num_rows > manifest.chunk_rows
     found["chunk_rows"] = manifest.chunk_rows if several else settings.chunk_rows
     found["num_rows"] = manifest.num_rows if settings.num_rows is not None else None
+    found["knows_seen"] = manifest.num_seen is not None
     check_same(path, found, settings)
     check_chunk_sizes(path, manifest)
     return manifest

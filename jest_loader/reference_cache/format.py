@@ -2,6 +2,7 @@
 
     zarr.json             a Zarr v3 group, whose attribute ``jest_loader_cache`` is the manifest
     image/, text/         float16 [rows, width]; or loss/, float32 [rows]
+    seen/                 int8 [rows], where it is known: whether the reference was trained on a row
     sample_id/            int64 [rows]
     index/id, index/row   int64 [rows]: the ids in ascending order, and the row of each. Left out
                           where the ids are 0, 1, 2, ... in the order of the rows
@@ -13,7 +14,6 @@ missing are NaN. ``zarr.json`` of the group is written last: without it there is
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite, prod
 from pathlib import Path
@@ -26,7 +26,7 @@ from jest_loader.checks import shown, whole
 from jest_loader.files import read_regular
 from jest_loader.state_digest import has_its_digest
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 ATTRIBUTE = "jest_loader_cache"
 BUILDING = "building"
 MOST_JSON_BYTES = 1 << 28  # Of a manifest, which has a checksum of each chunk.
@@ -77,6 +77,8 @@ class Manifest:
         num_missing: Examples that the reference could not use.
         chunk_rows: Rows of a chunk file.
         width: Width of the embeddings; None for losses.
+        num_seen: Examples that the reference was trained on; None where none is known.
+        num_known: Examples of which it is known whether it was; None likewise.
         logit_scale: The reference's inverse temperature; None for losses.
         logit_bias: Its logit bias; None for losses and for a softmax model.
         has_index: Whether ids are not simply 0, 1, 2, ...
@@ -91,18 +93,24 @@ class Manifest:
     num_missing: int
     chunk_rows: int
     width: int | None
+    num_seen: int | None
+    num_known: int | None
     logit_scale: float | None
     logit_bias: float | None
     has_index: bool
     identity: dict[str, str]
     checksums: dict[str, list[str]]
 
+    def value_forms(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and row shape of the arrays of values, by name."""
+        return value_forms(self.kind, self.width, knows_seen=self.num_seen is not None)
+
     def arrays(self) -> dict[str, ArrayForm]:
         """The arrays by name."""
         by_row = ArrayForm(np.dtype("<i8"), (), self.num_rows, self.chunk_rows)
         found = {
             name: ArrayForm(dtype, shape, self.num_rows, self.chunk_rows)
-            for name, (dtype, shape) in value_forms(self.kind, self.width).items()
+            for name, (dtype, shape) in self.value_forms().items()
         }
         found["sample_id"] = by_row
         if self.has_index:  # In one file, to be searched as one array.
@@ -111,12 +119,15 @@ class Manifest:
         return found
 
 
-def value_forms(kind: Kind, width: int | None) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Dtype and row shape of the arrays of values, by name."""
-    if kind == "loss":
-        return {"loss": (np.dtype("<f4"), ())}
-    assert width is not None
-    return dict.fromkeys(("image", "text"), (np.dtype("<f2"), (width,)))
+def value_forms(
+    kind: Kind, width: int | None, *, knows_seen: bool
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and row shape of the arrays of values, by name; the first tells what is missing."""
+    forms: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {"loss": (np.dtype("<f4"), ())}
+    if kind == "embeddings":
+        assert width is not None
+        forms = dict.fromkeys(("image", "text"), (np.dtype("<f2"), (width,)))
+    return forms | {"seen": (np.dtype("i1"), ())} if knows_seen else forms
 
 
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -176,6 +187,8 @@ def _check_values(manifest: Manifest) -> None:
     whole("num_rows", manifest.num_rows, 1)
     whole("num_missing", manifest.num_missing, 0, manifest.num_rows)
     whole("chunk_rows", manifest.chunk_rows, 1, manifest.num_rows)
+    if manifest.num_seen is not None or manifest.num_known is not None:
+        whole("num_seen", manifest.num_seen, 0, whole("num_known", manifest.num_known, 0))
     if manifest.kind not in ("embeddings", "loss"):
         raise ValueError(f"kind is {manifest.kind!r}")
     if manifest.kind == "embeddings":
@@ -192,17 +205,6 @@ def _check_values(manifest: Manifest) -> None:
     for name, form in manifest.arrays().items():
         if len(manifest.checksums[name]) != form.num_chunks:
             raise ValueError(f"{name} has no checksum for each of {form.num_chunks} chunks")
-
-
-def check_identity(path: str | Path, found: Mapping[str, str], expect: Mapping[str, str]) -> None:
-    """Raise ``ValueError`` unless a cache was made from all that ``expect`` names."""
-    for name, value in expect.items():
-        if found.get(name) != value:
-            has = shown(repr(found[name])) if name in found else "none that it knows of"
-            raise ValueError(
-                f"a reference cache must belong to what it is used with, but the {name} of "
-                f"{path} is {has} and here it is {value!r}; build the cache again from this"
-            )
 
 
 def check_chunk_sizes(path: str | Path, manifest: Manifest) -> dict[str, list[Path]]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,3 +78,14 @@ def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None)
                 f"identity must give text for each name, got {value!r} for {name!r}; convert it"
             )
     return known | dict(named or {})
+
+
+def check_identity(path: str | Path, found: Mapping[str, str], expect: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` unless a cache was made from all that ``expect`` names."""
+    for name, value in expect.items():
+        if found.get(name) != value:
+            has = shown(repr(found[name])) if name in found else "none that it knows of"
+            raise ValueError(
+                f"a reference cache must belong to what it is used with, but the {name} of "
+                f"{path} is {has} and here it is {value!r}; build the cache again from this"
+            )

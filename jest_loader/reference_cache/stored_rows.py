@@ -15,11 +15,11 @@ from jest_loader.reference_cache.format import (
     Manifest,
     check_chunk_sizes,
     check_content,
-    check_identity,
     is_missing,
     read_manifest,
 )
 from jest_loader.reference_cache.held_files import Compare, HeldFiles
+from jest_loader.reference_cache.identity import check_identity
 from jest_loader.reference_cache.mapped_rows import MappedRows
 from jest_loader.reference_cache.sample_index import SampleIndex, sample_ids
 
@@ -51,6 +51,14 @@ class StoredRows:
     columns: Mapping[str, NDArray[Any] | MappedRows]
     index: SampleIndex
     id_column: str
+
+    def rows_of(self, batch: Batch) -> Int64Array:
+        """The row of each of the batch's examples, -1 for those that have none.
+
+        Raises:
+            ValueError: if the batch has no column of ids.
+        """
+        return self.index.find(sample_ids(batch, self.id_column))
 
     def look_up(self, batch: Batch) -> Found:
         """The values of the batch's examples.
@@ -110,7 +118,7 @@ def open_cache(path: str | Path, kind: Kind, expect: Mapping[str, str] | None) -
         )
     check_identity(path, manifest.identity, expect or {})
     files, forms = check_chunk_sizes(path, manifest), manifest.arrays()
-    values = ("loss",) if kind == "loss" else ("image", "text")
+    values = manifest.value_forms()
 
     def compare(name: str) -> Compare:
         checksums = manifest.checksums[name]

@@ -7,9 +7,9 @@ from jest_loader.reference_cache.format import (
     Manifest,
     check_chunk_sizes,
     check_file,
-    check_identity,
     read_manifest,
 )
+from jest_loader.reference_cache.identity import check_identity
 
 
 def verify(path: str | Path, *, expect: Mapping[str, str] | None = None) -> Manifest:

@@ -47,6 +47,11 @@ class ColumnReference:
         checked_batch_size(self.trained_batch_size)
         check_seen(self.seen)
 
+    @property
+    def has_seen(self) -> SeenFunction | None:
+        """Says which examples the reference was trained on, if that is known."""
+        return self.seen
+
     def at_sub_batch_size(self, size: int) -> Self:
         """The same with the bias for sub-batches of ``size``, where it can be adapted."""
         if self.trained_batch_size is None or self.logit_bias is None:

@@ -153,7 +153,7 @@ class FrozenReference(ModelEmbedder):
             size = inner.trained_batch_size
         super().__init__(model, embed, trained_batch_size=size, calibration=calibration, **options)
         check_seen(seen)
-        self.seen = seen
+        self.has_seen = seen
         model.requires_grad_(requires_grad=False).eval()
 
     def snapshot(self) -> "FrozenReference":

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     write_mds(folder / "other", COLUMNS, rows(1, ROWS + 1), shard_bytes=1000)
     train(config_for(folder, "reference", SelectionConfig(), steps=2))
     found = cache_command(command(folder))
-    assert found.endswith("cache: 48 examples, 0 of them missing, embeddings of width 8")
+    assert "cache: 48 examples, 0 of them missing, embeddings of width 8; the ref" in found
     return folder
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jest_loader.clip import train as training
+from jest_loader.clip.commands.cache import CacheConfig, cache_command
 from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.saving import checkpoint
 from jest_loader.clip.step.trained_rows import TrainedRows
@@ -145,3 +146,64 @@ def test_what_cannot_be_a_record_is_refused(distinct, tmp_path):
     torch.save(contents, path)
     with pytest.raises(ValueError, match=r"holds no run that can be: a record of seen rows must"):
         checkpoint.load(path)
+
+
+def caching(distinct, tmp_path, **changes):
+    """A reference trained on the first 16 of the 96 rows of the data, and the cache of those."""
+    write_mds(tmp_path / "first" / "train", COLUMNS, distinct_rows(0, 16), overwrite=True)
+    config = config_for(tmp_path / "first", tmp_path / "reference", steps=4)
+    train(replace(config, data=replace(config.data, test=None)))
+    return cache_command(
+        CacheConfig(
+            data=distinct / "train",
+            checkpoint=tmp_path / "reference" / "checkpoint.pt",
+            out=tmp_path / "cache",
+            device="cpu",
+            **changes,
+        )
+    )
+
+
+def selecting(tmp_path, **changes):
+    settings = {"filter_ratio": 0.5, "num_chunks": 2, "exclude_seen": True, **changes}
+    return SelectionConfig("joint", **settings)
+
+
+def test_pictures_are_known_again_in_other_shards(distinct, tmp_path, caplog):
+    found = caching(distinct, tmp_path)
+    assert found.endswith("of width 8; the reference was trained on 16.7 % of them")
+    (text,) = [line for line in caplog.messages if "was trained on 17 % of these data" in line]
+    assert "leave those rows out with selection.exclude_seen" in text
+    cache, checkpoint = tmp_path / "cache", tmp_path / "reference" / "checkpoint.pt"
+    chosen = []
+    step = training._train_step
+
+    def noted(run, batch):
+        chosen.append(batch["sample_id"].tolist())
+        step(run, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_train_step", noted)
+        for name, reference in (
+            ("cached", {"reference_cache": cache}),
+            ("live", {"reference_checkpoint": checkpoint}),
+            ("easy", {"reference_cache": cache, "score": "easy_reference"}),
+        ):
+            chosen.clear()
+            selection = selecting(tmp_path, **reference)
+            run = train(config_for(distinct, tmp_path / name, selection=selection))
+            assert all(row >= 16 for batch in chosen for row in batch)
+            assert run.counts.seen == 2 * 16  # Two epochs of six steps.
+            assert run.counts.trained == 96
+
+
+def test_a_run_does_not_go_on_with_candidates_that_it_left_out(distinct, tmp_path):
+    caching(distinct, tmp_path)
+    config = config_for(distinct, tmp_path / "run", steps=2)
+    selection = selecting(tmp_path, reference_cache=tmp_path / "cache")
+    train(replace(config, selection=selection))
+    others = replace(selection, exclude_seen=False)
+    with pytest.raises(ValueError, match=r"holds a run with selection.exclude_seen = True"):
+        train(replace(config, selection=others))
+    with pytest.raises(ValueError, match=r"selection.exclude_seen has no effect while"):
+        replace(config, selection=SelectionConfig(exclude_seen=True))

@@ -149,7 +149,7 @@ BAD = [None, True, -1, 0, 2**62, 2**40, 10**30, 1.5, math.nan, "", "16", "\x1b[2
 @pytest.mark.parametrize(
     "name",
     ["version", "kind", "num_rows", "num_missing", "chunk_rows", "width", "logit_scale",
-     "has_index", "identity", "checksums"],
+     "has_index", "identity", "checksums", "num_seen", "num_known"],
 )  # fmt: skip
 def test_manifests_that_cannot_be_are_refused(cache, name):
     before = (cache / "zarr.json").read_bytes()

@@ -36,10 +36,10 @@ class Memorised:
 
     def embed(self, batch):
         rows = torch.eye(16)[batch["number"] % 16]
-        text = torch.where(self.seen(batch)[:, None], rows, -rows)
+        text = torch.where(self.has_seen(batch)[:, None], rows, -rows)
         return Embeddings(rows, text, 10.0, -4.0)
 
-    def seen(self, batch):
+    def has_seen(self, batch):
         return batch["number"] % self.every < self.num_seen
 
 
@@ -92,7 +92,7 @@ def test_a_small_share_and_what_is_left_out_are_not(dataset, caplog):
 
 def test_without_a_record_nothing_is_said(caplog):
     class Unknown(Memorised):
-        seen = None
+        has_seen = None
 
         def embed(self, batch):
             rows = torch.eye(16)[batch["number"] % 16]
@@ -188,7 +188,7 @@ def test_candidates_of_which_it_is_not_known_cannot_be_left_out():
             rows = torch.eye(16)[batch["number"] % 16]
             return Embeddings(rows, rows, 10.0, -4.0)
 
-        def seen(self, batch):
+        def has_seen(self, batch):
             number = batch["number"] % 16
             return torch.where(number < 8, (number < 2).long(), -1)
 
@@ -265,7 +265,7 @@ class Losses:
     def values(self, batch):
         return torch.zeros(len(batch["number"]))
 
-    def seen(self, batch):
+    def has_seen(self, batch):
         return batch["number"] % 2 == 0
 
 
@@ -278,7 +278,7 @@ def test_references_are_told_what_they_were_trained_on():
         dataset = jest_dataset(Counting(8, 4), scorer, IndependentSelector(), **SIZES)
         list(dataset)
         assert dataset.stats.seen_candidates == 0.5
-    assert column.seen is seen
+    assert column.has_seen is seen
     with pytest.raises(ValueError, match=r"of sample ids SeenRows\(ids\) is one"):
         FrozenReference(Towers(), seen=[1, 2])
 

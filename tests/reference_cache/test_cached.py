@@ -286,7 +286,7 @@ def test_a_damaged_chunk_is_named(cache, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(version=7), "must have version 4, got 7 at .*; build it"),
+        (lambda manifest: manifest.update(version=7), "must have version 5, got 7 at .*; build it"),
         (lambda manifest: manifest.pop("logit_scale"), "damaged .its manifest lacks logit_scale"),
     ],
 )
@@ -303,7 +303,7 @@ def test_another_manifest_is_refused(cache, change, message):
 
 def test_the_old_form_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"version": 1}')
-    with pytest.raises(ValueError, match=r"must have version 4, got 1 at .*; build it again"):
+    with pytest.raises(ValueError, match=r"must have version 5, got 1 at .*; build it again"):
         CachedReference.open(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """``jest-loader cache`` and ``jest-loader verify-cache``."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from jest_loader.clip.loading.reference import open_clip_reference
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
+from jest_loader.loader.seen_candidates import MOST_SHARE
 from jest_loader.protocols import Loss
 from jest_loader.reference_cache import Manifest, model_fingerprint, verify
 from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.precision import Precision
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,13 @@ def cache_command(config: CacheConfig) -> str:
             progress=True,
             peers_timeout_s=config.peers_timeout_s,
         )
+    if (_seen_share(manifest) or 0) > MOST_SHARE:
+        _LOG.warning(
+            "the reference was trained on %.0f %% of these data: selection from them favours what "
+            "it has memorised; leave those rows out with selection.exclude_seen, cross-fit with "
+            "--folds, or take a reference that was trained on other data",
+            100 * (_seen_share(manifest) or 0),
+        )
     return f"{config.out}: {_described(manifest)}"
 
 
@@ -154,8 +165,16 @@ def verify_command(config: VerifyConfig) -> str:
     return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
 
 
+def _seen_share(manifest: Manifest) -> float | None:
+    """The share of the data that the reference was trained on, as far as that is known."""
+    seen, known = manifest.num_seen, manifest.num_known
+    return seen / known if seen is not None and known else None
+
+
 def _described(manifest: Manifest) -> str:
+    share = _seen_share(manifest)
+    seen = "" if share is None else f"; the reference was trained on {100 * share:.1f} % of them"
     return (
         f"{manifest.num_rows} examples, {manifest.num_missing} of them missing, "
-        f"{manifest.kind} of width {manifest.width}"
+        f"{manifest.kind} of width {manifest.width}{seen}"
     )

@@ -41,6 +41,11 @@ class SelectionConfig:
     reference_open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
     """A model of open_clip with its weights, in place of reference_checkpoint."""
 
+    exclude_seen: bool = False
+    """Leave out the candidates that the reference was trained on, as its checkpoint says or the one
+    that its cache is of.
+    """
+
     score_patch_size: int | None = None
     """Patch size at which the learner scores; None takes the model's. The reference keeps its own.
     """

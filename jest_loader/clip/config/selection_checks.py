@@ -24,13 +24,13 @@ class _Effect(NamedTuple):
 _REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
 _SCORING = (
     "score_micro_batch_size", "score_precision", "mask_equal_captions", "overlap", "quota",
-    "schedule",
+    "schedule", "exclude_seen",
 )  # fmt: skip
 _RESOLUTION = ("score_patch_size", "score_image_size")
 _SCORED, _LEARNER = ("joint", "independent", "topk"), ("learnability", "hard_learner")
 _EFFECTS: tuple[_Effect, ...] = (
     _Effect((*_REFERENCE, "scores_with", *_SCORING), "selector", _SCORED),
-    _Effect(_REFERENCE, "score", ("learnability", "easy_reference")),
+    _Effect((*_REFERENCE, "exclude_seen"), "score", ("learnability", "easy_reference")),
     _Effect(("scores_with",), "score", _LEARNER),
     _Effect(("schedule.until",), "score", ("learnability",)),
     _Effect(("proxy",), "scores_with", ("proxy",)),

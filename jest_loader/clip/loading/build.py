@@ -78,6 +78,7 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
             seed=config.seed,
             schedule=_schedule(config),
             overlap=config.selection.overlap,
+            exclude_seen=config.selection.exclude_seen,
             max_skipped_fraction=config.data.max_skipped_fraction,
         ),
     )

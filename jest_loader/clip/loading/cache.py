@@ -5,7 +5,12 @@ from pathlib import Path
 import torch
 
 from jest_loader.clip.config.train import DataConfig, TrainConfig
-from jest_loader.clip.loading.columns import ShardSource, open_shards, tokenize_and_decode
+from jest_loader.clip.loading.columns import (
+    ShardSource,
+    open_shards,
+    seen_in_shards,
+    tokenize_and_decode,
+)
 from jest_loader.clip.models.inputs import ModelInputs
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
@@ -43,6 +48,7 @@ def build_reference_cache(  # noqa: PLR0913
             model, prepare=tokenize_and_decode(data, model.config), precision=precision
         ),
         identity=inputs_of(data, model.config, loss),
+        seen=seen_in_shards(model.seen, data.image_column),
         chunk_rows=chunk_rows,
         overwrite=overwrite,
         progress=progress,
