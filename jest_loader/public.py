@@ -19,6 +19,7 @@ from jest_loader.ragged import RaggedBytes
 from jest_loader.reference_cache import CachedLosses, CachedReference
 from jest_loader.scoring.calibration import Calibration, calibrate
 from jest_loader.scoring.column_reference import ColumnReference
+from jest_loader.scoring.cross_fitted import CrossFitted
 from jest_loader.scoring.dense import DenseScores, DenseSoftmaxScores
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import FrozenReference, LiveLearner
@@ -43,6 +44,7 @@ __all__ = [
     "Calibration",
     "ColumnReference",
     "Counts",
+    "CrossFitted",
     "DenseScores",
     "DenseSoftmaxScores",
     "EasyReference",

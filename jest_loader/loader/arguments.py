@@ -15,7 +15,7 @@ from jest_loader.loader.position import Position
 from jest_loader.loader.promises import Declared
 from jest_loader.loader.reference_passed import compares
 from jest_loader.loader.schedule import Step
-from jest_loader.loader.seen_candidates import seen_function
+from jest_loader.loader.seen_candidates import has_turns, seen_function
 from jest_loader.loader.sub_batch_size import warn_if_not_known
 from jest_loader.loader.super_batch import Prepare, size_error
 from jest_loader.ops.noise import fold
@@ -71,7 +71,7 @@ class Arguments:
     @property
     def excludes_seen(self) -> bool:
         """Whether candidates that the reference was trained on are left out."""
-        return self.options.exclude_seen
+        return self.options.exclude_seen or has_turns(self.scorer)
 
     @property
     def declared(self) -> Declared:

@@ -22,6 +22,7 @@ from jest_loader.ranks.exchange import even_out
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.scoring.precision import because, without_autocast
 from jest_loader.scoring.scores import ExampleScores
+from jest_loader.scoring.turns import at_turn
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
@@ -53,7 +54,7 @@ class Chooser:
                 skipped than may be.
             RankError: if another rank failed.
         """
-        scorer = None if super_batch.step.uniform else scorer
+        scorer = None if super_batch.step.uniform else at_turn(scorer, super_batch.step.key)
         with without_autocast(), self.agreement.step("choosing a sub-batch", 6) as choosing:
             choice = _Choosing(self.arguments, self.agreement, super_batch, scorer).choose()
             measured = choice.measured

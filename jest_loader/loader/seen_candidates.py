@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jest_loader.batch import Batch
 from jest_loader.protocols import WithReference
+from jest_loader.scoring.turns import TakesTurns
 from jest_loader.seen import SEEN, UNKNOWN, KnowsSeen, Marks, SeenFunction, marks_of
 
 MOST_SHARE = 0.05
@@ -107,6 +108,11 @@ def seen_function(scorer: object) -> SeenFunction | None:
     """What says which examples a scorer's reference was trained on; None if nothing does."""
     reference = scorer.reference if isinstance(scorer, WithReference) else None
     return reference.has_seen if isinstance(reference, KnowsSeen) else None
+
+
+def has_turns(scorer: object) -> bool:
+    """Whether a scorer has several references that take turns, each of which has seen some rows."""
+    return isinstance(scorer, WithReference) and isinstance(scorer.reference, TakesTurns)
 
 
 def too_few_unseen(num_left: int, size: int, num_seen: int, num_candidates: int) -> ValueError:

@@ -10,6 +10,8 @@
       wrappers            models in DDP, in FSDP or compiled
       shrink              makes images smaller for scoring
     calibration         a model's scale and bias at another batch size
+    cross_fitted        CrossFitted: references of which one scores each super-batch, in turn
+      turns               what is another one from step to step
     column_reference    ColumnReference: an embedder that reads columns of the batch
     scores              FactoredScores, ExampleScores: the scores that run
     dense               DenseScores, DenseSoftmaxScores: their specification, with all pairs

@@ -12,6 +12,7 @@ from jest_loader.scoring.groups import check_column, group_ids
 from jest_loader.scoring.precision import remedies
 from jest_loader.scoring.scores import FactoredScores
 from jest_loader.scoring.sized import SizeAdapting
+from jest_loader.scoring.turns import TakesTurns
 
 
 class _ContrastiveScorer:
@@ -58,6 +59,15 @@ class _ContrastiveScorer:
             return self
         scorer: Any = self
         found: Self = replace(scorer, **sides)
+        return found
+
+    def at_turn(self, key: int) -> Self:
+        """The same with the reference whose turn a step of that key is."""
+        reference = self._sides.get("reference")
+        if not isinstance(reference, TakesTurns):
+            return self
+        scorer: Any = self
+        found: Self = replace(scorer, reference=reference.at_turn(key))
         return found
 
     def snapshot(self) -> Self:
