@@ -44,7 +44,7 @@ class EpochSource(Protocol):
     """A source that yields another order in each epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be that of ``epoch``, from its start."""
+        """Let the next pass be that of ``epoch``; a position loaded within it is kept."""
         ...
 
 

@@ -4,11 +4,14 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.joint import dictionary, records
+from bench.joint.arms import Setting
 from jest_loader.demo.run import DemoConfig
 from jest_loader.pack import write_mds
 
@@ -101,3 +104,16 @@ def write_made_run(path: Path, top1: list[float], *, seed: int = 0, cost: float 
     (path / "metrics.json").write_text(json.dumps(run))
     spent = [{"step": e["step"], "flops": cost * e["step"] * 1e9} for e in evaluations]
     (path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in spent))
+
+
+def write_made_dictionary(folder: Path) -> None:
+    """A dictionary as the Ding's file, its tables, and records of runs on it."""
+    lines = [f"Wort{n} {{n}} | Wörter{n} :: word{n}; term | words{n}\n" for n in range(300)]
+    (folder / "de-en").write_text("".join(lines))
+    dictionary.write(list(dictionary.pairs_of(lines)), folder / "dictionary")
+    for arm, seed in product(("uniform", "independent-1", "joint-1"), range(3)):
+        end = {"step": 600, "r1": 0.1 * (seed + len(arm)), "r10": 0.5, "fine": 0.7}
+        shares = {"wrong": 0.2, "seen": 0.0, "near_duplicates": [0.1]}
+        reached = {"reference_accuracy": {"r1": 0.5}, "curve": [{**end, "step": 300}, end]}
+        run = {"setting": vars(Setting()), "arm": arm, "seed": seed}
+        records.append(folder / "joint.jsonl", {**run, **shares, **reached})

@@ -17,6 +17,7 @@ from tests.bench_data import (
     made_icons,
     write_icon_package,
     write_made_demo,
+    write_made_dictionary,
     write_made_runs,
 )
 
@@ -50,6 +51,13 @@ SHORT = {
     "training.resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
     "training.kept": [*ICONS, "--out", "kept"],
     "training.report": ["--runs", "made_runs", "--plot", "made.png"],
+    "joint.dictionary": ["--file", "de-en", "--out", "written"],
+    "joint": [
+        *("--data", "dictionary", "--out", "joint", "--records", "joint/records.jsonl"),
+        *("--batch-size", "8", "--steps", "2", "--arms", "uniform", "independent-1", "joint-4"),
+        *("--reference", "weak"),
+    ],
+    "joint.report": ["--records", "joint.jsonl", "--plot", "joint.png"],
     "chunks": [
         *("--demo", "demo", "--candidates", "40"),
         *("--super-batches", "1", "--plot", "plot.png"),
@@ -58,6 +66,7 @@ SHORT = {
 RESULTS = {
     "demo.sweep": "demo_sweep_sigmoid",
     "training.report": "training",
+    "joint.report": "joint",
     **{name: f"{name}_cpu" for name in SHORT if (ROOT / f"bench/results/{name}_cpu.txt").is_file()},
 }
 
@@ -92,6 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_made_demo(folder / demo / "data")
     run_demo(DemoConfig(out=folder / "demo", steps=1, reference_steps=1))
     write_icon_package(folder / "icons.tgz")
+    write_made_dictionary(folder)
     sizes = {"test": 16, "curated": 160, "uncurated_20": 1300, "uncurated_clean": 1300}
     for name, size in sizes.items():
         write_mds(folder / "icons" / name, ICON_COLUMNS, made_icons(size))
