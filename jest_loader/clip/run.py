@@ -13,7 +13,7 @@ from jest_loader.clip.config.options import plain
 from jest_loader.clip.config.train import TrainConfig
 from jest_loader.clip.evaluation.evaluate import headline
 from jest_loader.clip.evaluation.held_out import HeldOut
-from jest_loader.clip.loading.build import proxy_of
+from jest_loader.clip.loading.build import calibration_of, proxy_of
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.saving.checkpoint_folder import CheckpointFolder
 from jest_loader.clip.step.finite_check import FiniteCheck
@@ -163,6 +163,7 @@ class Run:
             "watched": self.watched.state_dict(),
             "seen": self.trained_rows.state_dict(),
             "reference": self.reference,
+            "calibration": calibration_of(self.loader),
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -36,7 +36,7 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
     checkpoints = CheckpointFolder(config.out, config.keep_checkpoints)
     saved = checkpoints.load()
     if saved is not None:
-        checkpoint.check_same_run(checkpoints.newest, saved["config"], config)
+        checkpoint.check_same_run(checkpoints.newest, saved, config)
     if config.optimizer.warmup_steps >= config.steps and ranks.rank == 0:
         _LOG.warning(
             "optimizer.warmup_steps is %d of %d steps: the learning rate does not reach its peak",
@@ -45,7 +45,8 @@ def start_run(config: TrainConfig, device: torch.device, ranks: Ranks) -> Run:
         )
     seed_all(config.seed)
     model = _new_model(config, resuming=saved is not None).to(device)
-    loader = build_loader(config, model, device)
+    fit = None if saved is None else checkpoint.calibration_of(saved)
+    loader = build_loader(config, model, device, fit)
     decay = config.optimizer.ema_decay
     run = Run(
         config=config,

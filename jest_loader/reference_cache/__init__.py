@@ -6,6 +6,7 @@
       folder          the folder while it is built: chunks that appear whole, then the manifest
       chunk_records   what is kept about a building so that it can go on
       processes       several processes that build one cache
+      group           the zarr.json that holds the manifest
       identity        what a cache is made from
     verify          compares a cache with its checksums
     cached          CachedReference, which looks up what was kept; cached_losses, CachedLosses

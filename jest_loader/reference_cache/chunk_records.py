@@ -12,6 +12,9 @@ from jest_loader.reference_cache.format import CACHE_VERSION, Kind, is_missing, 
 from jest_loader.reference_cache.measure import Arrays, Logit
 from jest_loader.seen import SEEN, UNKNOWN
 
+BATCH_SIZE = "trained_batch_size"
+"""What an identity calls the batch size that the cache's model was trained at."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -96,9 +99,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def check_same(path: Path, found: dict[str, Any], settings: Settings) -> None:
-    """Raise ``ValueError`` unless what was ``found`` at ``path`` has these settings."""
+    """Raise ``ValueError`` unless what was ``found`` at ``path`` has these settings.
+
+    It may not know the batch size of its model, which changes nothing of its embeddings.
+    """
     now = _flat({"version": CACHE_VERSION, **asdict(settings)})
     was = _flat(found)
+    if BATCH_SIZE not in was:
+        now.pop(BATCH_SIZE, None)
     for name in now | was:
         if differ(was.get(name), now.get(name)):
             raise ValueError(

@@ -9,7 +9,7 @@ import logging
 import re
 import shutil
 import uuid
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jest_loader.checks import shown
 from jest_loader.files import PART, check_only, read_regular, replacing, strangers
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.chunk_records import (
+    BATCH_SIZE,
     Record,
     Settings,
     as_json,
@@ -42,6 +43,7 @@ from jest_loader.reference_cache.format import (
     read_manifest,
     value_forms,
 )
+from jest_loader.reference_cache.group import as_group, group_metadata
 from jest_loader.reference_cache.measure import Arrays, Logit, check_same_logit
 from jest_loader.reference_cache.sample_index import SampleIndex
 from jest_loader.state_digest import has_its_digest, with_digest
@@ -49,7 +51,7 @@ from jest_loader.state_digest import has_its_digest, with_digest
 _LOG = logging.getLogger(__name__)
 _FILE = re.compile(
     r"zarr\.json|index/zarr\.json|(image|text|loss|seen|sample_id|index/id|index/row)/(zarr\.json|c/[0-9/]+)"
-    rf"|{BUILDING}/([0-9]+|settings)\.json|{BUILDING}/{PART}"
+    rf"|{BUILDING}/([0-9]+|settings)\.json|({BUILDING}/)?{PART}"
 )
 
 
@@ -166,9 +168,7 @@ class CacheFolder:
         self._write_index(index, manifest)
         for name, form in manifest.arrays().items():
             self._write(self.path / name / "zarr.json", as_json(array_metadata(form)))
-        values = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
-        attributes = {ATTRIBUTE: with_digest(values)}
-        self._write(self.path / "zarr.json", as_json(_group_metadata(attributes)))
+        self._write(self.path / "zarr.json", as_group(manifest))
         shutil.rmtree(self._building, ignore_errors=True)
         return manifest
 
@@ -204,7 +204,7 @@ class CacheFolder:
     def _write_index(self, index: SampleIndex, manifest: Manifest) -> None:
         if index.ids is None or index.rows is None:
             return
-        self._write(self.path / "index" / "zarr.json", as_json(_group_metadata({})))
+        self._write(self.path / "index" / "zarr.json", as_json(group_metadata({})))
         for name, values in (("index/id", index.ids), ("index/row", index.rows)):
             content = values.astype("<i8").tobytes()
             manifest.checksums[name] = [checksum(content)]
@@ -245,6 +245,11 @@ def finished(path: Path, settings: Settings) -> Manifest | None:
     found["knows_seen"] = manifest.num_seen is not None
     check_same(path, found, settings)
     check_chunk_sizes(path, manifest)
+    if settings.identity.get(BATCH_SIZE) != manifest.identity.get(BATCH_SIZE):
+        # It was built before that was known, and is the same but for that.
+        manifest = replace(manifest, identity=settings.identity)
+        with replacing(path / "zarr.json") as part:
+            part.write_bytes(as_group(manifest))
     return manifest
 
 
@@ -291,7 +296,3 @@ def _padded(values: NDArray[Any], num_rows: int) -> NDArray[Any]:
     fill = -1 if values.dtype.kind == "i" else np.nan
     padding = np.full((num_rows - len(values), *values.shape[1:]), fill, values.dtype)
     return np.concatenate([values, padding])
-
-
-def _group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

@@ -11,10 +11,9 @@ from torch import nn
 
 from jest_loader.checks import shown
 from jest_loader.protocols import Fingerprinted
+from jest_loader.reference_cache.chunk_records import BATCH_SIZE
 from jest_loader.scoring.models import ModelEmbedder
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
-
-_BATCH_SIZE = "trained_batch_size"
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -42,12 +41,12 @@ def recorded_batch_size(identity: Mapping[str, str]) -> int | None:
     Raises:
         ValueError: if what it records is no whole number of at least 1.
     """
-    text = identity.get(_BATCH_SIZE)
+    text = identity.get(BATCH_SIZE)
     if text is None:
         return None
     if re.fullmatch(r"[1-9][0-9]{0,17}", text) is None:
         raise ValueError(
-            f"a cache's {_BATCH_SIZE} must be a whole number of at least 1, got {shown(text)}; "
+            f"a cache's {BATCH_SIZE} must be a whole number of at least 1, got {shown(text)}; "
             "build the cache again"
         )
     return int(text)
@@ -71,7 +70,7 @@ def identity_of(source: object, reference: Any, named: Mapping[Any, Any] | None)
         if reference.dtype is not None:
             known["precision"] = str(reference.dtype).removeprefix("torch.")
         if reference.trained_batch_size is not None:
-            known[_BATCH_SIZE] = str(reference.trained_batch_size)
+            known[BATCH_SIZE] = str(reference.trained_batch_size)
     for name, value in (named or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ValueError(

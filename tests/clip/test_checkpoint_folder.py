@@ -101,7 +101,7 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_there(shards, tmp_pa
         (lambda path: path.write_bytes(b""), "cannot be read as one"),
         (lambda path: path.write_bytes(b"PK\x03\x04 half"), "cannot be read as one"),
         (lambda path: torch.save({"weight": torch.zeros(2)}, path), "another file of torch's"),
-        (lambda path: torch.save({"version": 1}, path), "of version 6, got 1"),
+        (lambda path: torch.save({"version": 1}, path), "of version 7, got 1"),
     ],
     ids=["text", "empty", "half", "weights", "older"],
 )

@@ -72,7 +72,7 @@ def test_a_flipped_bit_of_any_record_is_found(path):
         (lambda c: c.update(step=True), "step must be a whole number"),
         (lambda c: c.update(seconds="long"), "seconds must be a number of at least 0, got 'long'"),
         (lambda c: c.update(config=[]), "holds no run"),
-        (lambda c: c.update(version="\x1b[31m4"), r"of version 6, got \\x1b\[31m4"),
+        (lambda c: c.update(version="\x1b[31m4"), r"of version 7, got \\x1b\[31m4"),
         (lambda c: c.pop("optimizer"), "must hold all of a run, but lacks optimizer"),
         (lambda c: c.pop("watched"), "must hold all of a run, but lacks watched"),
         (lambda c: c.pop("proxy"), "must hold all of a run, but lacks proxy"),

@@ -17,6 +17,7 @@ from jest_loader.loader.seen_candidates import MOST_SHARE
 from jest_loader.protocols import Loss
 from jest_loader.reference_cache import Manifest, model_fingerprint, verify
 from jest_loader.reference_cache.format import read_manifest
+from jest_loader.reference_cache.identity import recorded_batch_size
 from jest_loader.scoring.precision import Precision
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class CacheConfig(_ReferenceOptions):
     precision: Precision = "auto"
     """Precision of the towers; auto is fp16 on a GPU and fp32 elsewhere."""
 
+    reference_batch_size: int | None = None
+    """Batch size over all processes that the reference was trained at with the sigmoid loss, which
+    the cache then records. None takes what the checkpoint records; an open_clip model's does not.
+    """
+
     overwrite: bool = False
     """Delete the cache that the folder holds first."""
 
@@ -98,6 +104,8 @@ class CacheConfig(_ReferenceOptions):
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
         whole("chunk_rows", self.chunk_rows, 1)
+        if self.reference_batch_size is not None:
+            whole("reference_batch_size", self.reference_batch_size, 1)
         super().__post_init__()
         if not self.names_one:
             raise ValueError("a cache is of a reference; set checkpoint or open_clip.name")
@@ -133,6 +141,7 @@ def cache_command(config: CacheConfig) -> str:
             data,
             model.to(choose_device(config.device)),
             loss,
+            trained_batch_size=config.reference_batch_size,
             batch_size=config.batch_size,
             precision=config.precision,
             chunk_rows=config.chunk_rows,
@@ -146,6 +155,12 @@ def cache_command(config: CacheConfig) -> str:
             "it has memorised; leave those rows out with selection.exclude_seen, cross-fit with "
             "--folds, or take a reference that was trained on other data",
             100 * (_seen_share(manifest) or 0),
+        )
+    if loss == "sigmoid" and recorded_batch_size(manifest.identity) is None:
+        _LOG.warning(
+            "it is not known what batch size the reference was trained at, so runs that use this "
+            "cache fit its scale and bias to their sub-batches; set reference_batch_size where you "
+            "know it"
         )
     return f"{config.out}: {_described(manifest)}"
 

@@ -46,6 +46,12 @@ class SelectionConfig:
     that its cache is of.
     """
 
+    reference_batch_size: int | None = None
+    """Batch size over all processes that the reference was trained at, to which its bias belongs.
+    None takes what its checkpoint or cache records; where neither does, scale and bias are fitted
+    to the sub-batches at the start, and the log says so. For the sigmoid loss only.
+    """
+
     score_patch_size: int | None = None
     """Patch size at which the learner scores; None takes the model's. The reference keeps its own.
     """

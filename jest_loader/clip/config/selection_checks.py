@@ -21,7 +21,9 @@ class _Effect(NamedTuple):
     values: tuple[str, ...]
 
 
-_REFERENCE = ("reference_cache", "reference_checkpoint", "reference_open_clip")
+_REFERENCE = (
+    "reference_cache", "reference_checkpoint", "reference_open_clip", "reference_batch_size",
+)  # fmt: skip
 _SCORING = (
     "score_micro_batch_size", "score_precision", "mask_equal_captions", "overlap", "quota",
     "schedule", "exclude_seen",

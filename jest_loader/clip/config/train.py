@@ -167,6 +167,11 @@ class TrainConfig:
                 f"open_clip.name is set, got {self.open_clip.name}; leave them out"
             )
         check_selection(self.selection, bundled, self.steps)
+        if self.loss == "softmax" and self.selection.reference_batch_size is not None:
+            raise ValueError(
+                "selection.reference_batch_size has no effect while loss is softmax, which has no "
+                f"bias, got {self.selection.reference_batch_size}; leave it out"
+            )
         self.optimizer.check(self.steps, self.initial_logit_scale)
         self._check_resolution()
 
@@ -191,6 +196,7 @@ class TrainConfig:
             "data.batch_size": self.data.batch_size,
             "selection.num_chunks": self.selection.num_chunks,
             "selection.score_micro_batch_size": self.selection.score_micro_batch_size,
+            "selection.reference_batch_size": self.selection.reference_batch_size,
             "data.micro_batch_size": self.data.micro_batch_size,
             "log.every": self.log.every,
         }

@@ -18,6 +18,7 @@ from jest_loader.clip.loading.columns import (
     open_shards,
     tokenize_and_decode,
 )
+from jest_loader.clip.loading.fitting import fitted
 from jest_loader.clip.loading.proxy import build_proxy
 from jest_loader.clip.loading.reference import reference_model
 from jest_loader.clip.models.model import ClipModel
@@ -27,11 +28,13 @@ from jest_loader.embeddings import Embeddings
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
-from jest_loader.protocols import Embedder, Scorer, Selector, WithLearner
+from jest_loader.protocols import Embedder, Scorer, Selector, WithLearner, WithReference
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.scoring.online_proxy import OnlineProxy
 from jest_loader.scoring.runner import RunOptions
+from jest_loader.scoring.sized import SizedEmbedder
 from jest_loader.selecting.selectors import (
     IndependentSelector,
     JointSelector,
@@ -42,8 +45,19 @@ from jest_loader.selecting.selectors import (
 _LOG = logging.getLogger(__name__)
 
 
-def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) -> JestDataset:
+def build_loader(
+    config: TrainConfig,
+    learner: ClipModel,
+    device: torch.device,
+    calibration: Calibration | None = None,
+) -> JestDataset:
     """The training data, as sub-batches of this rank's share of ``config.data.batch_size``.
+
+    Args:
+        config: The run.
+        learner: The model that it trains.
+        device: Where it runs.
+        calibration: The scale and bias that a run that goes on had fitted its reference to, if any.
 
     Raises:
         ValueError: if the ranks do not divide a batch, the filter ratio does not make whole
@@ -68,7 +82,7 @@ def build_loader(config: TrainConfig, learner: ClipModel, device: torch.device) 
     prepare, materialize = _decoding(config)
     loader = JestDataset(
         shards,
-        _scorer(config, learner, shards, device),
+        _scorer(config, learner, lambda: _reference(config, shards, device, calibration), device),
         _selector(config.selection),
         super_batch_size=per_rank("a super-batch", super_batch_size(config)),
         sub_batch_size=batch_size,
@@ -142,7 +156,10 @@ def _selector(selection: SelectionConfig) -> Selector:
 
 
 def _scorer(
-    config: TrainConfig, learner: ClipModel, shards: ShardSource, device: torch.device
+    config: TrainConfig,
+    learner: ClipModel,
+    reference: Callable[[], Embedder],
+    device: torch.device,
 ) -> Scorer | None:
     selection = config.selection
     if selection.selector == "uniform":
@@ -150,13 +167,10 @@ def _scorer(
     equal_by = "caption" if selection.mask_equal_captions else None
     match selection.score:
         case "learnability":
-            scoring, reference = (
-                _learner(config, learner, device),
-                _reference(config, shards, device),
-            )
-            return Learnability(scoring, reference, config.loss, equal_by)
+            scoring = _learner(config, learner, device)
+            return Learnability(scoring, reference(), config.loss, equal_by)
         case "easy_reference":
-            return EasyReference(_reference(config, shards, device), config.loss, equal_by)
+            return EasyReference(reference(), config.loss, equal_by)
         case "hard_learner":
             return HardLearner(_learner(config, learner, device), config.loss, equal_by)
 
@@ -188,6 +202,14 @@ def proxy_of(loader: JestDataset) -> OnlineProxy | None:
     return learner if isinstance(learner, OnlineProxy) else None
 
 
+def calibration_of(loader: JestDataset) -> list[float] | None:
+    """The scale and bias that the reference was fitted to ; None if it was not."""
+    scorer: object = loader.scorer
+    reference = scorer.reference if isinstance(scorer, WithReference) else None
+    found = reference.calibration if isinstance(reference, SizedEmbedder) else None
+    return None if found is None else list(found)
+
+
 def _embed(selection: SelectionConfig) -> EmbedFunction:
     """How the learner scores: at its own resolution, or at a lower one."""
     low = (selection.score_patch_size, selection.score_image_size)
@@ -199,16 +221,24 @@ def _embed(selection: SelectionConfig) -> EmbedFunction:
     return embed
 
 
-def _reference(config: TrainConfig, shards: ShardSource, device: torch.device) -> Embedder:
+def _reference(
+    config: TrainConfig,
+    shards: ShardSource,
+    device: torch.device,
+    calibration: Calibration | None,
+) -> Embedder:
     selection = config.selection
     live = None
     if selection.has_live_reference:
-        model = reference_model(config).to(device)
-        live = FrozenReference(model, seen=model.seen, **_run_options(config))
+        model, size = reference_model(config).to(device), selection.reference_batch_size
+        live = FrozenReference(
+            model, trained_batch_size=size, seen=model.seen, **_run_options(config)
+        )
     if selection.reference_cache is not None:
-        return open_reference_cache(selection.reference_cache, config, shards, live, device)
+        cached = open_reference_cache(selection.reference_cache, config, shards, live, device)
+        return fitted(cached, config, calibration, decodes=live is not None)
     if live is not None:
-        return live
+        return fitted(live, config, calibration, decodes=True)
     raise ValueError(
         f"the score {selection.score} needs a reference; set selection.reference_cache, "
         "selection.reference_checkpoint or selection.reference_open_clip.name, or use the score "

@@ -27,6 +27,7 @@ def build_reference_cache(  # noqa: PLR0913
     model: ClipModel,
     loss: Loss,
     *,
+    trained_batch_size: int | None = None,
     batch_size: int = 256,
     precision: Precision = "auto",
     chunk_rows: int = 1 << 15,
@@ -35,6 +36,8 @@ def build_reference_cache(  # noqa: PLR0913
     peers_timeout_s: float | None = 1800.0,
 ) -> Manifest:
     """Embed ``data.train`` with ``model``, which was trained with ``loss``, into ``path``.
+
+    The cache records the batch size that it was trained at, by default what the model itself knows.
 
     Raises:
         ValueError: as ``jest_loader.reference_cache.build``.
@@ -45,7 +48,10 @@ def build_reference_cache(  # noqa: PLR0913
         path,
         shards,
         FrozenReference(
-            model, prepare=tokenize_and_decode(data, model.config), precision=precision
+            model,
+            trained_batch_size=trained_batch_size,
+            prepare=tokenize_and_decode(data, model.config),
+            precision=precision,
         ),
         identity=inputs_of(data, model.config, loss),
         seen=seen_in_shards(model.seen, data.image_column),
@@ -75,7 +81,13 @@ def open_reference_cache(
         "data": shards.fingerprint(num_rows),
         **inputs_of(config.data, trained_architecture(config), config.loss),
     }
-    cached = CachedReference.open(path, expect=expect, missing=live or "skip", device=device)
+    cached = CachedReference.open(
+        path,
+        expect=expect,
+        trained_batch_size=config.selection.reference_batch_size,
+        missing=live or "skip",
+        device=device,
+    )
     if num_rows < shards.num_examples and live is None:
         raise ValueError(
             f"{path} must hold all of {config.data.train}, but holds {num_rows} examples where "

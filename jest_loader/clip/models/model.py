@@ -35,6 +35,9 @@ class ClipModel(nn.Module):
     seen: SeenRows | None = None
     """Which pictures it was trained on, of a model of a checkpoint; None where it is not known."""
 
+    trained_batch_size: int | None = None
+    """What batch size its bias is of, of a model of a checkpoint; None where it is not known."""
+
     def __init__(self, config: ModelInputs) -> None:
         super().__init__()
         self.config = config

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without unpickling objects."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import OpenClipArchitecture
 from jest_loader.clip.models.torch_file import read_torch_file
 from jest_loader.clip.models.towers import BundledArchitecture
-from jest_loader.clip.models.trained import trained_architecture
+from jest_loader.clip.models.trained import trained_architecture, trained_batch_size
 from jest_loader.clip.saving.weights import check_sizes
 from jest_loader.files import replacing
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.embedding_checks import check_loss
+from jest_loader.scoring.sized import checked_batch_size
 from jest_loader.seen import SeenRows
 from jest_loader.training_state import check_weights
 
-_VERSION = 6
+_VERSION = 7
+_WITHOUT_SIZE = 5  # Its model can be read, but its run cannot go on.
 # Options that may change when a run goes on.
 _FREE = {
     "out", "device", "data.micro_batch_size", "keep_checkpoints", "max_seconds",
@@ -31,7 +35,7 @@ _FREE = {
 }  # fmt: skip
 _KEYS = {
     "config", "step", "seconds", "model", "average", "optimizer", "loader", "reference", "proxy",
-    "evaluations", "watched", "seen",
+    "evaluations", "watched", "seen", "trained_batch_size", "calibration",
 }  # fmt: skip
 _INPUTS = ("preprocessing", "tokenization", "context_length")
 
@@ -43,7 +47,11 @@ def save(path: Path, config: TrainConfig, contents: dict[str, Any]) -> None:
         OSError: if the disk is full.
     """
     with replacing(path) as part:
-        head = {"version": _VERSION, "config": plain(config)}
+        head = {
+            "version": _VERSION,
+            "config": plain(config),
+            "trained_batch_size": trained_batch_size(config),
+        }
         architecture = trained_architecture(config)
         if isinstance(architecture, OpenClipArchitecture):
             # The file or folder that described it may be gone when the checkpoint is read.
@@ -85,13 +93,24 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} must be a checkpoint of jest-loader train, but is another file of torch's; "
             "weights of open_clip are named by open_clip.checkpoint"
         )
-    if contents["version"] != _VERSION:
+    if contents["version"] == _WITHOUT_SIZE:
+        contents = _with_size(contents)
+    elif contents["version"] != _VERSION:
         raise ValueError(
             f"{path} must be a checkpoint of version {_VERSION}, got {shown(contents['version'])}; "
             "read it with the release of jest-loader that wrote it"
         )
     _check_values(path, contents)
     return dict(contents)
+
+
+def _with_size(contents: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that says nothing of batch sizes and seen pictures, with what is known."""
+    known = None
+    if "open_clip" not in contents:  # Such a run may have started from weights of others.
+        with suppress(Exception):  # Its configuration may be anything yet.
+            known = contents["config"]["data"]["batch_size"]
+    return {**contents, "trained_batch_size": known, "calibration": None, "seen": None}
 
 
 def _check_values(path: Path, contents: dict[str, Any]) -> None:
@@ -104,7 +123,9 @@ def _check_values(path: Path, contents: dict[str, Any]) -> None:
         config = contents["config"]
         flat(config)  # So that it is no deeper than can be walked.
         check_loss(config["loss"])
-        SeenRows.from_state(contents["seen"], CONTENT)
+        _seen_by(contents)
+        checked_batch_size(contents["trained_batch_size"])
+        calibration_of(contents)
         whole("step", contents["step"], 0, config["steps"])
         seconds = contents["seconds"]
         if not is_number(seconds) or not 0 <= seconds < float("inf"):
@@ -153,8 +174,25 @@ def model_of(contents: dict[str, Any], *, ema: bool = False) -> ClipModel:
         check_weights(architecture.empty(loss), weights)  # Before it takes memory.
     model = architecture.empty(loss)
     model.load_state_dict(weights)
-    model.seen = SeenRows.from_state(contents["seen"], CONTENT)
+    model.seen = _seen_by(contents)
+    model.trained_batch_size = contents["trained_batch_size"]
     return model
+
+
+def _seen_by(contents: dict[str, Any]) -> SeenRows | None:
+    """Which pictures a loaded checkpoint's model was trained on; None where it is not known."""
+    seen = contents["seen"]
+    return None if seen is None else SeenRows.from_state(seen, CONTENT)
+
+
+def calibration_of(contents: dict[str, Any]) -> Calibration | None:
+    """The scale and bias that a loaded checkpoint's run had fitted its reference to, if it had.
+
+    Raises:
+        ValueError: if no model can have them.
+    """
+    found = contents["calibration"]
+    return None if found is None else Calibration(*found).checked()
 
 
 def architecture_of(contents: dict[str, Any]) -> Architecture:
@@ -192,9 +230,15 @@ def check_inputs(path: object, model: ModelInputs, loss: str, config: TrainConfi
             )
 
 
-def check_same_run(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
+def check_same_run(path: Path, contents: dict[str, Any], config: TrainConfig) -> None:
     """Raise ``ValueError`` unless the checkpoint at ``path`` is of this configuration."""
-    was, now = flat(saved), flat(plain(config))
+    if contents["version"] != _VERSION:
+        raise ValueError(
+            f"{path.parent} holds a run of version {contents['version']}, whose reference scored "
+            "with the bias of another batch size; go on with the release of jest-loader that began "
+            "it, or choose another folder"
+        )
+    was, now = flat(contents["config"]), flat(plain(config))
     for name in sorted(was.keys() | now.keys(), key=str):
         if name not in _FREE and differ(was.get(name), now.get(name)):
             raise ValueError(

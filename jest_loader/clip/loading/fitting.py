@@ -1,0 +1,87 @@
+"""Fits a reference's scale and bias to a run's sub-batches where its batch size is not known."""
+
+import logging
+from collections.abc import Iterator
+from typing import TypeVar
+
+from jest_loader.batch import Batch
+from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.columns import open_shards, tokenize_and_decode
+from jest_loader.clip.models.trained import trained_architecture
+from jest_loader.ranks.ranks import ranks_of
+from jest_loader.scoring.calibration import Calibration
+from jest_loader.scoring.sized import SizedEmbedder
+from jest_loader.skipped import use
+
+_LOG = logging.getLogger(__name__)
+_NUM_SAMPLED = 1024
+_DECIMALS = 3  # Fewer than the fit knows, and the same on all ranks.
+
+Reference = TypeVar("Reference", bound=SizedEmbedder)
+
+
+def fitted(
+    reference: Reference, config: TrainConfig, saved: Calibration | None, *, decodes: bool
+) -> Reference:
+    """The reference as it scores for a run's sub-batches; the log says what was fitted.
+
+    All ranks fit it to the same examples of the training data.
+
+    Args:
+        reference: What scores, as it was trained.
+        config: The run.
+        saved: What a run that goes on had found; None if it had found nothing, or is new.
+        decodes: Whether the reference looks at pictures and texts, not at sample ids alone.
+    """
+    if config.loss != "sigmoid":
+        return reference
+    if saved is not None:
+        return reference.with_calibration(saved)
+    if reference.trained_batch_size is not None:
+        return reference
+    size = config.data.batch_size
+    try:
+        sample = _sample(config, decodes=decodes)
+        found = _rounded(reference.calibrated(sample, size, max_pairs=_NUM_SAMPLED))
+    except ValueError as error:
+        _say(f"it could not be fitted to sub-batches of {size} ({error})")
+        return reference
+    _say(
+        f"its scale and bias were fitted to sub-batches of {size}, and are "
+        f"{found.logit_scale:g} and {found.logit_bias:g}"
+    )
+    return reference.with_calibration(found)
+
+
+def _say(what: str) -> None:
+    if ranks_of(None).rank == 0:
+        _LOG.warning(
+            "it is not known what batch size the reference was trained at: %s; set "
+            "selection.reference_batch_size where you know it",
+            what,
+        )
+
+
+def _rounded(reference: SizedEmbedder) -> Calibration:
+    found = reference.calibration
+    assert found is not None, "it is calibrated"
+    scale, bias = (round(number, _DECIMALS) for number in found[:2])
+    return Calibration(scale, bias, found.batch_size)
+
+
+def _sample(config: TrainConfig, *, decodes: bool) -> Iterator[Batch]:
+    """The first batches that the run trains on, what cannot be decoded left out."""
+    data = config.data
+    prepare = tokenize_and_decode(data, trained_architecture(config)) if decodes else None
+    for batch in open_shards(
+        data.train,
+        batch_size=data.batch_size,
+        shuffle=True,
+        window_rows=data.window_rows,
+        seed=config.seed,
+        drop_last=False,
+    ):
+        if prepare is None:
+            yield {"sample_id": batch["sample_id"]}
+        elif (usable := use(prepare, batch).output) is not None:
+            yield usable
