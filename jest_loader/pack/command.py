@@ -8,11 +8,13 @@ from typing import Literal
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from jest_loader.checks import whole
 from jest_loader.pack.folder import CaptionFile
 from jest_loader.pack.records import Record, SkipError, Tally, check_image
 from jest_loader.pack.tars import tar_records
 from jest_loader.pack.thumbnails import Thumbnails
 from jest_loader.pack.writers import write_mds, write_zarr
+from jest_loader.seen import content_keys
 
 _COLUMNS = {"key": "str", "image": "bytes", "caption": "str"}
 _THUMBNAIL = "thumbnail"
@@ -48,6 +50,11 @@ class PackConfig:
     at all candidates; None for none.
     """
 
+    leave_out: tuple[int, int] | None = None
+    """Leave out a fold of the pictures: `0 2` leaves out the first of two halves, to train one of
+    two cross-fitted references on the rest. Which fold a picture is in depends on its bytes alone.
+    """
+
     allow_outside: bool = False
     """Take pictures from outside the input folder too, where the captions file names them by an
     absolute path, by `..` or through a link.
@@ -72,7 +79,7 @@ def pack(config: PackConfig, *, progress: bool = False) -> Tally:
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        How many were written, and skipped for which reasons.
+        How many were written, left out, and skipped for which reasons.
 
     Raises:
         ValueError: if the input cannot be read, the output is taken, or too many records were
@@ -84,7 +91,7 @@ def pack(config: PackConfig, *, progress: bool = False) -> Tally:
     make = None if config.thumbnail is None else Thumbnails(config.thumbnail)
     columns = _columns(config) | dict.fromkeys(config.keep_columns, "str")
     with tqdm(total=total, unit=" records", desc="pack", disable=not progress) as bar:
-        rows = _rows(records, make, tally, bar)
+        rows = _rows(_without_fold(records, config.leave_out, tally), make, tally, bar)
         write = write_mds if config.format == "mds" else write_zarr
         write(config.output, columns, rows, overwrite=config.overwrite)
     return tally
@@ -118,6 +125,9 @@ def _check(config: PackConfig) -> None:
         raise ValueError(
             f"--thumbnail must be from 1 to 4096 pixels or None, got {config.thumbnail}"
         )
+    if config.leave_out is not None:
+        fold, num_folds = config.leave_out
+        whole("--leave-out's first number, a fold,", fold, 0, whole("its second", num_folds, 2) - 1)
     output = config.output.resolve()
     sources = [*config.input, *([config.captions] if config.captions else [])]
     inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]
@@ -154,6 +164,17 @@ def _open(config: PackConfig, tally: Tally) -> tuple[Iterator[Record], int | Non
         for record in tar_records(path, config.caption_column, config.keep_columns, tally)
     )
     return records, None
+
+
+def _without_fold(
+    records: Iterator[Record], fold: tuple[int, int] | None, tally: Tally
+) -> Iterator[Record]:
+    """The records but those of a fold, which are counted."""
+    for record in records:
+        if fold is not None and int(content_keys([record.image])[0]) % fold[1] == fold[0]:
+            tally.left_out += 1
+        else:
+            yield record
 
 
 def _rows(

@@ -51,17 +51,19 @@ class Tally:
         max_skipped_fraction: The largest share of all records that may be skipped, from 0 to 1.
         written: Records used so far.
         skipped: For each reason, how often records were skipped.
+        left_out: Records of a fold that was left out.
     """
 
     max_skipped_fraction: float
     written: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
     _in_a_row: int = 0
 
     @property
     def num_records(self) -> int:
         """Records seen so far."""
-        return self.written + self.skipped.total()
+        return self.written + self.skipped.total() + self.left_out
 
     def write(self) -> None:
         """Count a record that is used."""
@@ -107,7 +109,8 @@ class Tally:
         if self.skipped:
             reasons = (f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
             skipped += f" ({', '.join(reasons)})"
-        return f"{self.written} written, {skipped}"
+        left_out = f", {self.left_out} left out" if self.left_out else ""
+        return f"{self.written} written, {skipped}{left_out}"
 
 
 def check_image(image: bytes) -> None:

@@ -275,3 +275,42 @@ def test_a_link_is_replaced_by_replacing_what_it_leads_to(tmp_path: Path, photos
     assert (tmp_path / "link").is_symlink()
     assert len(read_all(tmp_path / "real")["caption"]) == 12
     assert left_behind(tmp_path) == []
+
+
+def test_folds_left_out_are_disjoint_and_make_a_whole(tmp_path: Path, photos: Path) -> None:
+    captions = write_csv(tmp_path / "captions.csv", rows_of(photos))
+    keys = []
+    for fold in range(3):
+        config = PackConfig((photos,), tmp_path / f"{fold}", captions=captions, leave_out=(fold, 3))
+        tally = pack(config)
+        keys.append(set(read_all(config.output)["key"]))
+        assert tally.written + tally.left_out == tally.num_records == 12
+        assert str(tally).endswith(f"0 skipped, {tally.left_out} left out")
+    everything = {row["file"] for row in rows_of(photos)}
+    left_out = [everything - kept for kept in keys]
+    assert set.union(*left_out) == everything
+    assert sum(map(len, left_out)) == 12
+
+
+def test_the_fold_of_a_picture_depends_on_its_bytes_alone(tmp_path: Path, photos: Path) -> None:
+    captions = write_csv(tmp_path / "captions.csv", rows_of(photos))
+    first = PackConfig((photos,), tmp_path / "first", captions=captions, leave_out=(0, 2))
+    pack(first)
+    kept = set(read_all(first.output)["image"])
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(photos.iterdir(), reverse=True)):
+        path.rename(renamed / f"{number:02}{path.suffix}")
+    captions = write_csv(tmp_path / "renamed.csv", rows_of(renamed))
+    again = PackConfig((renamed,), tmp_path / "again", captions=captions, leave_out=(0, 2))
+    pack(again)
+    assert set(read_all(again.output)["image"]) == kept
+
+
+@pytest.mark.parametrize("fold", [(2, 2), (-1, 2), (0, 1)])
+def test_a_fold_that_cannot_be_is_refused(
+    tmp_path: Path, photos: Path, fold: tuple[int, int]
+) -> None:
+    captions = write_csv(tmp_path / "captions.csv", rows_of(photos))
+    with pytest.raises(ValueError, match=r"must be a whole number"):
+        pack(PackConfig((photos,), tmp_path / "out", captions=captions, leave_out=fold))
