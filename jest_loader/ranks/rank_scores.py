@@ -1,5 +1,6 @@
 """Scores of one rank's candidates, conditioned on what all ranks choose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,15 +22,12 @@ class RankScores:
         ranks: Who selects together.
         skipped: Int64 [n], candidates that are not to be drawn; None for none.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way.
-        even: Whether every rank chooses the same number each time; then the counts need not be
-            exchanged, which would wait for the GPU.
     """
 
     local: Scores
     ranks: Ranks
     skipped: Tensor | None = None
     half: bool = False
-    even: bool = False
 
     @property
     def logits(self) -> Tensor:
@@ -48,8 +46,13 @@ class RankScores:
         """The same scores, selected from without the other ranks."""
         return replace(self, ranks=self.ranks.alone())
 
-    def given(self, chosen: Tensor) -> "RankScores":
-        """The scores once ``chosen`` (int64 [n], own candidates) and the others' are chosen."""
+    def given(self, chosen: Tensor, counts: Sequence[int] | None = None) -> "RankScores":
+        """The scores once ``chosen`` (int64 [n], own candidates) and the others' are chosen.
+
+        Args:
+            chosen: What this rank chose.
+            counts: How many each rank chose; None asks them.
+        """
         if not self.ranks.joint:
             return replace(self, local=self.local.given(chosen))
         if not isinstance(self.local, SharedScores):
@@ -60,13 +63,12 @@ class RankScores:
             )
         shared = self.local.share(chosen)
         if shared:
-            counts = [len(chosen)] * self.ranks.size
-            if not self.even:
+            if counts is None:
                 counts = self.ranks.all_gather(torch.tensor(len(chosen))).tolist()
             shared = [self._gathered(rows, counts) for rows in shared]
         return replace(self, local=self.local.given_shared(chosen, shared))
 
-    def _gathered(self, rows: Tensor, counts: list[int]) -> Tensor:
+    def _gathered(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         wide = rows.is_floating_point() and rows.element_size() > 2  # Ids of groups stay whole.
         sent = rows.half() if self.half and wide else rows
         return self.ranks.all_gather_rows(sent, counts).to(rows.dtype)

@@ -40,7 +40,7 @@ class Collective(Protocol):
         """What each rank had for this one.
 
         Args:
-            parts: A uint8 vector for each rank.
+            parts: A uint8 vector for each rank, on one device, where what is found will be.
             sizes: Bytes that come from each rank.
         """
         ...
@@ -87,16 +87,27 @@ class Ranks:
 
     def all_gather_rows(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """[sum of counts, ...]: the rows [count, ...] of all ranks, rank by rank."""
-        most = max(counts)
-        padded = rows.new_zeros(most, *rows.shape[1:])
-        padded[: len(rows)] = rows
-        found = self.all_gather(padded)
-        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+        if min(counts) == max(counts):
+            return self.all_gather(rows).flatten(0, 1)
+        # Padded to the most, ranks with few rows would receive what one with many holds, each.
+        own = rows.detach().flatten().contiguous().view(torch.uint8)
+        row_bytes = rows.new_empty(rows.shape[1:]).nbytes
+        sizes = [count * row_bytes for count in counts]
+        found = torch.cat(self.all_to_all([own] * self.size, sizes))
+        return found.view(rows.dtype).view(sum(counts), *rows.shape[1:])
 
-    def all_to_all(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Send ``parts[r]`` (uint8, any length) to each rank r; returns what each sent here."""
-        sent = self.all_gather(torch.tensor([part.numel() for part in parts]))
-        sizes = sent[:, self.rank].tolist()
+    def all_to_all(
+        self, parts: Sequence[Tensor], sizes: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Send ``parts[r]`` (uint8, any length) to each rank r; returns what each sent here.
+
+        Args:
+            parts: One for each rank, on one device.
+            sizes: Bytes that come from each rank; None asks them.
+        """
+        if sizes is None:
+            sent = self.all_gather(torch.tensor([part.numel() for part in parts]))
+            sizes = sent[:, self.rank].tolist()
         found = self._collective.all_to_all(parts, sizes)
         self.bytes_received += sum(sizes) - sizes[self.rank]
         return found
@@ -168,13 +179,13 @@ class _Processes:
         return found.to(value.device)
 
     def all_to_all(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        sent = torch.cat(list(parts))
-        sent = sent.to(self._device(sent))
+        given = torch.cat(list(parts))
+        sent = given.to(self._device(given))
         found = sent.new_empty(sum(sizes))
         self._call(
             dist.all_to_all_single, found, sent, list(sizes), [part.numel() for part in parts]
         )
-        return list(torch.split(found.cpu(), list(sizes)))
+        return list(torch.split(found.to(given.device), list(sizes)))
 
     def _device(self, value: Tensor) -> torch.device:
         """Where a tensor must be for the group's backends, which each are for some devices."""

@@ -22,10 +22,11 @@ _NOT_DRAWABLE = 1 << 62
 
 
 class Draw(NamedTuple):
-    """What was drawn: the scores with their noise, and the candidates."""
+    """What was drawn: the scores with their noise, the candidates, and how many on each rank."""
 
     perturbed: Tensor
     candidates: Tensor
+    counts: list[int]
 
 
 def draw(scores: RankScores, size: int, key: int, *, gain: float, exact: bool = False) -> Draw:
@@ -45,13 +46,14 @@ def best(values: Tensor, size: int, ranks: Ranks, *, exact: bool) -> Draw:
     """
     own = values.topk(min(size, len(values)))
     if not exact:
-        return Draw(*own)
+        return Draw(*own, [len(own.values)] * ranks.size)
     everyones = ranks.all_gather(own.values)
     # Stable, so that all ranks order what is equal in the same way.
     order = everyones.flatten().sort(descending=True, stable=True).indices[:size]
-    width = everyones.shape[1]
-    places = order[order // width == ranks.rank] % width
-    return Draw(own.values[places], own.indices[places])
+    owners = order.cpu() // everyones.shape[1]  # The counts wait for the device.
+    counts = owners.bincount(minlength=ranks.size).tolist()
+    mine = counts[ranks.rank]  # What a rank offers is in order, so its first ones are drawn.
+    return Draw(own.values[:mine], own.indices[:mine], counts)
 
 
 def perturbed(scores: RankScores, key: int, gain: float) -> Tensor:

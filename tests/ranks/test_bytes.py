@@ -1,5 +1,7 @@
 """What a rank receives from the others, and half precision, which halves it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,6 +50,43 @@ def test_what_is_received_is_what_the_formula_says(num_ranks, num_chunks, dtype,
 
     expected = joint_bytes(44, num_chunks, num_ranks, 2 * (8 + 11) * itemsize)
     assert simulate_ranks(num_ranks, run) == [expected] * num_ranks
+
+
+def test_with_global_quota_rows_are_received_once_however_uneven():
+    num_ranks, num_chunks, keys = 4, 4, (11, 11, 11, 11)
+
+    def run(group):
+        ranks = ranks_of(group)
+        shares = [dealt(side, group.rank, num_ranks) for side in sides(120, seed=0, width=8)]
+        if group.rank == 0:  # Its captions fit badly, so that most are chosen there.
+            shares[0] = replace(shares[0], text=-shares[0].image)
+        scores = RankScores(FactoredScores(*shares), ranks)
+        chosen = JointSelector(num_chunks, quota="global").select(scores, 11, key=0)
+        return len(chosen), ranks.bytes_received
+
+    counts, received = zip(*simulate_ranks(num_ranks, run), strict=True)
+    assert max(counts) > 2 * 11
+    embeddings = (44 - 11) * 2 * (8 + 11) * 8
+    assert sum(received) == (num_ranks - 1) * (num_ranks * sum(keys) * 8 + embeddings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
+def test_rows_are_gathered_whatever_their_numbers(dtype):
+    counts = [3, 0, 1]
+
+    def run(group):
+        ranks = ranks_of(group)
+        rows = torch.arange(12).view(4, 3)[:, : counts[group.rank]].T + 100 * group.rank
+        found = ranks.all_gather_rows(rows.to(dtype), counts)
+        ids = ranks.all_gather_rows(rows[:, 0].to(dtype), counts)
+        return found.dtype, found.tolist(), ids.tolist(), ranks.bytes_received
+
+    expected = [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [200, 203, 206, 209]]
+    for rank, (found_dtype, rows, ids, received) in enumerate(simulate_ranks(3, run)):
+        assert found_dtype == dtype
+        assert rows == expected
+        assert ids == [0, 1, 2, 200]
+        assert received == 5 * (4 - counts[rank]) * dtype.itemsize
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
