@@ -10,6 +10,7 @@ import torch
 from jest_loader import (
     ExampleScores,
     JestDataset,
+    JointSelector,
     RaggedBytes,
     SkipRowsError,
     TopKSelector,
@@ -148,7 +149,7 @@ def by_rank(group, **options: Any) -> JestDataset:
     return jest_dataset(
         [{"number": torch.arange(24) + 24 * group.rank}],
         ByRank(group.rank, options.pop("finite", 24)),
-        TopKSelector(quota="global"),
+        options.pop("selector", TopKSelector(quota="global")),
         group=group,
         super_batch_size=24,
         sub_batch_size=6,
@@ -180,3 +181,29 @@ def test_too_few_finite_scores_over_all_ranks_end_all_with_an_error():
     first, second = simulate_ranks(2, run)
     assert "ValueError: a sub-batch of 11 needs as many candidates with finite scores" in first
     assert "RankError: rank 0 of 2 failed while selecting" in second
+
+
+def test_a_rank_with_fewer_usable_candidates_than_its_share_ends_all():
+    """With equal quotas no other rank can make up for it."""
+
+    def run(group):
+        selector = JointSelector(4)
+        try:
+            return list(by_rank(group, finite=5 if group.rank == 0 else 24, selector=selector))
+        except (ValueError, RankError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    first, second = simulate_ranks(2, run)
+    assert "ValueError: a sub-batch of 6 needs as many candidates with finite scores" in first
+    assert "but 1 had none" in first
+    assert "RankError: rank 0 of 2 failed while selecting" in second
+
+
+def test_a_rank_with_just_its_share_of_usable_candidates_gives_them_all():
+    def run(group):
+        batches = by_rank(group, finite=6 if group.rank == 0 else 24, selector=JointSelector(4))
+        return sorted(next(iter(batches))["number"].tolist())
+
+    first, second = simulate_ranks(2, run)
+    assert first == [0, 1, 2, 3, 4, 5]
+    assert len(second) == 6

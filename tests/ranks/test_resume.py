@@ -39,6 +39,15 @@ def test_a_run_on_two_ranks_goes_on_with_another_number(folder, num_ranks, stop)
     assert rest_end == end
 
 
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])
+def test_a_run_with_equal_quotas_goes_on_as_it_would_have(folder, stop):
+    expected, end = over_ranks(folder, 3, quota="equal")
+    begun, state = over_ranks(folder, 3, quota="equal", stop=stop)
+    rest, rest_end = over_ranks(folder, 3, quota="equal", state=state)
+    assert begun + rest == expected
+    assert rest_end == end
+
+
 def test_another_global_super_batch_is_refused_by_name(folder):
     _, state = over_ranks(folder, 2, stop=2)
     with pytest.raises(ValueError, match="super_batch_size over all ranks was 48 and is now 96"):
