@@ -61,20 +61,14 @@ def pairs(embeddings: Embeddings, *, fused: bool | None = None) -> Pairs:
     return plain.Pairs(embeddings)
 
 
-def gumbel(
-    key: int,
-    num_candidates: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    share: noise.Share = noise.ALL,
+def perturbed(
+    logits: Tensor, key: int, *, gain: float = 1.0, share: noise.Share = noise.ALL
 ) -> Tensor:
-    """``noise.gumbel``, in one launch where the kernels run."""
-    kernels = _kernels() if device.type == "cuda" and dtype == torch.float32 else None
-    if kernels is not None and kernels.runs_on(device, dtype):
-        drawn: Tensor = kernels.gumbel(key, num_candidates, device=device, share=share)
-        return drawn
-    return noise.gumbel(key, num_candidates, dtype=dtype, device=device, share=share)
+    """``noise.perturbed``, in one launch where the kernels run."""
+    kernels = _kernels() if logits.is_cuda and logits.dtype == torch.float32 else None
+    form = kernels if kernels and kernels.runs_on(logits.device, logits.dtype) else noise
+    drawn: Tensor = form.perturbed(logits, key, gain=gain, share=share)
+    return drawn
 
 
 @cache

@@ -141,15 +141,23 @@ def _tiles(stacked: Tensor, chunk_size: int) -> Tiles:
     return tiles_for(work, *_shared_bytes_and_name(stacked.device))
 
 
-def gumbel(
-    key: int, num_candidates: int, *, device: torch.device, share: noise.Share = noise.ALL
+def perturbed(
+    logits: Tensor, key: int, *, gain: float = 1.0, share: noise.Share = noise.ALL
 ) -> Tensor:
-    """``noise.gumbel`` in fp32, in one launch."""
-    out = torch.empty(num_candidates, dtype=torch.float32, device=device)
+    """``noise.perturbed`` of logits in fp32, in one launch."""
+    given = logits.contiguous()
+    out = torch.empty_like(given)
     block = 1024
     with torch.cuda.device_of(out):
-        _gumbel[(triton.cdiv(num_candidates, block),)](
-            out, noise.signed(key), num_candidates, share.first, share.stride, block
+        _perturbed[(triton.cdiv(len(given), block),)](
+            given,
+            out,
+            float(gain),
+            noise.signed(key),
+            len(given),
+            share.first,
+            share.stride,
+            block,
         )
     return out
 
@@ -236,8 +244,15 @@ def _sum_over_chunk(
 
 
 @triton.jit(do_not_specialize=["key", "first", "stride"])
-def _gumbel(
-    out, key: tl.int64, num_candidates, first: tl.int64, stride: tl.int64, BLOCK: tl.constexpr
+def _perturbed(
+    logits,
+    out,
+    gain,
+    key: tl.int64,
+    num_candidates,
+    first: tl.int64,
+    stride: tl.int64,
+    BLOCK: tl.constexpr,
 ):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     number = index.to(tl.int64) * stride + first
@@ -251,4 +266,7 @@ def _gumbel(
     rest = 1.0 - uniform
     ratio = tl.where(rest == 1.0, 1.0, uniform / (1.0 - rest))
     exponential = tl.where(rest == 1.0, uniform, -tl.log(rest) * ratio)
-    tl.store(out + index, -tl.log(exponential), mask=index < num_candidates)
+    scaled = tl.load(logits + index, mask=index < num_candidates, other=0.0) * gain
+    # Of what is not finite the magnitude is not below infinity; NaN is below nothing.
+    finite = tl.where(tl.abs(scaled) < float("inf"), scaled, -float("inf"))
+    tl.store(out + index, finite - tl.log(exponential), mask=index < num_candidates)

@@ -57,6 +57,26 @@ def gumbel(
     return -exponential.log()
 
 
+def perturbed(logits: Tensor, key: int, *, gain: float = 1.0, share: Share = ALL) -> Tensor:
+    """The logits times ``gain``, with their noise; minus infinity where that is not finite.
+
+    Args:
+        logits: Floating [B], of this rank's candidates.
+        key: Chooses the noise.
+        gain: Factor on the logits.
+        share: Which of all ranks' candidates these are.
+    """
+    finite = drawable(logits * gain)
+    noise = gumbel(key, len(finite), dtype=finite.dtype, device=finite.device, share=share)
+    return finite + noise
+
+
+def drawable(logits: Tensor) -> Tensor:
+    """The logits in fp32 or fp64, with minus infinity, which is never drawn, if not finite."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.where(torch.isfinite(logits), -torch.inf)
+
+
 def largest_below_one(dtype: torch.dtype) -> float:
     """The largest number of ``dtype`` below 1."""
     return 1.0 - torch.finfo(dtype).eps / 2

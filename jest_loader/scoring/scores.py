@@ -124,8 +124,8 @@ class FactoredScores:
     @property
     def logits(self) -> Tensor:
         """Float32, or float64 where the embeddings are, [B]."""
-        total = sum(sign * loss.value for sign, loss in self._losses)
-        return torch.as_tensor(total).masked_fill(self._taken, -torch.inf)
+        values = [loss.value if sign > 0 else -loss.value for sign, loss in self._losses]
+        return sum(values[1:], start=values[0]).masked_fill(self._taken, -torch.inf)
 
     def given(self, chosen: Tensor) -> FactoredScores:
         """The scores once ``chosen`` (int64 [n]) are in the sub-batch; costs O(n B D)."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jest_loader.ops.dispatch import gumbel
+from jest_loader.ops import dispatch
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.ranks.ranks import Ranks
 
@@ -58,16 +58,7 @@ def best(values: Tensor, size: int, ranks: Ranks, *, exact: bool) -> Draw:
 
 def perturbed(scores: RankScores, key: int, gain: float) -> Tensor:
     """The logits times ``gain``, with their noise."""
-    logits = drawable(scores.logits * gain)
-    share = scores.ranks.share
-    noise = gumbel(key, len(logits), dtype=logits.dtype, device=logits.device, share=share)
-    return logits + noise
-
-
-def drawable(logits: Tensor) -> Tensor:
-    """The logits in fp32 or fp64, with minus infinity, which is never drawn, if not finite."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits.where(torch.isfinite(logits), -torch.inf)
+    return dispatch.perturbed(scores.logits, key, gain=gain, share=scores.ranks.share)
 
 
 def checked(draws: list[Draw]) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from jest_loader.checks import is_number, whole
-from jest_loader.ops.noise import fold
+from jest_loader.ops.noise import drawable, fold
 from jest_loader.protocols import ContextScores, QuotaSelector, Scores
 from jest_loader.ranks.rank_scores import RankScores
 from jest_loader.ranks.ranks import Ranks
-from jest_loader.selecting.drawing import Draw, best, checked, draw, drawable, perturbed
+from jest_loader.selecting.drawing import Draw, best, checked, draw, perturbed
 
 Quota = Literal["equal", "global", "local"]
 """How many each rank draws.

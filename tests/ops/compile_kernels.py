@@ -63,9 +63,9 @@ def compiled(
 
 def fused_noise() -> None:
     """Compile the noise's kernel, of which nothing is asked but that it compiles."""
-    names = ("out", "key", "num_candidates", "first", "stride", "BLOCK")
-    types = ("*fp32", "i64", "i32", "i64", "i64", "constexpr")
-    source = ASTSource(fused._gumbel, dict(zip(names, types, strict=True)), {"BLOCK": 1024})
+    names = ("logits", "out", "gain", "key", "num_candidates", "first", "stride", "BLOCK")
+    types = ("*fp32", "*fp32", "fp32", "i64", "i32", "i64", "i64", "constexpr")
+    source = ASTSource(fused._perturbed, dict(zip(names, types, strict=True)), {"BLOCK": 1024})
     triton.compile(source, target=GPUTarget("cuda", 90, 32))
 
 

@@ -169,15 +169,25 @@ def test_pairs_of_one_group_are_left_out(name, num_groups, monkeypatch):
 
 @pytest.mark.parametrize("key", [0, 5, noise.fold(1, 2, 3), 2**63, 2**64 - 1])
 def test_noise_is_the_plain_forms(key):
-    found = fused.gumbel(key, 5003, device=DEVICE).cpu()
+    found = fused.perturbed(torch.zeros(5003, device=DEVICE), key).cpu()
     expected = noise.gumbel(key, 5003, dtype=torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+@pytest.mark.parametrize("gain", [1.0, 0.0, 4.0, 1e38])
+def test_perturbed_logits_are_the_plain_forms(gain):
+    logits = torch.linspace(-40, 40, 1301, device=DEVICE)
+    logits[[0, 7, 1300]] = torch.tensor([-torch.inf, torch.nan, torch.inf], device=DEVICE)
+    found, expected = (form.perturbed(logits, 5, gain=gain) for form in (fused, noise))
+    assert found[[0, 7, 1300]].tolist() == [-torch.inf] * 3
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("first", "stride"), [(0, 1), (2, 3), (255, 256)])
 def test_a_share_of_the_candidates_has_the_noise_of_those(first, stride):
     share = noise.Share(first, stride)
-    found = fused.gumbel(noise.fold(1, 2, 3), 501, device=DEVICE, share=share).cpu()
+    found = fused.perturbed(torch.zeros(501, device=DEVICE), noise.fold(1, 2, 3), share=share).cpu()
     everyones = noise.gumbel(noise.fold(1, 2, 3), 501 * stride, dtype=torch.float32, device=DEVICE)
     torch.testing.assert_close(found, everyones.cpu()[first::stride], rtol=1e-6, atol=1e-6)
 
