@@ -113,7 +113,7 @@ def write_made_dictionary(folder: Path) -> None:
     dictionary.write(list(dictionary.pairs_of(lines)), folder / "dictionary")
     for arm, seed in product(("uniform", "independent-1", "joint-1"), range(3)):
         end = {"step": 600, "r1": 0.1 * (seed + len(arm)), "r10": 0.5, "fine": 0.7}
-        shares = {"wrong": 0.2, "seen": 0.0, "near_duplicates": [0.1]}
+        shares = {"wrong": 0.2, "seen": 0.0, "german": 1.0, "near_duplicates": [0.1]}
         reached = {"reference_accuracy": {"r1": 0.5}, "curve": [{**end, "step": 300}, end]}
         run = {"setting": vars(Setting()), "arm": arm, "seed": seed}
         records.append(folder / "joint.jsonl", {**run, **shares, **reached})

@@ -1,13 +1,15 @@
 """The data, the pool and the comparisons of ``bench.joint``."""
 
+import gzip
 from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
 
 import pytest
 import torch
 
 from bench.joint import compare, records
 from bench.joint.arms import Setting
-from bench.joint.dictionary import Dictionary, grams_of, pairs_of, write
+from bench.joint.dictionary import Dictionary, grams_of, other_pairs, pairs_of, write
 from bench.joint.references import Reference
 from bench.joint.runs import Bench, Run
 from bench.joint.sources import Embedded, Pool, PoolSource, Split
@@ -37,9 +39,9 @@ def source_of(dictionary, pool, **changes):
 def test_a_line_makes_a_family_of_its_forms_first_translations():
     pairs = list(pairs_of(LINES))
     assert pairs[:3] == [
-        ("Haus", "house", 1),
-        ("Häuser", "houses", 1),
-        ("Häuschen", "huts", 1),
+        ("Haus", "house", 1, True),
+        ("Häuser", "houses", 1, True),
+        ("Häuschen", "huts", 1, True),
     ]
     assert len(pairs) == 3 + 400
 
@@ -141,3 +143,33 @@ def test_a_run_that_is_recorded_is_known_by_its_setting_arm_and_seed(tmp_path):
     assert records.is_recorded(path, Setting(), "joint-1", 0)
     assert not records.is_recorded(path, Setting(), "joint-1", 1)
     assert not records.is_recorded(path, Setting(loss="softmax"), "joint-1", 0)
+
+
+def test_freedict_entries_give_pairs_of_other_languages_and_english(tmp_path):
+    texts = {
+        "silence": "silence /sail/ <n>\n (remark)\n 1. hiljaisuus, rauha\n 2. tauko\nmeaning",
+        "dog": "dog\nkoira",
+        "00databaseinfo": "made 2022",
+    }
+    write_dictd(tmp_path / "freedict-eng-fin", texts)
+    write_dictd(tmp_path / "freedict-deu-eng", {"Hund": "Hund\ndog"})
+    assert sorted(other_pairs(tmp_path, first_family=7)) == [
+        ("hiljaisuus", "silence", 7, False),
+        ("koira", "dog", 8, False),
+        ("tauko", "silence", 7, False),
+    ]
+
+
+def write_dictd(path, texts):
+    """A database of dictd: entries one after the other, their places in base 64."""
+    data, lines = b"", []
+    for word, text in texts.items():
+        lines.append(f"{word}\t{base64(len(data))}\t{base64(len(text.encode()))}\n")
+        data += text.encode()
+    path.with_suffix(".index").write_text("".join(lines))
+    path.with_suffix(".dict.dz").write_bytes(gzip.compress(data))
+
+
+def base64(number):
+    digits = ascii_uppercase + ascii_lowercase + "0123456789+/"
+    return digits[number // 64] + digits[number % 64]

@@ -47,6 +47,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--order", default=_DEFAULT.order, choices=get_args(Order))
     parser.add_argument("--reference", default=_DEFAULT.reference, choices=REFERENCES)
     parser.add_argument("--wrong", type=float, default=_DEFAULT.wrong, help="share of captions")
+    parser.add_argument("--languages", default=_DEFAULT.languages, choices=("german", "all"))
     parser.add_argument("--lr", type=float, default=_DEFAULT.lr)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop then")

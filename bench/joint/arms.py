@@ -1,6 +1,7 @@
 """The arms: how each chooses its sub-batches; and the settings that they are compared in."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.joint.learner import TwoTowers
 from bench.joint.sources import Order
@@ -35,6 +36,7 @@ class Setting:
         reference: Which of ``REFERENCES`` steers.
         wrong: The share of captions that are shuffled.
         lr: The largest learning rate, the uniform arm's best.
+        languages: Whether the pool is German, as the test and the reference, or of all languages.
     """
 
     batch_size: int = 512
@@ -44,6 +46,7 @@ class Setting:
     reference: str = "strong"
     wrong: float = 0.2
     lr: float = LR
+    languages: Literal["german", "all"] = "german"
 
 
 @dataclass(frozen=True)

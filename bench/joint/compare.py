@@ -54,6 +54,7 @@ def described(setting: Setting) -> str:
         "reference": "{} reference",
         "wrong": "{:.0%} wrong captions",
         "lr": "learning rate {:g}",
+        "languages": "{} languages",
     }
     return ", ".join(words[name].format(value) for name, value in changed.items()) or "as it is"
 

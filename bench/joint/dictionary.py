@@ -1,17 +1,22 @@
 r"""Pairs of German and English from the Ding dictionary, as rows of hashed n-grams.
 
     apt-get download trans-de-en    # 6 MB, GPL-2+; nothing is installed
-    dpkg-deb -x trans-de-en_*.deb runs/ding
-    python -m bench.joint.dictionary --file runs/ding/usr/share/trans/de-en --out runs/dictionary
+    dpkg-deb -x trans-de-en_*.deb runs/deb
+    python -m bench.joint.dictionary --file runs/deb/usr/share/trans/de-en --out runs/dictionary
 
 A line of the dictionary is a lemma with its forms, "Haus {n} | Häuser {pl} :: house | houses": a
 *family* of pairs that differ little. Each form makes a pair of its first translation on each side.
+
+With ``--freedict runs/deb/usr/share/dictd`` the pairs of other languages in FreeDict's
+dictionaries (Debian's ``dict-freedict-fin-eng`` and the like, but not German, which is made from
+the Ding dictionary) are there too, for a pool in which German is one of many.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -21,6 +26,7 @@ import torch
 from torch import Tensor
 
 from bench.harness import parser_of, print_document
+from bench.joint.freedict import entries
 
 NUM_GRAMS, MAX_GRAMS = 1 << 16, 40
 _REMARKS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|/[^/]*/|<[^>]*>")
@@ -28,23 +34,34 @@ _WORD = re.compile(r"\w+")
 
 
 class Pair(NamedTuple):
-    """A German and an English text, and the number of the line that they are from."""
+    """A German text, or another language's, and an English one.
+
+    Args:
+        german: The text.
+        english: Its translation.
+        family: The number of the line or entry that they are from.
+        is_german: Whether it is.
+    """
 
     german: str
     english: str
     family: int
+    is_german: bool = True
 
 
 def main() -> None:
     """Write the tables of n-grams and families."""
     parser = parser_of(__doc__)
     parser.add_argument("--file", type=Path, required=True, help="the dictionary, de-en")
+    parser.add_argument("--freedict", type=Path, help="folder with freedict-*.dict.dz")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     arguments = parser.parse_args()
     with arguments.file.open(encoding="utf-8") as lines:
         pairs = list(pairs_of(lines))
     if not pairs:
         raise SystemExit(f"{arguments.file} has no line with ' :: ' in it; name the file de-en")
+    if arguments.freedict is not None:
+        pairs += other_pairs(arguments.freedict, first_family=1 + pairs[-1].family)
     write(pairs, arguments.out)
     families = len({pair.family for pair in pairs})
     print_document({"pairs": len(pairs), "families": families})
@@ -59,12 +76,28 @@ def pairs_of(lines: Iterable[str]) -> Iterator[Pair]:
             continue
         for form in zip(*forms, strict=True):
             pair = Pair(_first(form[0]), _first(form[1]), family)
-            if _WORD.search(pair.german) and _WORD.search(pair.english):
+            if _has_words(pair):
                 yield pair
 
 
+def other_pairs(folder: Path, first_family: int) -> list[Pair]:
+    """Pairs of other languages than German; each entry of a dictionary is a family."""
+    found = []
+    numbers = count(first_family)
+    for path in sorted(folder.glob("freedict-*.dict.dz")):
+        languages = path.name.removesuffix(".dict.dz").split("-")[1:]
+        if "deu" in languages:
+            continue
+        for (headword, translations), family in zip(entries(path), numbers, strict=False):
+            sides = ((_first(headword), _first(text)) for text in translations)
+            in_order = (side[::-1] if languages[0] == "eng" else side for side in sides)
+            pairs = (Pair(*side, family, is_german=False) for side in in_order)
+            found += [pair for pair in pairs if _has_words(pair)]
+    return found
+
+
 def write(pairs: list[Pair], out: Path) -> None:
-    """Tables of the pairs: int32 [n, MAX_GRAMS] of either side, int32 [n] of families."""
+    """Tables of the pairs: int32 [n, MAX_GRAMS] of either side, int32 [n] of families, bool [n]."""
     out.mkdir(parents=True, exist_ok=True)
     for side in ("german", "english"):
         grams = np.zeros((len(pairs), MAX_GRAMS), np.int32)
@@ -73,6 +106,7 @@ def write(pairs: list[Pair], out: Path) -> None:
             grams[row, : len(found)] = found
         np.save(out / f"{side}.npy", grams)
     np.save(out / "family.npy", np.array([pair.family for pair in pairs], np.int32))
+    np.save(out / "is_german.npy", np.array([pair.is_german for pair in pairs]))
     texts = [[pair.german, pair.english] for pair in pairs]
     (out / "texts.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
 
@@ -92,20 +126,26 @@ class Dictionary:
         german: Int32 [n, MAX_GRAMS], 0 where a text has no more n-grams.
         english: The same.
         family: Int32 [n], the line of each pair.
+        is_german: Bool [n].
     """
 
     german: Tensor
     english: Tensor
     family: Tensor
+    is_german: Tensor
 
     @classmethod
     def read(cls, path: Path) -> "Dictionary":
         """What ``write`` wrote."""
-        tables = (np.load(path / f"{name}.npy") for name in ("german", "english", "family"))
-        return cls(*(torch.from_numpy(table) for table in tables))
+        names = (field.name for field in fields(cls))
+        return cls(*(torch.from_numpy(np.load(path / f"{name}.npy")) for name in names))
 
     def __len__(self) -> int:
         return len(self.family)
+
+
+def _has_words(pair: Pair) -> bool:
+    return all(_WORD.search(text) for text in (pair.german, pair.english))
 
 
 def _first(text: str) -> str:

@@ -17,6 +17,7 @@ from bench.joint.compare import Difference, Runs, described, difference, fewer_s
 from bench.joint.figure import draw
 from bench.joint.records import RECORDS, read
 
+_SHARES = {"wrong": "wrong", "seen": "seen", "German": "german"}
 _METRICS = {"r1": "R@1", "r10": "R@10", "fine": "form in its line"}
 
 
@@ -41,14 +42,14 @@ def table(setting: Setting, runs: Runs) -> list[str]:
     first = next(iter(next(iter(runs.values())).values()))
     lines = [f"{described(setting)}; the reference's R@1 {first['reference_accuracy']['r1']:.1%}"]
     lines.append(
-        f"  {'':14s} {'R@1':>7s} {'R@10':>7s} {'form':>7s} {'wrong':>7s} {'seen':>7s} {'alike':>7s}"
-        f"  {'R@1 less uniform':20s} steps to uniform's end"
+        " ".join(f"{title:>7s}" for title in ("R@1", "R@10", "form", *_SHARES, "alike")).rjust(71)
+        + "  R@1 less uniform     steps to uniform's end"
     )
     for arm in (name for name in ARMS if name in runs):
         ends = [record["curve"][-1] for record in runs[arm].values()]
         shares = [mean(end[name] for end in ends) for name in _METRICS]
         records = list(runs[arm].values())
-        shares += [mean(record[name] for record in records) for name in ("wrong", "seen")]
+        shares += [mean(record[name] for record in records) for name in _SHARES.values()]
         alike = [share for record in records for share in record["near_duplicates"]]
         shares.append(mean(alike) if alike else math.nan)
         cells = " ".join("      -" if math.isnan(share) else f"{share:7.1%}" for share in shares)

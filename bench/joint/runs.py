@@ -51,6 +51,7 @@ class Progress:
         curve: The evaluations, each with its ``step``.
         wrong: How many of the captions trained on are another's.
         seen: How many of the rows trained on the reference was trained on.
+        german: How many of the rows trained on are German.
         near_duplicates: At each evaluation, the share of the sub-batch that has a look-alike in it.
         learnability: At each evaluation, of a uniform draw; not where nothing is scored by it.
         seconds: CPU time, without evaluations.
@@ -59,6 +60,7 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     wrong: int = 0
     seen: int = 0
+    german: int = 0
     near_duplicates: list[float] = field(default_factory=list)
     learnability: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -118,6 +120,7 @@ class Run:
         progress, setting = self._progress, self._setting
         progress.wrong += int((batch["row"] != batch["caption"]).sum())
         progress.seen += int(self._seen[batch["row"]].sum())
+        progress.german += int(self._bench.dictionary.is_german[batch["row"]].sum())
         if self._step * _EVALUATIONS % setting.steps < _EVALUATIONS:
             found = evaluate(self._model, self._bench.dictionary, self._bench.split.test)
             progress.curve.append({"step": self._step, **found})
@@ -130,7 +133,8 @@ class Run:
 
     def _dataset_of(self, reference: Reference) -> JestDataset:
         bench, setting, arm = self._bench, self._setting, ARMS[self._arm]
-        pool = Pool.of(bench.split.pool, wrong=setting.wrong, seed=self._seed)
+        rows = bench.split.candidates(of_all=setting.languages == "all")
+        pool = Pool.of(rows, wrong=setting.wrong, seed=self._seed)
         size = setting.batch_size * (RATIO if arm.selects else 1)
         source = PoolSource(
             bench.dictionary,
@@ -152,7 +156,7 @@ class Run:
     def _record(self) -> dict[str, Any]:
         trained = self._setting.steps * self._setting.batch_size
         progress = asdict(self._progress)
-        shares = {name: progress[name] / trained for name in ("wrong", "seen")}
+        shares = {name: progress[name] / trained for name in ("wrong", "seen", "german")}
         return {
             "setting": asdict(self._setting),
             "arm": self._arm,

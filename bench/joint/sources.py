@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,18 +29,27 @@ class Split:
         test: To evaluate on.
         reserve: To train references on.
         pool: To select from.
+        others: Of other languages, to select from too.
     """
 
     test: Tensor
     reserve: Tensor
     pool: Tensor
+    others: Tensor
 
     @classmethod
     def of(cls, dictionary: Dictionary) -> "Split":
         """The same for each run: 8,000 families or a tenth for the test, half of the rest each."""
-        families = shuffled(torch.unique(dictionary.family), seed=0)
-        test, others = families.tensor_split([min(NUM_TEST_FAMILIES, len(families) // 10)])
-        return cls(*(_rows_of(part, dictionary) for part in (test, *others.tensor_split(2))))
+        german = dictionary.family[dictionary.is_german]
+        families = shuffled(torch.unique(german), seed=0)
+        test, rest = families.tensor_split([min(NUM_TEST_FAMILIES, len(families) // 10)])
+        reserve, pool = rest.tensor_split(2)
+        of = partial(_rows_of, dictionary=dictionary)
+        return cls(of(test), of(reserve), of(pool), (~dictionary.is_german).nonzero()[:, 0])
+
+    def candidates(self, *, of_all: bool) -> Tensor:
+        """Rows to select from: German ones, or those of all languages."""
+        return torch.cat([self.pool, self.others]) if of_all else self.pool
 
 
 @dataclass(frozen=True)
