@@ -21,27 +21,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.harness import parser_of, print_document, pyplot
+from bench.harness import parser_of, print_document
 from bench.training.arms import ARMS
-from bench.training.measures import (
-    Runs,
-    flops_until,
-    measured,
-    read,
-    read_references,
-    slower_than_uniform,
-)
-
-_DRAWN = (
-    "uniform",
-    "independent",
-    "joint",
-    "flexi",
-    "flexi_scored",
-    "easy",
-    "joint_start",
-    "easy_start",
-)
+from bench.training.figure import draw
+from bench.training.measures import measured, read, read_references, slower_than_uniform
 
 
 def main() -> None:
@@ -71,18 +54,14 @@ def main() -> None:
     }
     for setting, rows in measures.items():
         print("\n".join(["", setting, *table(rows)]))
-    if arguments.plot:
-        draw(found, arguments.plot)
-    figures = {
-        "references": references,
-        "measures": measures,
-        "curves": {
-            setting: {arm: [summary(run) for run in runs] for arm, runs in arms.items()}
-            for setting, arms in found.items()
-        },
+    curves = {
+        setting: {arm: [summary(run) for run in runs] for arm, runs in arms.items()}
+        for setting, arms in found.items()
     }
+    if arguments.plot:
+        draw(curves, arguments.plot)
     print()
-    print_document(figures)
+    print_document({"references": references, "measures": measures, "curves": curves})
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -160,34 +139,6 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
 def rounded(value: float | None) -> float | None:
     """The value to four decimal places."""
     return None if value is None else round(value, 4)
-
-
-def draw(found: dict[str, Runs], path: Path) -> None:
-    """Accuracy over steps and flops, the learnability of what was chosen, and wrong captions."""
-    from matplotlib.lines import Line2D
-
-    figure, grid = pyplot().subplots(len(found), 4, figsize=(20, 4 * len(found)), squeeze=False)
-    for row, (setting, arms) in zip(grid, found.items(), strict=True):
-        for colour, arm in enumerate(_DRAWN):
-            for run in arms.get(arm, []):
-                style = {"color": f"C{colour}"}
-                kept = summary(run)
-                flops = [flops_until(run, step) for step in kept["step"]]
-                row[0].plot(kept["step"], kept["top1"], **style)
-                row[1].plot(flops, kept["top1"], **style)
-                if ARMS[arm].selection.score == "learnability" and arm != "uniform":
-                    row[2].plot(kept["step"], kept["score"], **style)
-                row[3].plot(kept["step"], kept["shuffled"], **style)
-        titles = ("training steps", "flops (cost model)", "training steps", "training steps")
-        labels = ("zero-shot top-1", "zero-shot top-1", "learnability", "wrong captions")
-        for axes, along, label in zip(row, titles, labels, strict=True):
-            axes.set(xlabel=along, ylabel=f"{label} ({setting})")
-            axes.grid(alpha=0.3)
-            axes.set_visible(bool(axes.lines))
-    handles = [Line2D([], [], color=f"C{n}", label=ARMS[arm].about) for n, arm in enumerate(_DRAWN)]
-    figure.tight_layout()
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
-    figure.savefig(path, dpi=80, bbox_inches="tight")
 
 
 if __name__ == "__main__":
