@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -133,9 +135,13 @@ class _Maker(threading.Thread, Generic[In, Out]):
         self.free = threading.Semaphore(depth)
         self._ended = threading.Event()
         self._items = make(_until(self._ended, inputs))
+        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._gpu = torch.cuda.current_device() if in_use else None
 
     def run(self) -> None:
         try:
+            if self._gpu is not None:  # A thread begins on the first one.
+                torch.cuda.set_device(self._gpu)
             while True:
                 self.free.acquire()
                 if self._ended.is_set():

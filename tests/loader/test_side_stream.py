@@ -1,5 +1,6 @@
-"""Which CUDA streams wait for which, seen without a GPU: a stand-in writes down what is asked."""
+"""What threads ask of CUDA's streams and devices, written down by a stand-in: without a GPU."""
 
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from jest_loader import ExampleScores, JointSelector
-from jest_loader.loader import side_stream
+from jest_loader.loader import read_ahead, side_stream
+from jest_loader.loader.read_ahead import ReadAhead
 from jest_loader.loader.schedule import Step
 from jest_loader.loader.side_stream import SideStream
 from jest_loader.loader.super_batch import SuperBatch
@@ -71,6 +73,21 @@ class Numbers:
 
     def snapshot(self):
         return self
+
+
+def test_threads_that_read_ahead_use_the_gpu_of_the_loop(monkeypatch):
+    """A thread begins on the first GPU, where a rank's `.cuda()` would then put its rows."""
+    device, set_in = threading.local(), []
+    device.number = 3
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: device.number,
+        set_device=lambda number: set_in.append((threading.current_thread().name, number)),
+    )
+    monkeypatch.setattr(read_ahead, "torch", SimpleNamespace(cuda=cuda))
+    ahead = ReadAhead(iter([1, 2]), iter, depth=1, stall_timeout_s=None)
+    assert list(ahead) == [1, 2]
+    assert set_in == [("jest-loader reader", 3)]
 
 
 @pytest.mark.parametrize("overlap", [False, True])
