@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,33 @@ import pytest
 import torch
 
 from bench.device import Device
+from bench.gpu import dictionary
 from bench.gpu.document import Document, read
 from bench.gpu.kernels import TESTS
-from bench.gpu.parts import PARTS
+from bench.gpu.parts import PARTS, OutOfTime, Setting
 from bench.gpu.predictions import GOALS, known_device, selection_ms, share_of_training
 from bench.gpu.report import goal_lines, table, tiles_source
 from bench.gpu.running import Budget, run_parts
+from bench.joint.dictionary import pairs_of, write
 from bench.selection import Size
 from jest_loader.ops.tiles import Tiles, Work
 
 ROOT = Path(__file__).parents[1]
 
 
-def command(out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "bench.gpu", "--smoke", "--out", str(out), *options]
+def command(out: Path, data: Path) -> list[str]:
+    options = ["--smoke", "--out", str(out), "--data", str(data), "--seconds", "800"]
+    return [sys.executable, "-m", "bench.gpu", *options]
 
 
 @pytest.fixture(scope="module")
 def killed_and_continued(tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any], str]:
     """The document that a killed run left, that of the run behind it, and what this one printed."""
-    out = tmp_path_factory.mktemp("gpu")
+    out, data = tmp_path_factory.mktemp("gpu"), tmp_path_factory.mktemp("dictionary")
+    lines = [f"Wort{n} | Wörter{n} :: word{n} | words{n}" for n in range(200)]
+    write(list(pairs_of(lines)), data)
     first = subprocess.Popen(
-        command(out), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command(out, data), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert first.stdout is not None
     assert first.stdout.readline().startswith("kernels    done")
@@ -42,14 +49,14 @@ def killed_and_continued(tmp_path_factory) -> tuple[dict[str, Any], dict[str, An
     first.communicate()
     left = read(out)
     second = subprocess.run(
-        command(out), cwd=ROOT, capture_output=True, text=True, timeout=580, check=False
+        command(out, data), cwd=ROOT, capture_output=True, text=True, timeout=800, check=False
     )
     assert second.returncode == 0, second.stderr[-2000:]
     return left, read(out), second.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # of six processes on a machine that may be busy
+@pytest.mark.timeout(900)  # of six processes on a machine that may be busy
 def test_a_killed_run_is_continued_where_it_was(killed_and_continued):
     left, found, printed = killed_and_continued
     assert left["parts"]["kernels"]["state"] == "done"
@@ -62,7 +69,7 @@ def test_a_killed_run_is_continued_where_it_was(killed_and_continued):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_form_is_measured_and_picks_as_fp64(killed_and_continued):
     _, found, _ = killed_and_continued
     figures = {name: part["figures"] for name, part in found["parts"].items()}
@@ -80,10 +87,13 @@ def test_every_form_is_measured_and_picks_as_fp64(killed_and_continued):
     assert picks["other noise"]["picks_of_fp64"] < 1.0
     assert {"training", "learner, fp16", "learner, tf32"} <= figures["scoring"]["times"].keys()
     assert figures["steps"]["steps"]["predicted"] > 1
+    arms = ("uniform", "independent-1", "joint-1", "joint-4")
+    assert [*figures["dictionary"]] == [f"8 {arm} seed 0" for arm in arms]
+    assert {run["step"] for run in figures["dictionary"].values()} == {2}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_table_of_a_result_is_printed_again(killed_and_continued, tmp_path):
     _, found, printed = killed_and_continued
     (tmp_path / "gpu.json").write_text(json.dumps(found))
@@ -91,7 +101,13 @@ def test_the_table_of_a_result_is_printed_again(killed_and_continued, tmp_path):
     report = subprocess.run(options, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert report.strip() == table(found)
     assert table(found) in printed
-    for words in ("5 passed, 0 failed", "60 -> 12, width 16", "learner, bf16", "fastest (64, 16,"):
+    for words in (
+        "5 passed, 0 failed",
+        "60 -> 12, width 16",
+        "learner, bf16",
+        "fastest (64, 16,",
+        "8 joint-4 seed 0",
+    ):
         assert words in report
     entry = tiles_source(found).strip().removesuffix(",")
     measured = eval(f"{{{entry}}}", {"Work": Work, "Tiles": Tiles})
@@ -117,7 +133,7 @@ def document_in(folder: Path, **environment: str) -> Document:
 
 def test_parts_that_no_time_is_left_for_are_left_out(tmp_path):
     document, ended = document_in(tmp_path), []
-    run_parts([*PARTS], document, Budget(5), [], after_each=ended.append)
+    run_parts([*PARTS], document, Budget(5), ["--data", "d"], after_each=ended.append)
     assert ended == [*PARTS]
     found = read(tmp_path)["parts"]
     assert {part["state"] for part in found.values()} == {"left out"}
@@ -129,14 +145,51 @@ def test_parts_that_no_time_is_left_for_are_left_out(tmp_path):
 def test_a_part_that_fails_says_how_and_costs_no_other(tmp_path, monkeypatch):
     monkeypatch.setitem(PARTS, "steps", PARTS["steps"]._replace(least_s=0, most_s=0.01))
     document = document_in(tmp_path)
-    options = ["--smoke", "--no-such-option"]
-    run_parts(["kernels", "steps"], document, Budget(60), options, after_each=lambda _: None)
+    names, options = ["kernels", "steps"], ["--no-such-option"]
+    run_parts(names, document, Budget(500), options, after_each=lambda _: None)
     found = read(tmp_path)["parts"]
     assert found["kernels"]["state"] == "failed"
     assert "--no-such-option" in found["kernels"]["said"]
     assert found["steps"]["state"] == "stopped"
     assert "at its limit of 0 s" in found["steps"]["said"]
     assert not document.is_done("kernels"), "the next run tries it again"
+
+
+def test_without_its_data_the_map_is_left_out(tmp_path):
+    document = document_in(tmp_path)
+    run_parts(["dictionary"], document, Budget(500), [], after_each=lambda _: None)
+    assert document.part("dictionary")["state"] == "left out"
+    assert document.part("dictionary")["said"].endswith("name it with --data")
+
+
+def test_a_map_that_time_ended_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    arms, told = ["uniform", "joint-1"], []
+
+    def made(*_, **__):
+        run = {"setting": {"batch_size": 8}, "seed": 0, "wrong": 0.2}
+        end = {"step": 2, "r1": 0.5, "r10": 0.6, "fine": 0.7}
+        more = {"curve": [end], "reference_accuracy": {"r1": 0.9}}
+        lines = [json.dumps({**run, **more, "arm": arm}) for arm in arms]
+        (tmp_path / "joint.jsonl").write_text("\n".join(lines))
+
+    monkeypatch.setattr("bench.gpu.dictionary.subprocess.run", made)
+    setting = Setting(
+        Device("cpu"),
+        smoke=True,
+        out=tmp_path,
+        data=tmp_path,
+        done=frozenset(["8 uniform seed 0"]),
+        ends_at=time.monotonic() + 100,
+        tell=lambda key, _: told.append(key),
+    )
+    with pytest.raises(OutOfTime):
+        dictionary.run(setting)
+    assert told == ["8 joint-1 seed 0"]
+    arms += ["independent-1", "joint-4"]
+    dictionary.run(setting)
+    assert told[1:] == ["8 independent-1 seed 0", "8 joint-1 seed 0", "8 joint-4 seed 0"]
+    with pytest.raises(OutOfTime):
+        dictionary.run(replace(setting, ends_at=time.monotonic()))
 
 
 def test_figures_of_another_commit_are_not_added_to(tmp_path):

@@ -12,7 +12,8 @@ was killed, or had no time left for a part, is continued by the same command.
 
 ``--report`` prints the table of a result, and with ``--tiles`` the lines for
 ``jest_loader/ops/tiles.py``. ``--smoke`` runs everything on a CPU, kernels interpreted and sizes
-tiny: its times mean nothing. The last line of the output is one JSON document.
+tiny: its times mean nothing. ``--data`` names the folder that ``bench.joint.dictionary`` wrote;
+without it the last part is left out. The last line of the output is one JSON document.
 """
 
 import argparse
@@ -36,9 +37,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help=f"folder of {NAME} and {TABLE}")
     parser.add_argument("--seconds", type=float, default=540, help="of the whole run; 540 if unset")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--data", type=Path, help="what bench.joint.dictionary wrote")
     parser.add_argument("--report", type=Path, help="print the table of this result instead")
     parser.add_argument("--tiles", action="store_true", help="with --report, lines for tiles.py")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=float, default=540, help=argparse.SUPPRESS)
     parser.add_argument("--done", type=json.loads, default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.report is None and arguments.out is None:
@@ -54,8 +57,16 @@ def main() -> None:
         print(tiles_source(values) if arguments.tiles else table(values))
         return
     out: Path = arguments.out.absolute()
+    data: Path | None = arguments.data and arguments.data.absolute()
     if arguments.part is not None:
-        run_part(arguments.part, smoke=arguments.smoke, done=arguments.done)
+        run_part(
+            arguments.part,
+            smoke=arguments.smoke,
+            out=out,
+            data=data,
+            done=arguments.done,
+            limit_s=arguments.limit,
+        )
         return
     if not arguments.smoke and not torch.cuda.is_available():
         sys.exit(
@@ -75,6 +86,7 @@ def main() -> None:
         (out / TABLE).write_text(table(document.values) + "\n")
 
     options = ["--out", str(out), *(["--smoke"] if arguments.smoke else [])]
+    options += [] if data is None else ["--data", str(data)]
     run_parts(arguments.parts, document, Budget(arguments.seconds), options, after_each=written)
     print(table(document.values))
     print_document({"document": str(out / NAME)}, device=device)

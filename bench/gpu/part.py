@@ -2,23 +2,41 @@
 
 import json
 import os
+import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from bench.device import Device, interpret_quickly
-from bench.gpu.parts import Setting
+from bench.gpu.parts import OutOfTime, Setting
 from jest_loader.files import finite
 
+OUT_OF_TIME = 3
+"""The exit status of a part some of whose figures are still to be measured."""
 
-def run_part(name: str, *, smoke: bool, done: Sequence[str]) -> None:
+
+def run_part(
+    name: str,
+    *,
+    smoke: bool,
+    out: Path,
+    data: Path | None,
+    done: Sequence[str],
+    limit_s: float,
+) -> None:
     """Run a part; what it and its libraries print goes to the standard error.
 
     Args:
         name: The part.
         smoke: Whether sizes are tiny, on a CPU.
+        out: The folder of the results.
+        data: The folder of the dictionary; None for none.
         done: Keys of the figures that are known.
+        limit_s: Seconds after which it is stopped.
     """
+    ends_at = time.monotonic() + limit_s
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -26,5 +44,9 @@ def run_part(name: str, *, smoke: bool, done: Sequence[str]) -> None:
         print(json.dumps([key, finite(figure)]), file=lines, flush=True)
 
     interpret_quickly()
-    setting = Setting(Device("cpu" if smoke else "cuda"), smoke, frozenset(done), tell)
-    import_module(f"bench.gpu.{name}").run(setting)
+    device = Device("cpu" if smoke else "cuda")
+    setting = Setting(device, smoke, out, data, frozenset(done), ends_at, tell)
+    try:
+        import_module(f"bench.gpu.{name}").run(setting)
+    except OutOfTime:
+        sys.exit(OUT_OF_TIME)

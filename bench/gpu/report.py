@@ -107,6 +107,16 @@ def scoring_lines(figures: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def dictionary_lines(figures: dict[str, Any]) -> Iterator[str]:
+    """What each run of the map reached."""
+    for name, run in figures.items():
+        yield (
+            f"{name:28s} R@1 {run['r1']:6.2%}  R@10 {run['r10']:6.2%}  in its line "
+            f"{run['fine']:6.2%}  wrong {run['wrong']:5.1%}  "
+            f"(the reference's R@1 {run['reference_r1']:.1%})"
+        )
+
+
 def tiles_source(values: dict[str, Any]) -> str:
     """The device's entry in ``FASTEST`` of ``jest_loader/ops/tiles.py``, for a person to put."""
     figures = values["parts"].get("tiles", {"figures": {}})["figures"]
@@ -123,4 +133,5 @@ _LINES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "steps": step_lines,
     "tiles": tile_lines,
     "scoring": scoring_lines,
+    "dictionary": dictionary_lines,
 }

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from bench.device import interpreting
 from bench.gpu.document import Document, State
+from bench.gpu.part import OUT_OF_TIME
 from bench.gpu.parts import PARTS
 
 _TAIL_CHARACTERS = 2000
@@ -68,8 +69,15 @@ def run_parts(
     """
     for name in (name for name in names if not document.is_done(name)):
         part, started = PARTS[name], time.monotonic()
-        limit_s = min(part.most_s, budget.left_s)
-        if limit_s < part.least_s:
+        # A CPU may take its time over a smoke run.
+        limit_s = budget.left_s if "--smoke" in command else min(part.most_s, budget.left_s)
+        if part.needs_data and "--data" not in command:
+            document.end(
+                name,
+                "left out",
+                "it needs the folder that bench.joint.dictionary wrote; name it with --data",
+            )
+        elif limit_s < part.least_s:
             document.end(
                 name,
                 "left out",
@@ -86,7 +94,10 @@ def _run(name: str, document: Document, limit_s: float, command: Sequence[str]) 
     done = json.dumps(sorted(document.part(name)["figures"]))
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         with subprocess.Popen(
-            [sys.executable, "-m", "bench.gpu", *command, "--part", name, "--done", done],
+            [
+                *(sys.executable, "-m", "bench.gpu", *command, "--part", name),
+                *("--done", done, "--limit", str(limit_s)),
+            ],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -99,6 +110,8 @@ def _run(name: str, document: Document, limit_s: float, command: Sequence[str]) 
             return Ended("stopped", f"at its limit of {limit_s:.0f} s; the same command goes on")
         if process.returncode == 0:
             return Ended("done", "")
+        if process.returncode == OUT_OF_TIME:
+            return Ended("stopped", "no time was left for all of it; the same command goes on")
         errors.seek(0)
         said = errors.read()[-_TAIL_CHARACTERS:].strip()
         return Ended("failed", said or f"status {process.returncode}")

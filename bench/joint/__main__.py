@@ -50,6 +50,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--languages", default=_DEFAULT.languages, choices=("german", "all"))
     parser.add_argument("--lr", type=float, default=_DEFAULT.lr)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop then")
     arguments = parser.parse_args()
     if arguments.loss == "softmax" and any("independent" in arm for arm in arguments.arms):
@@ -60,7 +61,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Make the runs that are missing."""
     arguments = parsed()
-    dictionary = Dictionary.read(arguments.data)
+    dictionary = Dictionary.read(arguments.data).to(arguments.device)
     split = Split.of(dictionary)
     setting = Setting(**{name: getattr(arguments, name) for name in vars(_DEFAULT)})
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ the Ding dictionary) are there too, for a pool in which German is one of many.
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -139,6 +139,15 @@ class Dictionary:
         """What ``write`` wrote."""
         names = (field.name for field in fields(cls))
         return cls(*(torch.from_numpy(np.load(path / f"{name}.npy")) for name in names))
+
+    def to(self, device: str) -> "Dictionary":
+        """The same with its texts on a device; what rows are chosen by stays on the CPU."""
+        return replace(self, german=self.german.to(device), english=self.english.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the texts are: models and embeddings are too."""
+        return self.german.device
 
     def __len__(self) -> int:
         return len(self.family)

@@ -30,9 +30,9 @@ def evaluate(model: TwoTowers, dictionary: Dictionary, rows: Tensor) -> dict[str
         parts = [slice(at, at + _ROWS_AT_ONCE) for at in range(0, len(rows), _ROWS_AT_ONCE)]
         num_closer = torch.cat(
             [(found.image[part] @ found.text.T > own[part, None]).sum(1) for part in parts]
-        )
+        ).cpu()
         texts, forms = _relatives(dictionary.family[rows])
-        is_closer = (found.image[texts] * found.text[forms]).sum(1) > own[texts]
+        is_closer = ((found.image[texts] * found.text[forms]).sum(1) > own[texts]).cpu()
     has_others, confused = torch.zeros(2, len(rows), dtype=torch.bool)
     has_others[texts], confused[texts[is_closer]] = True, True
     return {

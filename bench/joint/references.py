@@ -47,10 +47,10 @@ def reference_of(
     else:
         share, width = _STRENGTHS[name]
         rows = shuffled(split.reserve, seed=1)[: round(share * len(split.reserve))]
-    model = TwoTowers(loss, _BATCH_SIZE, seed=1234, width=width)
+    model = TwoTowers(loss, _BATCH_SIZE, seed=1234, width=width).to(dictionary.device)
     path = folder / f"reference-{name}-{loss}.pt"
     if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(torch.load(path, dictionary.device, weights_only=True))
     else:
         _train(model, loss, dictionary, rows)
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,7 @@ def reference_of(
     column = ColumnReference(
         logit_scale=model.log_scale.exp().item(),
         logit_bias=None if model.bias is None else model.bias.item(),
+        device=dictionary.device,
         trained_batch_size=_BATCH_SIZE,
     )
     embedded = Embedded(found.image, found.text)

@@ -80,7 +80,8 @@ class Run:
         self._bench, self._setting, self._arm, self._seed = bench, setting, arm, seed
         self._seen = torch.zeros(len(bench.dictionary), dtype=torch.bool)
         self._seen[bench.reference.rows] = True
-        self._model = TwoTowers(setting.loss, setting.batch_size, seed)
+        model = TwoTowers(setting.loss, setting.batch_size, seed)
+        self._model = model.to(bench.dictionary.device)
         self._trainer = Trainer(self._model, setting.loss, setting.steps, setting.lr)
         self._dataset = self._dataset_of(bench.reference)
         self._progress, self._step = Progress(), 0
