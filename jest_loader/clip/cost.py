@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.cache import cached_width
 from jest_loader.clip.loading.reference import reference_architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.towers import BundledArchitecture
 from jest_loader.clip.step.gradients import num_at_low_resolution
 from jest_loader.cost.flops import ExampleCost, Setup, example_cost
-from jest_loader.reference_cache.format import read_manifest
 
 
 def run_cost(config: TrainConfig, model: ClipModel) -> ExampleCost:
@@ -50,6 +50,4 @@ def _reference_cost(config: TrainConfig) -> tuple[int, int]:
     if selection.reference_cache is None:
         reference = reference_architecture(config)
         return reference.forward_flops(), reference.embed_dim
-    width = read_manifest(selection.reference_cache).width
-    assert width is not None, "a cache of embeddings"
-    return 0, width
+    return 0, cached_width(selection.reference_cache)

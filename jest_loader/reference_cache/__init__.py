@@ -15,15 +15,17 @@
       mapped_rows     an array in many files, gathered by one index
       held_files      mapped files, compared with their checksums before they are used
       missing         examples that the cache lacks, embedded while training runs
+    folds           several caches side by side, of cross-fitted references
     format          what is in the folder; all of the above agree on it
 
 Users touch what is named here, and nothing else: ``build``, ``build_part``, ``verify``,
-``Manifest``, ``model_fingerprint``, ``CachedReference``, ``CachedLosses``.
+``Manifest``, ``model_fingerprint``, ``CachedReference``, ``CachedLosses``, ``open_folds``.
 """
 
 from jest_loader.reference_cache.build import build, build_part
 from jest_loader.reference_cache.cached import CachedReference
 from jest_loader.reference_cache.cached_losses import CachedLosses
+from jest_loader.reference_cache.folds import open_folds
 from jest_loader.reference_cache.format import Manifest
 from jest_loader.reference_cache.identity import model_fingerprint
 from jest_loader.reference_cache.verify import verify
@@ -35,5 +37,6 @@ __all__ = [
     "build",
     "build_part",
     "model_fingerprint",
+    "open_folds",
     "verify",
 ]

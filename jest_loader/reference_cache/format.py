@@ -29,6 +29,7 @@ from jest_loader.state_digest import has_its_digest
 CACHE_VERSION = 5
 ATTRIBUTE = "jest_loader_cache"
 BUILDING = "building"
+FOLDS = "folds.json"
 MOST_JSON_BYTES = 1 << 28  # Of a manifest, which has a checksum of each chunk.
 
 Kind = Literal["embeddings", "loss"]

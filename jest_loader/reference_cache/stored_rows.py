@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from jest_loader.batch import Batch
 from jest_loader.ragged import Int64Array
 from jest_loader.reference_cache.format import (
+    FOLDS,
     Kind,
     Manifest,
     check_chunk_sizes,
@@ -110,6 +111,11 @@ def open_cache(path: str | Path, kind: Kind, expect: Mapping[str, str] | None) -
     Raises:
         ValueError: if there is no whole cache at ``path``, or another one.
     """
+    if (Path(path) / FOLDS).is_file():
+        raise ValueError(
+            f"the cache must be of one reference, but {path} is of several, which score in turn; "
+            "open it with jest_loader.reference_cache.open_folds"
+        )
     manifest = read_manifest(path)
     if manifest.kind != kind:
         reader = "CachedLosses" if manifest.kind == "loss" else "CachedReference"

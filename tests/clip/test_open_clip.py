@@ -412,11 +412,11 @@ def cfg_with(folder, text=None, **changes):
             lambda f: CacheConfig(
                 data=f, out=f, checkpoint=f / "x.pt", open_clip=OpenClipConfig("ViT-B-32")
             ),
-            "a cache is of one reference; set checkpoint or open_clip.name",
+            "a cache is of one reference; set checkpoint, open_clip.name or folds",
         ),
         (
             lambda f: CacheConfig(data=f, out=f),
-            "a cache is of a reference; set checkpoint or open_clip.name",
+            "a cache is of a reference; set checkpoint, open_clip.name or folds",
         ),
         (
             lambda f: cache_command(

@@ -1,6 +1,7 @@
 """``jest-loader cache`` and ``jest-loader verify-cache``."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,17 @@ from jest_loader.clip.loading.reference import open_clip_reference
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.processes import choose_device
 from jest_loader.clip.saving import checkpoint
+from jest_loader.environment import launched_as
 from jest_loader.loader.seen_candidates import MOST_SHARE
 from jest_loader.protocols import Loss
 from jest_loader.reference_cache import Manifest, model_fingerprint, verify
+from jest_loader.reference_cache.folds import (
+    check_free_for_folds,
+    fold_path,
+    fold_paths,
+    num_seen_by_all,
+    save_folds,
+)
 from jest_loader.reference_cache.format import read_manifest
 from jest_loader.reference_cache.identity import recorded_batch_size
 from jest_loader.scoring.precision import Precision
@@ -28,6 +37,11 @@ class _ReferenceOptions:
     checkpoint: Path | None = None
     """A checkpoint of `jest-loader train`, whose model is the reference."""
 
+    folds: tuple[Path, ...] = ()
+    """Checkpoints of two or more references in its place, each trained without a part of the data
+    that another was trained on; they score in turn, and never what they have seen.
+    """
+
     ema: bool = False
     """Take the average of weights that training with optimizer.ema_decay keeps beside the last."""
 
@@ -38,26 +52,32 @@ class _ReferenceOptions:
     """The loss of the runs that use an open_clip model's cache; a checkpoint knows its own."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint is not None and self.open_clip.name is not None:
-            raise ValueError("a cache is of one reference; set checkpoint or open_clip.name")
-        if self.ema and self.checkpoint is None:
+        named = (self.checkpoint is not None, self.open_clip.name is not None, self.folds != ())
+        if sum(named) > 1:
+            raise ValueError("a cache is of one reference; set checkpoint, open_clip.name or folds")
+        if len(self.folds) == 1:
+            raise ValueError("folds are at least two checkpoints, got one; set checkpoint")
+        if self.ema and self.checkpoint is None and not self.folds:
             raise ValueError("ema has no effect without a checkpoint; set that too")
 
     @property
     def names_one(self) -> bool:
         """Whether there is a reference."""
-        return self.checkpoint is not None or self.open_clip.name is not None
+        return bool(self.checkpoint or self.open_clip.name is not None or self.folds)
 
-    def model(self) -> tuple[ClipModel, Loss]:
-        """The reference and its loss, on the CPU.
+    def models(self) -> Iterator[tuple[ClipModel, Loss]]:
+        """The references and their loss, on the CPU, one after the other.
 
         Raises:
-            ValueError: if it cannot be read.
+            ValueError: if one cannot be read.
         """
-        if self.checkpoint is None:
-            return open_clip_reference(self.open_clip, self.loss), self.loss
-        model = checkpoint.load_model(self.checkpoint, ema=self.ema)
-        return model, "softmax" if model.logit_bias is None else "sigmoid"
+        if self.open_clip.name is not None:
+            yield open_clip_reference(self.open_clip, self.loss), self.loss
+            return
+        for path in self.folds or [self.checkpoint]:
+            assert path is not None, "one is named"
+            model = checkpoint.load_model(path, ema=self.ema)
+            yield model, "softmax" if model.logit_bias is None else "sigmoid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +128,7 @@ class CacheConfig(_ReferenceOptions):
             whole("reference_batch_size", self.reference_batch_size, 1)
         super().__post_init__()
         if not self.names_one:
-            raise ValueError("a cache is of a reference; set checkpoint or open_clip.name")
+            raise ValueError("a cache is of a reference; set checkpoint, open_clip.name or folds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,38 +151,17 @@ def cache_command(config: CacheConfig) -> str:
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    model, loss = config.model()
-    data = DataConfig(
-        config.data, image_column=config.image_column, caption_column=config.caption_column
-    )
+    if config.folds:
+        check_free_for_folds(config.out, len(config.folds), overwrite=config.overwrite)
     with logging_redirect_tqdm():
-        manifest = build_reference_cache(
-            config.out,
-            data,
-            model.to(choose_device(config.device)),
-            loss,
-            trained_batch_size=config.reference_batch_size,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            chunk_rows=config.chunk_rows,
-            overwrite=config.overwrite,
-            progress=True,
-            peers_timeout_s=config.peers_timeout_s,
-        )
-    if (_seen_share(manifest) or 0) > MOST_SHARE:
-        _LOG.warning(
-            "the reference was trained on %.0f %% of these data: selection from them favours what "
-            "it has memorised; leave those rows out with selection.exclude_seen, cross-fit with "
-            "--folds, or take a reference that was trained on other data",
-            100 * (_seen_share(manifest) or 0),
-        )
-    if loss == "sigmoid" and recorded_batch_size(manifest.identity) is None:
-        _LOG.warning(
-            "it is not known what batch size the reference was trained at, so runs that use this "
-            "cache fit its scale and bias to their sub-batches; set reference_batch_size where you "
-            "know it"
-        )
-    return f"{config.out}: {_described(manifest)}"
+        built = [
+            _build(config, fold_path(config.out, number) if config.folds else config.out, *one)
+            for number, one in enumerate(config.models())
+        ]
+    if config.folds:
+        return _finish_folds(config, built)
+    _warn_of_seen(_seen_share(built[0]), "the reference was trained on")
+    return f"{config.out}: {_described(built[0])}"
 
 
 def verify_command(config: VerifyConfig) -> str:
@@ -171,13 +170,72 @@ def verify_command(config: VerifyConfig) -> str:
     Raises:
         ValueError: if it is damaged, or does not belong to the data or the model.
     """
-    expect = {}
-    if config.data is not None:
-        shards = open_shards(config.data, batch_size=1, shuffle=False)
-        expect["data"] = shards.fingerprint(read_manifest(config.cache).num_rows)
-    if config.names_one:
-        expect["model"] = model_fingerprint(config.model()[0])
-    return f"{config.cache}: whole; {_described(verify(config.cache, expect=expect))}"
+    paths = fold_paths(config.cache)
+    models = [model_fingerprint(model) for model, _ in config.models()] if config.names_one else []
+    if models and len(models) != len(paths):
+        raise ValueError(
+            f"{config.cache} must be of as many references as are named, but is of {len(paths)} "
+            f"and {len(models)} are; name all of them, or none"
+        )
+    found = []
+    for number, path in enumerate(paths):
+        expect = {"model": models[number]} if models else {}
+        if config.data is not None:
+            shards = open_shards(config.data, batch_size=1, shuffle=False)
+            expect["data"] = shards.fingerprint(read_manifest(path).num_rows)
+        found.append(_described(verify(path, expect=expect)))
+    return f"{config.cache}: whole; {'; '.join(found)}"
+
+
+def _build(config: CacheConfig, path: Path, model: ClipModel, loss: Loss) -> Manifest:
+    """The cache of one reference at ``path``."""
+    data = DataConfig(
+        config.data, image_column=config.image_column, caption_column=config.caption_column
+    )
+    manifest = build_reference_cache(
+        path,
+        data,
+        model.to(choose_device(config.device)),
+        loss,
+        trained_batch_size=config.reference_batch_size,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        chunk_rows=config.chunk_rows,
+        overwrite=config.overwrite,
+        progress=True,
+        peers_timeout_s=config.peers_timeout_s,
+    )
+    if loss == "sigmoid" and recorded_batch_size(manifest.identity) is None:
+        _LOG.warning(
+            "it is not known what batch size the reference was trained at, so runs that use this "
+            "cache fit its scale and bias to their sub-batches; set reference_batch_size where you "
+            "know it"
+        )
+    return manifest
+
+
+def _finish_folds(config: CacheConfig, built: list[Manifest]) -> str:
+    """Say that all folds are there; one line on them."""
+    if launched_as()[0] == 0:
+        save_folds(config.out, len(built))
+    num_lost, num_rows = num_seen_by_all(config.out), built[0].num_rows
+    _warn_of_seen(num_lost / num_rows, "all of the references were trained on")
+    shares = ", ".join(f"{100 * (_seen_share(one) or 0):.1f}" for one in built)
+    return (
+        f"{config.out}: {len(built)} references, which were trained on {shares} % of {num_rows} "
+        f"examples, and all of them on {100 * num_lost / num_rows:.1f} %"
+    )
+
+
+def _warn_of_seen(share: float | None, who: str) -> None:
+    if (share or 0) > MOST_SHARE:
+        _LOG.warning(
+            "%s %.0f %% of these data: selection from them favours what it has memorised; leave "
+            "those rows out with selection.exclude_seen, cross-fit with --folds, or take a "
+            "reference that was trained on other data",
+            who,
+            100 * (share or 0),
+        )
 
 
 def _seen_share(manifest: Manifest) -> float | None:

@@ -31,7 +31,9 @@ class SelectionConfig:
     """Factor on the logits from which candidates are drawn."""
 
     reference_cache: Path | None = None
-    """The reference model's embeddings of the training data, as `jest-loader cache` writes them."""
+    """The reference model's embeddings of the training data, as `jest-loader cache` writes them. Of
+    cross-fitted references (`--folds`) one scores each step, and what it has seen is left out.
+    """
 
     reference_checkpoint: Path | None = None
     """A checkpoint of this trainer, run on every super-batch; with a cache, only on candidates that

@@ -30,6 +30,7 @@ from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
 from jest_loader.protocols import Embedder, Scorer, Selector, WithLearner, WithReference
 from jest_loader.scoring.calibration import Calibration
+from jest_loader.scoring.cross_fitted import CrossFitted
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import EmbedFunction, FrozenReference, LiveLearner
 from jest_loader.scoring.online_proxy import OnlineProxy
@@ -236,6 +237,8 @@ def _reference(
         )
     if selection.reference_cache is not None:
         cached = open_reference_cache(selection.reference_cache, config, shards, live, device)
+        if isinstance(cached, CrossFitted):
+            return cached
         return fitted(cached, config, calibration, decodes=live is not None)
     if live is not None:
         return fitted(live, config, calibration, decodes=True)

@@ -16,7 +16,9 @@ from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.protocols import Embedder, Loss
 from jest_loader.reference_cache import CachedReference, Manifest, build
+from jest_loader.reference_cache.folds import fold_paths
 from jest_loader.reference_cache.format import read_manifest
+from jest_loader.scoring.cross_fitted import CrossFitted
 from jest_loader.scoring.models import FrozenReference
 from jest_loader.scoring.precision import Precision
 
@@ -68,14 +70,45 @@ def open_reference_cache(
     shards: ShardSource,
     live: Embedder | None,
     device: torch.device,
-) -> CachedReference:
+) -> CachedReference | CrossFitted:
     """The cache at ``path``, once it is known to be that of a run's data and inputs.
 
     Candidates that the reference could not use are skipped, or embedded by ``live``.
 
     Raises:
-        ValueError: if it is another's, or lacks some of the data and there is no ``live``.
+        ValueError: if it is another's, or lacks some of the data and there is no ``live``, or has
+            several references and there is one.
     """
+    folds = fold_paths(path)
+    if folds == [path]:
+        return _open(path, config, shards, live, device)
+    if live is not None:
+        raise ValueError(
+            f"{path} is of {len(folds)} cross-fitted references, whose place no other can take; "
+            "leave out selection.reference_checkpoint and selection.reference_open_clip.name"
+        )
+    return CrossFitted([_open(fold, config, shards, None, device) for fold in folds])
+
+
+def cached_width(path: Path) -> int:
+    """The width of a cache's embeddings, of several references the largest."""
+    widths = [read_manifest(fold).width for fold in fold_paths(path)]
+    return max(width for width in widths if width is not None)
+
+
+def cached_models(path: Path) -> list[str]:
+    """What a cache calls its model or models."""
+    return [read_manifest(one).identity.get("model", "not named") for one in fold_paths(path)]
+
+
+def _open(
+    path: Path,
+    config: TrainConfig,
+    shards: ShardSource,
+    live: Embedder | None,
+    device: torch.device,
+) -> CachedReference:
+    """A cache of one reference, as ``open_reference_cache``."""
     num_rows = read_manifest(path).num_rows
     expect = {
         "data": shards.fingerprint(num_rows),

@@ -4,6 +4,7 @@ from typing import Any
 
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.train import TrainConfig
+from jest_loader.clip.loading.cache import cached_models
 from jest_loader.clip.models.architecture import Architecture
 from jest_loader.clip.models.model import ClipModel
 from jest_loader.clip.models.open_clip_architecture import resolve
@@ -11,7 +12,6 @@ from jest_loader.clip.saving import checkpoint
 from jest_loader.loader.dataset import JestDataset
 from jest_loader.protocols import Loss
 from jest_loader.reference_cache import model_fingerprint
-from jest_loader.reference_cache.format import read_manifest
 from jest_loader.scoring.models import FrozenReference
 
 
@@ -59,14 +59,13 @@ def reference_architecture(config: TrainConfig) -> Architecture:
 def reference_of(config: TrainConfig, loader: JestDataset) -> str | None:
     """Which reference scores, by its class and a digest of its weights; None if none does.
 
-    Of a cache and a model that is run on what it lacks, both.
+    Of a cache and a model that is run on what it lacks, both; of cross-fitted references, all.
     """
     reference: Any = getattr(loader.scorer, "reference", None)
     found: list[str] = []
     if config.selection.reference_cache is not None:
-        identity = read_manifest(config.selection.reference_cache).identity
-        found.append(identity.get("model", "not named"))
-        reference = reference.missing
+        found += cached_models(config.selection.reference_cache)
+        reference = getattr(reference, "missing", None)
     if isinstance(reference, FrozenReference):
         found.append(model_fingerprint(reference.model))
     return " and ".join(found) or None
