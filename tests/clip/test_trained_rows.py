@@ -138,6 +138,16 @@ def test_too_many_rows_leave_the_same_share_on_any_number_of_ranks():
         assert simulate_ranks(num_ranks, run) == [(smallest, smallest[-1])] * num_ranks
 
 
+def test_what_a_rank_could_not_keep_is_not_known_to_any():
+    def run(group):
+        rows = TrainedRows(most=100)
+        rows.add(torch.arange(200))  # The same on both: together no more than may be kept.
+        rows.gather(Ranks(group))
+        return rows.state_dict()["most_known"]
+
+    assert simulate_ranks(2, run) == [99, 99]
+
+
 def test_what_cannot_be_a_record_is_refused(distinct, tmp_path):
     train(config_for(distinct, tmp_path / "run", steps=1))
     path = tmp_path / "run" / "checkpoint.pt"
