@@ -2,9 +2,11 @@ r"""How many chunks joint selection needs: learnability against the number of ch
 
 Regime: real embeddings, from the demo's learner (trained with joint selection) and reference, of
 super-batches of the demo's uncurated icons, 640 candidates (the demo's own size) or 5,120, of which
-a fifth is chosen. Brute force is Gibbs sampling, each example redrawn given all others, from a
-uniform start: of 640 candidates only, since it takes hours for 5,120. The models were trained with
-the sigmoid loss; the softmax scores are of the same embeddings.
+a fifth is chosen. The models were trained at the demo's batch size; scale and bias of both are
+fitted to the sub-batch's on the first super-batch, since with those of another size negatives
+weigh too much or too little. Brute force is Gibbs sampling, each example redrawn given all others,
+from a uniform start: of 640 candidates only, since it takes hours for 5,120. The models were
+trained with the sigmoid loss; the softmax scores are of the same embeddings.
 
     jest-loader demo
     python -m bench.chunks --demo runs/demo --plot bench/results/chunks.png \
@@ -14,7 +16,7 @@ The last line of the output is one JSON document.
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -91,14 +93,18 @@ def super_batches(demo: Path, num_candidates: int) -> Iterator[Sides]:
     """The learner's and the reference's embeddings of super-batches of the uncurated set."""
     data = prepare(demo / "data", noise_fraction=DemoConfig.noise_fraction)
     run = arm_config(DemoConfig(out=demo), data, "joint")
+    prepare_batch = tokenize_and_decode(run.data, trained_architecture(run))
+    source = MdsSource(data.uncurated, batch_size=num_candidates, shuffle=True, seed=1)
+    batches = map(prepare_batch, source)
+    first = next(batches)
     learner, reference = (
-        FrozenReference(checkpoint.load_model(demo / arm / "checkpoint.pt", for_inputs_of=run))
+        FrozenReference(
+            checkpoint.load_model(demo / arm / "checkpoint.pt", for_inputs_of=run)
+        ).calibrated([first], num_candidates // 5)
         for arm in ("joint", "reference")
     )
-    prepare_batch = tokenize_and_decode(run.data, trained_architecture(run))
-    for batch in MdsSource(data.uncurated, batch_size=num_candidates, shuffle=True, seed=1):
-        inputs = prepare_batch(batch)
-        yield learner.embed(inputs), reference.embed(inputs)
+    for batch in chain([first], batches):
+        yield learner.embed(batch), reference.embed(batch)
 
 
 def spread(values: list[float]) -> float:
