@@ -26,6 +26,8 @@ class JestOptions:
         score: What a candidate is worth.
         reference: ``MODEL:TAG`` or ``MODEL:FILE``, one of open_clip's models with its weights.
         reference_cache: Folder of the reference's embeddings of a csv's rows.
+        reference_batch_size: Over all ranks, that the reference was trained at with the sigmoid
+            loss; None takes what its cache records, or fits its scale and bias.
         super_batch_factor: Candidates for each example that is trained on.
         selector: How they are drawn from.
         num_chunks: Draws per sub-batch of the joint selector.
@@ -39,6 +41,7 @@ class JestOptions:
     score: Score = "learnability"
     reference: str | None = None
     reference_cache: str | None = None
+    reference_batch_size: int | None = None
     super_batch_factor: int = 5
     selector: Literal["joint", "independent", "topk"] = "joint"
     num_chunks: int = 16
@@ -99,6 +102,11 @@ def check_together(options: JestOptions, args: Any) -> None:
             "--torchscript must not be given, since a scripted model cannot be asked for its "
             "embeddings alone; use --torchcompile"
         )
+    if options.reference_batch_size is not None and not args.siglip:
+        raise ValueError(
+            "--jest-reference-batch-size has no effect without --siglip, since the softmax loss "
+            f"has no bias, got {options.reference_batch_size}; leave it out"
+        )
     if options.reference_cache is not None and not is_csv(args.train_data, args):
         raise ValueError(
             "--jest-reference-cache must go with a csv, whose rows have numbers to be found by, "
@@ -136,6 +144,12 @@ _HELP: dict[str, tuple[str, dict[str, Any]]] = {
         "not at all where they are there",
         {"metavar": "FOLDER"},
     ),
+    "reference_batch_size": (
+        "batch size over all ranks that the reference was trained at, to which its logit bias "
+        "belongs; by default what its cache records, or its scale and bias are fitted to the "
+        "sub-batches at the start; for --siglip only",
+        {"type": int, "metavar": "N"},
+    ),
     "super_batch_factor": (
         "candidates read and scored for each example trained on",
         {"type": int, "metavar": "N"},
@@ -172,7 +186,10 @@ def _parser() -> _Parser:
 
 def _fault(given: dict[str, Any]) -> str | None:
     """What is wrong with the options by themselves; None if nothing is."""
-    least = {"super_batch_factor": 2, "num_chunks": 1, "score_micro_batch_size": 1}
+    least = {
+        "super_batch_factor": 2, "num_chunks": 1, "score_micro_batch_size": 1,
+        "reference_batch_size": 1,
+    }  # fmt: skip
     for name, bound in least.items():
         if given[name] is not None and given[name] < bound:
             return f"{_flag(name)} must be at least {bound}, got {given[name]}"
@@ -181,9 +198,10 @@ def _fault(given: dict[str, Any]) -> str | None:
     if not 0 < given["stop_fraction"] <= 1:
         return f"--jest-stop-fraction must be above 0 and at most 1, got {given['stop_fraction']}"
     names = [name for name in ("reference", "reference_cache") if given[name] is not None]
-    if given["score"] == "hard_learner" and names:
+    sized = names + ["reference_batch_size"] * (given["reference_batch_size"] is not None)
+    if given["score"] == "hard_learner" and sized:
         return (
-            f"{_flag(names[0])} has no effect while --jest-score is hard_learner; leave it out, or "
+            f"{_flag(sized[0])} has no effect while --jest-score is hard_learner; leave it out, or "
             "use learnability"
         )
     if given["score"] != "hard_learner" and not names:

@@ -1,22 +1,27 @@
 """Models of open_clip as embedders: the learner, and the reference or a cache of what it says."""
 
 import hashlib
+import logging
+import math
 import pickle
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from jest_loader.adapters.open_clip.options import JestOptions
-from jest_loader.adapters.open_clip.rows import CsvRows, csv_fingerprint
+from jest_loader.adapters.open_clip.rows import CsvRows, TrainRows, csv_fingerprint
 from jest_loader.batch import Batch
 from jest_loader.checks import shown
 from jest_loader.embeddings import Embeddings
-from jest_loader.protocols import Embedder
+from jest_loader.ranks.ranks import ranks_of
 from jest_loader.reference_cache import CachedReference, build
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.models import EmbedFunction, FrozenReference
 from jest_loader.scoring.runner import RunOptions
+from jest_loader.scoring.sized import SizedEmbedder
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
 _SCHEMES = ("hf-hub:", "local-dir:")  # Names that bring their weights.
@@ -117,8 +122,9 @@ def reference_of(
     """
     if options.score == "hard_learner":
         return None
+    size = options.reference_batch_size
     if named is None:
-        return Reference(None, options.reference_cache, {})
+        return Reference(None, options.reference_cache, {}, size)
     import open_clip
 
     model = named.load(args)
@@ -126,9 +132,12 @@ def reference_of(
         named.model, cache_dir=args.cache_dir, context_length=args.force_context_length
     )
     reference = Reference(
-        FrozenReference(model, embedding(args), **run_options(options, args)),
+        FrozenReference(
+            model, embedding(args), trained_batch_size=size, **run_options(options, args)
+        ),
         options.reference_cache,
         inputs_of(model, its_own),
+        size,
     )
     if options.reference_cache is not None:
         build(
@@ -148,13 +157,15 @@ class Reference(NamedTuple):
         live: Runs its model; None where there is a cache alone.
         cache: The folder of a cache, which is then used in its place.
         inputs: What the model takes.
+        size: The batch size that it was trained at, if the options say so.
     """
 
     live: Any
     cache: str | None
     inputs: dict[str, str]
+    size: int | None
 
-    def embedder(self, args: Any, learners: dict[str, str]) -> Embedder:
+    def embedder(self, args: Any, learners: dict[str, str]) -> SizedEmbedder:
         """What scores with it.
 
         Raises:
@@ -164,7 +175,11 @@ class Reference(NamedTuple):
         if self.cache is not None:
             expect = {"data": csv_fingerprint(args), **learners}
             return CachedReference.open(
-                self.cache, expect=expect, missing="skip", device=args.device
+                self.cache,
+                expect=expect,
+                trained_batch_size=self.size,
+                missing="skip",
+                device=args.device,
             )
         for name, value in learners.items():
             if self.inputs[name] != value:
@@ -173,8 +188,34 @@ class Reference(NamedTuple):
                     f"{name} are {self.inputs[name]} and the learner's {value}; choose another "
                     "reference"
                 )
-        embedder: Embedder = self.live
+        embedder: SizedEmbedder = self.live
         return embedder
+
+
+def fitted(reference: SizedEmbedder, rows: TrainRows, size: int) -> SizedEmbedder:
+    """The reference with the scale and bias that fit sub-batches of ``size``, and the log says so.
+
+    All ranks take what the first finds on its own rows, the first of the run.
+    """
+    ranks = ranks_of(None)
+    reason, found = "", torch.full((2,), torch.nan, dtype=torch.float64)
+    try:
+        fit = reference.calibrated(rows, size).calibration
+        assert fit is not None, "it is calibrated"
+        found = torch.tensor(fit[:2], dtype=torch.float64)
+    except ValueError as error:
+        reason = f" ({error})"
+    scale, bias = ranks.all_gather(found)[0].tolist()
+    could = not math.isnan(scale)
+    if ranks.rank == 0:
+        logging.warning(  # noqa: LOG015 # As the trainer does.
+            "it is not known what batch size the reference was trained at: its scale and bias %s "
+            "sub-batches of %d%s; give --jest-reference-batch-size where you know it",
+            f"are {scale:.3f} and {bias:.3f}, fitted to" if could else "could not be fitted to",
+            size,
+            reason,
+        )
+    return reference.with_calibration(Calibration(scale, bias, size)) if could else reference
 
 
 def inputs_of(model: nn.Module, tokenizer: Any) -> dict[str, str]:

@@ -17,6 +17,7 @@ from jest_loader.adapters.open_clip.reference import (
     Named,
     Reference,
     embedding,
+    fitted,
     inputs_of,
     loss_of,
     reference_of,
@@ -30,9 +31,13 @@ from jest_loader.loader.dataset import JestDataset
 from jest_loader.loader.options import Options
 from jest_loader.loader.schedule import Schedule
 from jest_loader.protocols import Scorer, Selector
+from jest_loader.scoring.calibration import Calibration
 from jest_loader.scoring.learnability import EasyReference, HardLearner, Learnability
 from jest_loader.scoring.models import LiveLearner
+from jest_loader.scoring.sized import SizedEmbedder
 from jest_loader.selecting.selectors import IndependentSelector, JointSelector, TopKSelector
+
+_FIT = "reference_fit"  # What a state calls the scale and bias that the reference was fitted to.
 
 
 class Run:
@@ -54,6 +59,7 @@ class Run:
     ) -> None:
         self._options, self._named = options, named
         self._get_data, self._train_one_epoch = get_data, train_one_epoch
+        self._fit: Calibration | None = None  # Of the reference to the sub-batches.
 
     def get_data(
         self, args: Any, preprocess_fns: tuple[Any, Any], epoch: int = 0, tokenizer: Any = None
@@ -91,7 +97,8 @@ class Run:
         batches.dataset.set_epoch(epoch + 1)
         if args.save_logs:
             path = state_path(args.checkpoint_path, epoch + 1)
-            save_json(Path(path), batches.dataset.state_dict())
+            fit = {} if self._fit is None else {_FIT: list(self._fit)}
+            save_json(Path(path), batches.dataset.state_dict() | fit)
 
     def _num_steps(self) -> int:
         """Sub-batches of an epoch: what the rows make of super-batches."""
@@ -137,7 +144,7 @@ class Run:
             ),
         )
         if self._state is not None:
-            dataset.load_state_dict(self._state)
+            dataset.load_state_dict({k: v for k, v in self._state.items() if k != _FIT})
             if dataset.epoch != epoch:
                 raise ValueError(
                     f"{state_path(os.path.dirname(args.resume), epoch)} must be of epoch {epoch}, "
@@ -150,10 +157,24 @@ class Run:
         learner = LiveLearner(model, embedding(args), **run_options(options, args))
         if self._reference is None:
             return HardLearner(learner, loss)
-        reference = self._reference.embedder(args, inputs_of(model, self._tokenizer))
+        reference = self._sized(self._reference.embedder(args, inputs_of(model, self._tokenizer)))
         if options.score == "easy_reference":
             return EasyReference(reference, loss)
         return Learnability(learner, reference, loss)
+
+    def _sized(self, reference: SizedEmbedder) -> SizedEmbedder:
+        """The reference as the run has it: with a bias for sub-batches of their size."""
+        args, state = self._args, self._state
+        if loss_of(args) != "sigmoid" or reference.trained_batch_size is not None:
+            return reference
+        if state is None:
+            reference = fitted(
+                reference, self._rows, args.world_size * args.accum_freq * args.batch_size
+            )
+        elif (saved := state.get(_FIT)) is not None:
+            reference = reference.with_calibration(Calibration(*saved))
+        self._fit = reference.calibration
+        return reference
 
 
 def state_path(folder: str, epoch: int) -> str:

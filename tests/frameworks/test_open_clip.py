@@ -23,10 +23,13 @@ pytest.importorskip("pandas", reason="open_clip_train imports it")
 
 from open_clip_train.params import parse_args
 
+from jest_loader import Calibration
 from jest_loader.adapters.open_clip import main
 from jest_loader.adapters.open_clip.options import check_together, parse
 from jest_loader.adapters.open_clip.sub_batches import SubBatches
 from jest_loader.demo.icons import render
+from jest_loader.reference_cache.format import read_manifest
+from jest_loader.reference_cache.identity import recorded_batch_size
 from tests.frameworks.test_examples import TINY
 from tests.frameworks.toy import assert_no_row_is_shared, run_ranks
 from tests.test_docs import blocks_of, typed
@@ -231,6 +234,33 @@ def test_other_models_train_and_are_their_own_reference(model, train, tmp_path):
     assert state["configuration"]["loss"] == expected
 
 
+def test_a_references_bias_is_of_the_batch_size_that_is_named_or_fitted(
+    train, tmp_path, caplog, monkeypatch
+):
+    train("--siglip", "--epochs=1", name="reference")
+    weights = tmp_path / "reference/checkpoints/epoch_1.pt"
+    jest = [f"--jest-reference=tiny-clip:{weights}", "--jest-score=easy_reference"]
+    calls = []
+
+    def fit(sample, size, **options):  # The model is too small to tell any pair from others.
+        calls.append(len(sample.image))
+        return Calibration(9.0, -4.0, size)
+
+    monkeypatch.setattr("jest_loader.scoring.sized.calibrate", fit)
+    whole = train("--siglip", "--epochs=2", jest=jest)
+    assert "scale and bias are 9.000 and -4.000, fitted to sub-batches of 8" in caplog.text
+    state = json.loads((tmp_path / "run/checkpoints/epoch_1.jest.json").read_text())
+    assert state["reference_fit"] == [9.0, -4.0, 8]
+    checkpoint = f"--resume={tmp_path / 'run/checkpoints/epoch_1.pt'}"
+    assert train("--siglip", "--epochs=2", checkpoint, jest=jest, name="more") == whole[2:]
+    assert calls == [NUM_ROWS]
+    cache = tmp_path / "cache"
+    told = [*jest, f"--jest-reference-cache={cache}", "--jest-reference-batch-size=64"]
+    train("--siglip", "--epochs=1", jest=told, name="told")
+    assert recorded_batch_size(read_manifest(cache).identity) == 64
+    assert calls == [NUM_ROWS]
+
+
 def test_models_score_in_the_precision_that_is_named(train, reference, monkeypatch):
     entered, enter = [], torch.autocast.__enter__
 
@@ -303,6 +333,17 @@ MISTAKES = {
     "chunks": (
         "--jest-num-chunks=4 --jest-selector=topk --jest-score=hard_learner --",
         r"--jest-num-chunks has no effect while --jest-selector is topk",
+    ),
+    "size without a reference": (
+        "--jest-score=hard_learner --jest-reference-batch-size=8 --",
+        r"--jest-reference-batch-size has no effect while --jest-score is hard_learner",
+    ),
+    "size of nothing": (
+        "--jest-reference=a:b --jest-reference-batch-size=0 --", r"-size must be at least 1, got 0",
+    ),
+    "size without a bias": (
+        "--jest-reference=ViT-B-32:x --jest-reference-batch-size=8 -- --train-data=x.csv",
+        r"has no effect without --siglip, since the softmax loss has no bias, got 8; leave it out",
     ),
     "factor": ("--jest-super-batch-factor=1 --", r"factor must be at least 2, got 1"),
     "fraction": ("--jest-stop-fraction=2 --", r"must be above 0 and at most 1, got 2"),
