@@ -1,6 +1,6 @@
-r"""Selection over many ranks: what it costs, what is received, and what the quotas are worth.
+"""Selection over many ranks: what does it cost, and what is received?
 
-Three regimes, each said in the output:
+Two regimes, each said in the output; ``bench.quotas`` has what the quotas are worth.
 
 - *weak scaling*: real processes over gloo on this machine, 2,560 candidates and 512 chosen a rank,
   one thread each. A rank's candidates are conditioned on what all chose, so its work grows with
@@ -8,11 +8,8 @@ Three regimes, each said in the output:
   times are those of a machine that is too small, and are marked.
 - *cost at the paper's scale*: computed, not measured. From one GPU's stated throughput on this
   arithmetic and stated speeds of the links between GPUs; both are arguments.
-- *what quotas are worth*: learnability of the sub-batch that all ranks choose together, simulated
-  in one process on synthetic clusters whose other members are the hard negatives, dealt evenly or
-  so that half of a rank's candidates are those of few clusters.
 
-    python -m bench.ranks --plot bench/results/ranks.png > bench/results/ranks_cpu.txt
+    python -m bench.ranks > bench/results/ranks_cpu.txt
 
 The last line of the output is one JSON document.
 """
@@ -21,36 +18,28 @@ import json
 import os
 import tempfile
 import time
-import warnings
-from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
-from bench.harness import learnability, parser_of, print_document, pyplot, spread, unit_rows
-from jest_loader import Embeddings, FactoredScores, JointSelector, Selector, UniformSelector
+from bench.harness import parser_of, print_document, spread
+from jest_loader import Embeddings, FactoredScores, JointSelector
 from jest_loader.cost.flops import selection_flops
 from jest_loader.ranks.rank_scores import RankScores
-from jest_loader.ranks.ranks import Collective, joint_bytes, ranks_of
-from jest_loader.selecting.selectors import IndependentSelector
-from jest_loader.testing import simulate_ranks
+from jest_loader.ranks.ranks import joint_bytes, ranks_of
 
 PAPER = {"super_batch_size": 163_840, "sub_batch_size": 32_768, "width": 768, "num_chunks": 16}
 NUM_MODELS, HALF_BYTES = 2, 2
 
 
 def main() -> None:
-    """Measure, compute and simulate; print tables and one JSON document."""
+    """Measure and compute; print tables and one JSON document."""
     parser = parser_of(__doc__, smoke=True)
-    parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--gpu-tflops", type=float, default=300.0, help="of one GPU, stated")
     parser.add_argument("--link-gb-s", type=float, nargs="+", default=[25.0, 100.0], help="stated")
     options = parser.parse_args()
@@ -65,12 +54,7 @@ def main() -> None:
     ]
     for row in costs:
         print(row)
-    worth = simulated(options.smoke)
-    for row in worth:
-        print(row)
-    if options.plot is not None:
-        plot(worth, options.plot)
-    print_document({"paper": PAPER, "weak_scaling": scaling, "cost": costs, "worth": worth})
+    print_document({"paper": PAPER, "weak_scaling": scaling, "cost": costs})
 
 
 def weak_scaling(num_ranks: int, smoke: bool) -> dict[str, Any]:
@@ -141,107 +125,6 @@ def cost(num_ranks: int, gpu_tflops: float, link_gb_s: float) -> dict[str, Any]:
         "select_ms_if_replicated": 1000 * flops / (gpu_tflops * 1e12),
         "receive_ms": 1000 * received / (link_gb_s * 1e9),
     }
-
-
-def simulated(smoke: bool) -> list[dict[str, Any]]:
-    """Learnability by quota, number of ranks and how the candidates are dealt."""
-    size, num_steps = (640, 1) if smoke else (5120, 4)
-    numbers = (2, 8) if smoke else (2, 4, 8, 16, 32, 64)
-    alone: dict[str, Selector] = {
-        "uniform": UniformSelector(),
-        "independent": IndependentSelector(),
-        "global": JointSelector(quota="global"),
-    }
-    runs = [(name, selector, 1, 0.0) for name, selector in alone.items()]
-    runs += [
-        (quota, JointSelector(quota=quota), num_ranks, skew)
-        for skew in (0.0, 0.5)
-        for quota in ("equal", "local")
-        for num_ranks in numbers
-    ]
-    found = []
-    for name, selector, num_ranks, skew in runs:
-        values = [chosen_learnability(selector, num_ranks, skew, size, s) for s in range(num_steps)]
-        found.append(
-            {"selector": name, "ranks": num_ranks, "skew": skew, "learnability": spread(values)}
-            | {"mean": mean(values), "candidates": size}
-        )
-    return found
-
-
-def chosen_learnability(
-    selector: Selector, num_ranks: int, skew: float, size: int, seed: int
-) -> float:
-    """Learnability of the sub-batch, a fifth of a super-batch, that ranks choose together."""
-    pair, cluster = clustered(size, seed=seed)
-    random = torch.rand(2, size, generator=torch.Generator().manual_seed(seed))
-    place = torch.where(random[0] < skew, cluster / cluster.max(), random[1])
-    order = place.argsort().reshape(num_ranks, -1).T.flatten()
-    dealt = [replace(side, image=side.image[order], text=side.text[order]) for side in pair]
-    run = partial(_choose, selector=selector, pair=dealt, seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of quota="local"
-        chosen = torch.cat(simulate_ranks(num_ranks, run))
-    return learnability((dealt[0], dealt[1]), chosen, "sigmoid")
-
-
-def _choose(group: Collective, *, selector: Any, pair: list[Embeddings], seed: int) -> Tensor:
-    rows = slice(group.rank, None, group.size)
-    learner, reference = (
-        replace(side, image=side.image[rows], text=side.text[rows]) for side in pair
-    )
-    size = len(pair[0].image) // 5 // group.size
-    scores = RankScores(FactoredScores(learner, reference), ranks_of(group))
-    index: Tensor = selector.select(scores, size, key=seed)
-    return index * group.size + group.rank
-
-
-def clustered(size: int, *, seed: int) -> tuple[list[Embeddings], Tensor]:
-    """A learner that tells clusters apart, and a reference that also tells their members apart."""
-    generator = torch.Generator().manual_seed(seed)
-    num_clusters = size // 40
-    unit = partial(unit_rows, width=32, generator=generator)
-    cluster = torch.randint(num_clusters, (size,), generator=generator)
-    centre, own = unit(num_clusters)[cluster], unit(size)
-    tight = (0.3 + 1.2 * torch.rand(num_clusters, 1, generator=generator))[cluster]
-
-    def side(
-        at_centre: Any, at_own: float, noise: float, logit_scale: float, logit_bias: float
-    ) -> Embeddings:
-        image, text = (
-            normalize(at_centre * centre + at_own * own + noise * unit(size), dim=1)
-            for _ in range(2)
-        )
-        return Embeddings(image, text, logit_scale, logit_bias)
-
-    return [side(tight, 0.5, 0.5, 12.0, -8.0), side(0.5, 1.0, 0.4, 16.0, -9.0)], cluster
-
-
-def plot(worth: list[dict[str, Any]], path: Path) -> None:
-    """Learnability over the number of ranks."""
-    figure, axes = pyplot().subplots(figsize=(8, 4))
-    for row in worth:
-        if row["ranks"] == 1:
-            style = {"global": "-", "independent": "--", "uniform": ":"}[row["selector"]]
-            label = {"global": "global (exact)"}.get(row["selector"], row["selector"])
-            axes.axhline(row["mean"], color="grey", linestyle=style, label=label)
-    for quota, colour in (("equal", "tab:blue"), ("local", "tab:red")):
-        for skew, style in ((0.0, "o-"), (0.5, "s--")):
-            rows = [r for r in worth if (r["selector"], r["skew"]) == (quota, skew)]
-            rows = [row for row in rows if row["ranks"] > 1]
-            label = quota if skew == 0 else f"{quota}, half dealt by cluster"
-            axes.plot(
-                [row["ranks"] for row in rows], [row["mean"] for row in rows],
-                style, color=colour, label=label,
-            )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("ranks")
-    axes.set_ylabel("learnability of the sub-batch, per example")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from jest_loader.selecting.drawing import Draw, best, checked, draw, perturbed
 Quota = Literal["equal", "global", "local"]
 """How many each rank draws.
 
-``"equal"``: the same number on each rank. ``"global"``: the exact draw over all ranks. ``"local"``:
-the same number, without communication.
+``"equal"``: the same number on each rank in each chunk. ``"global"``: the exact draw over all
+ranks. ``"local"``: the same number, without communication.
 """
 
 
@@ -61,10 +61,11 @@ class JointSelector(_OverRanks):
             size, the first chunks are one larger.
         gain: Factor on the logits. After the first chunk the draw is nearly greedy, because
             conditional logits grow with the chunks; a gain below 1 counters that.
-        quota: How many each of several ranks draws. ``"equal"``: the same number from its own
-            candidates, given all ranks' choices. ``"global"``: the exact draw over all ranks'
-            candidates; a rank that had more of them passes rows on. ``"local"``: the same number,
-            given its own choices alone, which loses most of what joint selection gains.
+        quota: How many each of several ranks draws. ``"equal"``: the same number in each
+            chunk from its own candidates, given all ranks' choices. ``"global"``: the exact draw
+            over all ranks' candidates; a rank that had more of them passes rows on. ``"local"``:
+            the same number, given its own choices alone, which loses most of what joint selection
+            gains.
         half: Whether embeddings wider than 16 bits are rounded to fp16 on their way between ranks.
 
     Raises:
@@ -97,8 +98,8 @@ class JointSelector(_OverRanks):
         if self.quota == "local" and given.ranks.size > 1:
             warnings.warn(
                 f"quota='local' conditions each of {given.ranks.size} ranks on its own choice "
-                "alone: where global selection had a learnability of 49.5 (and uniform 4.9), this "
-                "had 33.0 at 2 ranks, 11.4 at 8 and 3.4 at 64; use quota='equal'",
+                "alone: where global selection had a learnability of 45.3 (and uniform 4.6), this "
+                "had 28.1 at 2 ranks, 11.4 at 8 and 3.5 at 64; use quota='equal'",
                 stacklevel=2,
             )
         exact = self.quota == "global" and given.ranks.joint

@@ -21,6 +21,8 @@ from jest_loader.ranks.ranks import ranks_of
 from jest_loader.testing import simulate_ranks
 from tests.ranks.builders import dealt
 
+ROOT = Path(__file__).parents[2]
+
 
 def clustered(size: int, *, seed: int) -> tuple[list[Embeddings], torch.Tensor]:
     """A learner that tells clusters apart and a reference that also tells their members apart.
@@ -102,23 +104,35 @@ def test_local_quotas_lose_most_of_what_joint_selection_gains(exact):
         assert mean_learnability("local", 8) / exact < 0.6
 
 
-def test_the_warning_of_local_quotas_says_what_was_measured():
-    text = (Path(__file__).parents[2] / "bench/results/ranks_cpu.txt").read_text()
-    worth = {
-        (row["selector"], row["ranks"]): f"{row['mean']:.1f}"
-        for row in json.loads(text.splitlines()[-1])["worth"]
-        if row["skew"] == 0
-    }
-    measured = [("global", 1), ("uniform", 1), ("local", 2), ("local", 8), ("local", 64)]
+def test_warning_and_pages_say_what_local_quotas_were_measured_at():
+    text = (ROOT / "bench/results/quotas_cpu.txt").read_text()
+    document = json.loads(text.splitlines()[-1])
+    worth = {row["ranks"]: row["learnability"] for row in document["rows"] if row["skew"] == 0}
+    uniform, local = (
+        [worth[number][rule]["mean"] for number in numbers]
+        for rule, numbers in (("uniform", [1]), ("local", [2, 8, 64]))
+    )
+    warned = figures([document["global"], *uniform, *local])
+    assert re.findall(r"\d+\.\d", warning_of_local_quotas()) == warned
+    written = figures([document["global"], *local, *uniform])
+    for page in ("docs/ranks.md", "docs/decisions/07-ranks.md"):
+        paragraphs = (ROOT / page).read_text().replace("\n\n", "\n").split('"local"')
+        sentence = next(part for part in paragraphs if "the learnability of the batch fell" in part)
+        assert re.findall(r"\d+\.\d", sentence)[: len(written)] == written
 
+
+def figures(values: list[float]) -> list[str]:
+    return [f"{value:.1f}" for value in values]
+
+
+def warning_of_local_quotas() -> str:
     def run(group):
         scores = RankScores(ExampleScores(torch.arange(8.0)), ranks_of(group))
         JointSelector(quota="local").select(scores, 2, key=0)
 
     with pytest.warns(UserWarning, match="use quota='equal'") as warned:
         simulate_ranks(2, run)
-    found = re.findall(r"\d+\.\d", str(warned[0].message))
-    assert found == [worth[each] for each in measured]
+    return str(warned[0].message)
 
 
 def test_an_unknown_quota_is_refused():

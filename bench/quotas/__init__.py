@@ -1,0 +1,1 @@
+"""What quotas of ranks are worth, and what they cost any rule."""
