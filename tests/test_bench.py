@@ -52,6 +52,7 @@ SHORT = {
     "training.resolution": ["--data", "icons", "--runs", "made_runs", "--arms", "joint"],
     "training.kept": [*ICONS, "--out", "kept"],
     "training.report": ["--runs", "made_runs", "--plot", "made.png"],
+    "seen": ["--out", "seen", "--steps", "1", "--epochs", "1"],
     "joint.dictionary": ["--file", "de-en", "--out", "written"],
     "joint": [
         *("--data", "dictionary", "--out", "joint", "--records", "joint/records.jsonl"),
