@@ -118,7 +118,7 @@ def other_forms(folder: Path, num_rows: int) -> dict[str, Form]:
         import webdataset
 
         paths = make_tars(folder / "tars", num_rows)
-        tars = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(WINDOW_ROWS)
+        tars = webdataset.WebDataset(paths, shardshuffle=len(paths)).shuffle(WINDOW_ROWS)
         forms["WebDataset"] = lambda: drain(tars)
     if importlib.util.find_spec("litdata"):
         import litdata
