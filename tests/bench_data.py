@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.joint import dictionary, records
 from bench.joint.arms import Setting
+from jest_loader.demo.data import data_settings
 from jest_loader.demo.run import DemoConfig
 from jest_loader.pack import write_mds
 
@@ -34,10 +35,10 @@ def made_icons(size: int) -> Iterator[dict[str, Any]]:
 
 def write_made_demo(path: Path) -> None:
     """The demo's three sets with bars in place of icons."""
-    sizes = {"curated": 160, "uncurated": 700, "held_out": 32}
+    sizes = {"curated": 300, "uncurated": 1300, "held_out": 32}
     for name, size in sizes.items():
         write_mds(path / name, ICON_COLUMNS, made_icons(size))
-    settings = {"noise_fraction": DemoConfig.noise_fraction, "seed": 0}
+    settings = data_settings(DemoConfig.noise_fraction, seed=0)
     found = {"settings": settings, "num_examples": sizes, "num_classes": 16}
     (path / "demo.json").write_text(json.dumps(found))
 

@@ -26,8 +26,8 @@ RUN = 'if __name__ == "__main__":'
 ARMS = ["joint", "flexi", "hard", "filtered", "pruned", "easy_clean", "with_curated"]
 ICONS = ["--data", "icons", "--steps", "1"]
 SHORT = {
-    "demo.sweep": ["--out", "demo", "--steps", "1", "--lr", "1e-3", "--loss", "sigmoid"],
-    "demo.seeds": ["--out", "demo", "--steps", "1", "--seeds", "0", "1"],
+    "demo.sweep": ["--out", "demo_sweep", "--steps", "8", "--reference-steps", "1", "--lr", "1e-3"],
+    "demo.seeds": ["--out", "demo", "--steps", "8", "--reference-steps", "1", "--seeds", "0", "1"],
     "caching": ["--smoke"],
     "emitting": ["--smoke"],
     "scoring": ["--smoke"],
@@ -66,7 +66,6 @@ SHORT = {
     ],
 }
 RESULTS = {
-    "demo.sweep": "demo_sweep_sigmoid",
     "training.report": "training",
     "joint.report": "joint",
     **{name: f"{name}_cpu" for name in SHORT if (ROOT / f"bench/results/{name}_cpu.txt").is_file()},
@@ -99,9 +98,9 @@ def committed(name: str) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the benchmarks run: with a demo of one step, which some of them start from."""
     folder = tmp_path_factory.mktemp("bench")
-    for demo in ("demo", "demo/seed-0", "demo/seed-1"):
+    for demo in ("demo", "demo/seed-0", "demo/seed-1", "demo_sweep"):
         write_made_demo(folder / demo / "data")
-    run_demo(DemoConfig(out=folder / "demo", steps=1, reference_steps=1))
+    run_demo(DemoConfig(out=folder / "demo", steps=8, reference_steps=1))
     write_icon_package(folder / "icons.tgz")
     write_made_dictionary(folder)
     sizes = {"test": 16, "curated": 160, "uncurated_20": 1300, "uncurated_clean": 1300}

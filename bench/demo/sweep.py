@@ -1,11 +1,9 @@
-"""Which learning rate, loss and augmentation the demo's uniform arm is best at.
+"""Which learning rate each arm of the demo is best at.
 
-Regime: the demo's data and learner (icons, 800 steps of 128), uniform selection, one seed. The
-choice is made on the held-out accuracy that the demo reports, which favours the uniform arm: the
-other arms take its settings over and have none chosen for them.
+Regime: the demo's data, learner and steps, one seed. The choice is made on the held-out accuracy
+that the demo reports, alike for every arm. The reference is the demo's own.
 
-    python -m bench.demo.sweep --loss sigmoid > bench/results/demo_sweep_sigmoid.txt
-    python -m bench.demo.sweep --loss softmax > bench/results/demo_sweep_softmax.txt
+    python -m bench.demo.sweep --out runs/demo_sweep > bench/results/demo_sweep.txt
 
 The last line of the output is one JSON document.
 """
@@ -17,7 +15,10 @@ from pathlib import Path
 from bench.harness import parser_of, print_document
 from jest_loader.clip.train import train
 from jest_loader.demo.data import prepare
-from jest_loader.demo.run import DemoConfig, arm_config
+from jest_loader.demo.plan import Arm
+from jest_loader.demo.run import DemoConfig, arm_config, reference_cache, reference_config
+
+ARMS: tuple[Arm, ...] = ("uniform", "curated", "joint")
 
 
 def main() -> None:
@@ -25,32 +26,36 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo_sweep"))
     parser.add_argument("--steps", type=int, default=DemoConfig.steps)
-    parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
-    parser.add_argument("--loss", nargs="+", default=["sigmoid", "softmax"])
+    parser.add_argument("--reference-steps", type=int, default=DemoConfig.reference_steps)
+    parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     arguments = parser.parse_args()
-    demo = DemoConfig(out=arguments.out, steps=arguments.steps)
+    demo = DemoConfig(
+        out=arguments.out, steps=arguments.steps, reference_steps=arguments.reference_steps
+    )
     data = prepare(demo.out / "data", noise_fraction=demo.noise_fraction)
-    base = arm_config(demo, data, "uniform")
+    train(reference_config(demo, data), label="reference")
+    cache = reference_cache(demo, data)
     rows = []
-    for loss, lr, augment in product(arguments.loss, arguments.lr, (False, True)):
+    for arm, lr in product(ARMS, arguments.lr):
+        base = arm_config(demo, data, arm, cache)
         config = replace(
             base,
-            out=demo.out / f"{loss}-{lr:g}-{'augmented' if augment else 'plain'}",
-            loss=loss,
-            data=replace(base.data, augment=augment),
+            out=demo.out / f"{arm}-{lr:g}",
             optimizer=replace(base.optimizer, lr=lr),
-            eval_every=demo.steps,
+            eval_every=base.steps,
         )
-        run = train(config, label=config.out.name)
-        metrics = run.evaluations[-1].metrics
-        rows.append({"loss": loss, "lr": lr, "augment": augment, **metrics})
+        metrics = train(config, label=config.out.name).evaluations[-1].metrics
+        rows.append({"arm": arm, "lr": lr, "steps": base.steps, **metrics})
         print(
-            f"{config.out.name:28s} top-1 {metrics['zero_shot_top1']:.2%}  "
-            f"top-5 {metrics['zero_shot_top5']:.2%}",
+            f"{arm:10s} lr {lr:6g}  {base.steps:4d} steps  top-1 {metrics['zero_shot_top1']:.1%}  "
+            f"top-5 {metrics['zero_shot_top5']:.1%}",
             flush=True,
         )
-    best = max(rows, key=lambda row: row["zero_shot_top1"])
-    print_document({"steps": demo.steps, "best": best, "rows": rows})
+    best = {
+        arm: max((row for row in rows if row["arm"] == arm), key=lambda row: row["zero_shot_top1"])
+        for arm in ARMS
+    }
+    print_document({"best": best, "rows": rows})
 
 
 if __name__ == "__main__":

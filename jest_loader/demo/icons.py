@@ -38,6 +38,18 @@ FONTS = {
     "elusive": "elusiveicons-",
 }
 
+FAMILIES = {
+    "Phosphor": ["phosphor"],
+    "Remix": ["remix"],
+    "Font Awesome": [
+        "fa6-solid", "fa6-regular", "fa6-brands", "fa5-solid", "fa5-regular", "fa5-brands",
+    ],
+    "Material Design": ["mdi6", "mdi5"],
+    "Codicons": ["codicon"],
+    "Elusive": ["elusive"],
+}  # fmt: skip
+"""The fonts of each team, whose releases and weights draw the same icons again."""
+
 
 @dataclass(frozen=True)
 class Icon:

@@ -1,77 +1,44 @@
-"""The demo's two pictures: learning curves, and what a search finds among icons never seen."""
+"""The demo's learning curves."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from jest_loader.clip.evaluation.evaluate import embed_captions
-from jest_loader.clip.run import Run
-from jest_loader.files import replacing
+from jest_loader.demo.data import DemoData
+from jest_loader.demo.figures import new_figure, save
+from jest_loader.demo.plan import Plan
 
 _COLOURS = {
     "uniform": "tab:gray",
+    "curated": "tab:olive",
     "independent": "tab:blue",
     "joint": "tab:red",
-    "curated only": "tab:olive",
 }
 
 
 def check_installed() -> None:
     """Raise ``ModuleNotFoundError`` now rather than when all is trained."""
-    _new_figure(1, 1)
+    new_figure(1, 1)
 
 
-def draw_curves(results: dict[str, Any], path: Path) -> None:
+def draw_curves(results: dict[str, Any], planned: Plan, data: DemoData, path: Path) -> None:
     """Held-out accuracy of each arm over steps and over floating-point operations."""
-    figure = _new_figure(10, 4)
-    for axes, name, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        ("step", "flops"),
-        ("training steps", "floating-point operations (cost model)"),
-        strict=True,
-    ):
-        for arm, run in {**results["arms"], "curated only": results["reference"]}.items():
-            steps = [evaluation["step"] for evaluation in run["evaluations"]]
-            accuracy = [e["metrics"]["zero_shot_top1"] for e in run["evaluations"]]
-            flops_per_step = run["flops"] / run["steps"]
-            along = steps if name == "step" else [step * flops_per_step for step in steps]
-            axes.plot(along, accuracy, label=arm, color=_COLOURS[arm])
-        axes.set_xlabel(label)
+    figure = new_figure(10, 4)
+    by_steps, by_flops = figure.subplots(1, 2, sharey=True)
+    for arm, run in results["arms"].items():
+        steps = [evaluation["step"] for evaluation in run["evaluations"]]
+        accuracy = [100 * e["metrics"]["zero_shot_top1"] for e in run["evaluations"]]
+        line = {"label": "curated only" if arm == "curated" else arm, "color": _COLOURS[arm]}
+        by_steps.plot(steps, accuracy, **line)
+        by_flops.plot([planned.flops(arm, step) / 1e12 for step in steps], accuracy, **line)
+    for axes in (by_steps, by_flops):
+        axes.axhline(100 / data.num_classes, color="black", ls=":", lw=1, label="chance")
+        axes.set(ylim=(0, None), xlim=(0, None))
+        axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("held-out zero-shot accuracy")
-    figure.axes[0].legend()
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=110)
-
-
-@torch.no_grad()
-def draw_icons(run: Run, queries: Sequence[str], path: Path, *, num_best: int = 8) -> None:
-    """For each query, the icons of the held-out style that the model finds most like it."""
-    images = torch.cat(list(run.held_out[""].images))
-    run.model.eval()
-    text = embed_captions(run.model, queries)
-    image = torch.cat(
-        [run.model.embed_image(block.to(run.device)) for block in torch.split(images, 1024)]
+    by_steps.set(
+        xlabel="training steps",
+        ylabel=f"held-out icons named right, of {data.num_classes} names",
     )
-    best = (text @ image.T).topk(num_best).indices.cpu()
-    figure = _new_figure(num_best * 0.55 + 2.2, len(queries) * 0.55)
-    grid = figure.subplots(len(queries), num_best, squeeze=False)
-    for query, row, found in zip(queries, grid, best, strict=True):
-        row[0].text(-0.4, 0.5, query, ha="right", va="center", transform=row[0].transAxes)
-        for axes, index in zip(row, found, strict=True):
-            axes.imshow(255 - images[index, 0].numpy(), cmap="gray", vmin=0, vmax=255)
-            axes.axis("off")
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=110)
-
-
-def _new_figure(width: float, height: float) -> Any:
-    """A figure that needs no display, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    by_flops.set_xlabel("10¹² operations (cost model), the reference's counted")
+    by_steps.legend(loc="upper left", fontsize="small")
+    save(figure, path)
