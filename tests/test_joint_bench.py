@@ -134,7 +134,9 @@ def test_differences_are_paired_and_their_error_is_that_of_their_mean():
     assert difference.mean == pytest.approx(2.0)
     assert difference.error == pytest.approx(1 / 3**0.5)
     assert difference.seeds == 3
-    assert compare.fewer_steps(runs, "joint-1") == "100%"
+    # 10 of 11, 20 of 22, 30 of 33 points, in a line.
+    assert compare.share_of_steps(runs, "joint-1") == pytest.approx(10 / 11)
+    assert compare.share_of_steps(runs, "uniform") == 1.0
 
 
 def test_a_run_that_is_recorded_is_known_by_its_setting_arm_and_seed(tmp_path):

@@ -3,6 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -34,11 +36,23 @@ class Difference(NamedTuple):
 
 
 def grouped(records: Iterable[dict[str, Any]]) -> dict[Setting, Runs]:
-    """The records by setting, arm and seed; the default setting first."""
+    """The records by setting, arm and seed; the default first, then its reference's.
+
+    Uniform runs need no reference, so those of one reference are those of all.
+    """
     found: dict[Setting, Runs] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         found[Setting(**record["setting"])][record["arm"]][record["seed"]] = record
-    return dict(sorted(found.items(), key=lambda item: item[0] != _DEFAULT))
+    for setting, runs in list(found.items()):
+        same = replace(setting, reference=_DEFAULT.reference)
+        if "uniform" not in runs and "uniform" in found.get(same, {}):
+            runs["uniform"] = found[same]["uniform"]
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: (item[0] != _DEFAULT, item[0].reference != _DEFAULT.reference),
+        )
+    )
 
 
 def described(setting: Setting) -> str:
@@ -56,7 +70,7 @@ def described(setting: Setting) -> str:
         "lr": "learning rate {:g}",
         "languages": "{} languages",
     }
-    return ", ".join(words[name].format(value) for name, value in changed.items()) or "as it is"
+    return ", ".join(words[name].format(value) for name, value in changed.items()) or "batches of 512, strong reference"
 
 
 def difference(runs: Runs, arm: str, other: str, metric: str) -> Difference | None:
@@ -72,14 +86,26 @@ def difference(runs: Runs, arm: str, other: str, metric: str) -> Difference | No
     return Difference(mean(points), error, len(points))
 
 
-def fewer_steps(runs: Runs, arm: str) -> str:
-    """The share of the steps after which the arm is where the uniform arm of its seed ends."""
+def share_of_steps(runs: Runs, arm: str) -> float | None:
+    """Where an arm is as good as the uniform arm ever is, over where that is; None if it never is.
+
+    The mean over seeds; between evaluations accuracy is taken to grow in a line.
+    """
     shares = []
     for seed in runs[arm].keys() & runs.get("uniform", {}).keys():
-        goal = runs["uniform"][seed]["curve"][-1]["r1"]
-        curve = runs[arm][seed]["curve"]
-        reached = [point["step"] for point in curve if point["r1"] >= goal]
-        if not reached:
-            return "never"
-        shares.append(reached[0] / curve[-1]["step"])
-    return "" if arm == "uniform" or not shares else f"{mean(shares):.0%}"
+        uniform = runs["uniform"][seed]["curve"]
+        best = max(uniform, key=lambda point: float(point["r1"]))
+        reached = _reached(runs[arm][seed]["curve"], best["r1"])
+        if reached is None:
+            return None
+        shares.append(reached / best["step"])
+    return mean(shares) if shares else None
+
+
+def _reached(curve: list[dict[str, float]], goal: float) -> float | None:
+    """The step at which a curve from (0, 0) first is at the goal; None if it never is."""
+    points = [(0.0, 0.0), *((point["step"], point["r1"]) for point in curve)]
+    for (start, low), (end, high) in pairwise(points):
+        if high >= goal:
+            return start + (end - start) * (goal - low) / (high - low)
+    return None

@@ -13,7 +13,7 @@ from statistics import mean
 
 from bench.harness import parser_of, print_document
 from bench.joint.arms import ARMS, GAINS, Setting
-from bench.joint.compare import Difference, Runs, described, difference, fewer_steps, grouped
+from bench.joint.compare import Difference, Runs, described, difference, grouped, share_of_steps
 from bench.joint.figure import draw
 from bench.joint.records import RECORDS, read
 
@@ -43,7 +43,7 @@ def table(setting: Setting, runs: Runs) -> list[str]:
     lines = [f"{described(setting)}; the reference's R@1 {first['reference_accuracy']['r1']:.1%}"]
     lines.append(
         " ".join(f"{title:>7s}" for title in ("R@1", "R@10", "form", *_SHARES, "alike")).rjust(71)
-        + "  R@1 less uniform     steps to uniform's end"
+        + "  R@1 less uniform     steps to uniform's best"
     )
     for arm in (name for name in ARMS if name in runs):
         ends = [record["curve"][-1] for record in runs[arm].values()]
@@ -54,7 +54,9 @@ def table(setting: Setting, runs: Runs) -> list[str]:
         shares.append(mean(alike) if alike else math.nan)
         cells = " ".join("      -" if math.isnan(share) else f"{share:7.1%}" for share in shares)
         gained = "" if arm == "uniform" else str(difference(runs, arm, "uniform", "r1") or "")
-        lines.append(f"  {arm:14s} {cells}  {gained:20s} {fewer_steps(runs, arm)}".rstrip())
+        share = share_of_steps(runs, arm)
+        reached = "never" if share is None else f"{share:.0%}"
+        lines.append(f"  {arm:14s} {cells}  {gained:20s} {reached}")
     for gain, found in compared(runs).items():
         cells = ", ".join(f"{title} {value}" for title, value in found.items())
         lines.append(f"  joint less independent, gain {gain}: {cells}")
