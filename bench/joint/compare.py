@@ -70,7 +70,10 @@ def described(setting: Setting) -> str:
         "lr": "learning rate {:g}",
         "languages": "{} languages",
     }
-    return ", ".join(words[name].format(value) for name, value in changed.items()) or "batches of 512, strong reference"
+    return (
+        ", ".join(words[name].format(value) for name, value in changed.items())
+        or "batches of 512, strong reference"
+    )
 
 
 def difference(runs: Runs, arm: str, other: str, metric: str) -> Difference | None:

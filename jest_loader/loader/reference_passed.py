@@ -1,7 +1,7 @@
 """Whether the learner has passed the reference, as looked at now and then.
 
-Past it, learnability is below zero for candidates as they come, and what sets one apart from
-another is the reference's own noise.
+Past it, learnability is below zero for candidates as they come. So it is where many captions are
+wrong or unlike what the reference was trained on, which is no harm.
 """
 
 import logging
@@ -55,10 +55,11 @@ def warn(*, ends: bool) -> None:
     """Say that it is passed for long, and what to do; ``ends`` if the schedule ends selection."""
     _LOG.warning(
         "the learner has passed the reference: for %d steps its loss on candidates drawn uniformly "
-        "has been below the reference's, so what is selected is the reference's own noise; %s",
+        "has been below the reference's, because the reference is weak, or many captions are wrong "
+        "or unlike its own; %s",
         LONG,
         "the schedule ends selection here"
         if ends
-        else "end selection here, with until='reference_passed' of a Schedule, or use a stronger "
-        "reference",
+        else "where it is weak, use a stronger one or end selection here, with "
+        "until='reference_passed' of a Schedule",
     )

@@ -74,8 +74,8 @@ def test_a_long_way_past_the_reference_is_warned_of_once(caplog):
         list(dataset)
     (text,) = warnings_in(caplog)
     assert text.endswith(
-        "end selection here, with until='reference_passed' of a Schedule, or use a stronger "
-        "reference"
+        "where it is weak, use a stronger one or end selection here, with "
+        "until='reference_passed' of a Schedule"
     )
 
 
