@@ -203,7 +203,9 @@ def test_every_reference_gives_the_same_selection(shards, tmp_path):
         cost = run_cost(one, run.model)
         assert cost.reference == (run.model.forward_flops() if name == "live" else 0)
         assert cost.scoring == run.model.forward_flops()
-    assert runs["live"].counts == runs["cached"].counts
+    # What it was trained on is in its checkpoint, not in a cache built from the model alone.
+    assert runs["live"].counts.seen > 0
+    assert replace(runs["live"].counts, seen=0) == runs["cached"].counts
     batch = next(iter(source))
     sides = [runs[name].scorer.reference.embed(batch) for name in runs]
     torch.testing.assert_close(sides[0].image, sides[1].image.float(), atol=1e-3, rtol=0)

@@ -476,7 +476,7 @@ def test_help_is_short(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert len(out.splitlines()) < 40
+    assert len(out.splitlines()) < 45
     assert "--jest-super-batch-factor N" in out
 
 
