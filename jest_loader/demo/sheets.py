@@ -18,6 +18,7 @@ from jest_loader.clip.run import Run
 from jest_loader.clip.saving.checkpoint import load_model
 from jest_loader.demo.figures import new_figure, save
 from jest_loader.demo.plan import FILTER_RATIO, NUM_CHUNKS
+from jest_loader.embeddings import Embeddings
 from jest_loader.scoring.models import FrozenReference
 from jest_loader.scoring.scores import FactoredScores
 from jest_loader.selecting.selectors import JointSelector
@@ -107,11 +108,14 @@ def _select(
     source = MdsSource(config.data.train, batch_size=candidates, shuffle=True, seed=config.seed)
     batch = next(iter(source))
     inputs = tokenize_and_decode(config.data, learner.config)(batch)
-    sides = [
-        FrozenReference(model).embed(inputs)
-        for model in (learner.to(reference.device), reference.model)
-    ]
-    scores = FactoredScores(sides[0], sides[1], config.loss)
+
+    def as_scored(model: Any, inputs: dict[str, Any]) -> Embeddings:
+        found: Embeddings = model.embed(inputs, image_size=config.selection.score_image_size)
+        return found
+
+    of_learner = FrozenReference(learner.to(reference.device), as_scored).embed(inputs)
+    of_reference = FrozenReference(reference.model).embed(inputs)
+    scores = FactoredScores(of_learner, of_reference, config.loss)
     taken = JointSelector(NUM_CHUNKS).select(scores, size, key=config.seed).cpu()
     is_left = torch.ones(len(scores.logits), dtype=torch.bool).index_fill(0, taken, value=False)
     order = scores.logits.cpu().argsort()
