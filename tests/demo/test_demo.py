@@ -2,12 +2,18 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from jest_loader.adapters.mds import MdsSource
+from jest_loader.clip.models.model import ClipModel
+from jest_loader.clip.models.trained import trained_architecture
+from jest_loader.demo import sheets
 from jest_loader.demo.data import (
     CURATED,
     HELD_OUT,
@@ -19,7 +25,7 @@ from jest_loader.demo.data import (
 )
 from jest_loader.demo.icons import FAMILIES, FONTS, ICON_SIZE, render
 from jest_loader.demo.plan import Arm, plan
-from jest_loader.demo.run import QUERIES, DemoConfig, run_demo
+from jest_loader.demo.run import QUERIES, DemoConfig, arm_config, run_demo
 from jest_loader.demo.table import conclusion, wrong_fraction
 from tests.bench_data import write_made_demo
 
@@ -163,6 +169,31 @@ def test_wrong_captions_are_counted_while_an_arm_selects():
     run = {"steps": 20, "evaluations": found}
     assert wrong_fraction("joint", run) == pytest.approx(0.35)
     assert wrong_fraction("uniform", run) == pytest.approx(0.4)
+
+
+def test_the_sheet_of_what_was_chosen_scores_as_the_run_did(tmp_path, monkeypatch):
+    write_made_demo(tmp_path / "data")
+    data = prepare(tmp_path / "data", noise_fraction=0.5)
+    config = arm_config(DemoConfig(out=tmp_path, steps=12, reference_steps=2), data, "joint")
+    learner, reference = (
+        trained_architecture(config).build(config.loss, logit_scale=10.0, logit_bias=-5.0)
+        for _ in range(2)
+    )
+    sizes: dict[nn.Module, list[int | None]] = {learner: [], reference: []}
+    embed = ClipModel.embed
+
+    def noted(model, inputs, *, image_size=None):
+        sizes[model].append(image_size)
+        return embed(model, inputs, image_size=image_size)
+
+    monkeypatch.setattr(ClipModel, "embed", noted)
+    monkeypatch.setattr(sheets, "load_model", lambda path: learner)
+    run = SimpleNamespace(model=reference, device=torch.device("cpu"))
+    sheets.draw_chosen(tmp_path / "checkpoint.pt", run, config, tmp_path / "chosen.png")
+    assert config.selection.score_image_size == 16
+    assert set(sizes[learner]) == {16}
+    assert set(sizes[reference]) == {None}, "cached, it was run at its own size"
+    assert (tmp_path / "chosen.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
