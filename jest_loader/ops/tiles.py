@@ -36,7 +36,7 @@ class Work(NamedTuple):
     element_size: int
 
 
-# By the device's name. ``python -m bench.gpu.report RESULT --tiles`` prints the entry of a device
+# By the device's name. ``python -m bench.gpu --report RESULT --tiles`` prints the entry of a device
 # that ``make gpu`` has measured; a person puts it here.
 FASTEST: dict[str, dict[Work, Tiles]] = {}
 
