@@ -32,10 +32,11 @@ def _main() -> None:
             "pip install 'jest-loader[all]'"
         )
     from jest_loader.checks import shown
+    from jest_loader.clip.journal.screen import screen_handler
     from jest_loader.clip.stop import Stopped
     from jest_loader.ranks.roll_call import RankError
 
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig(handlers=[screen_handler()])
     try:
         _run()
     except (ValueError, FloatingPointError, OSError, RankError) as error:

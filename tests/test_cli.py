@@ -75,3 +75,24 @@ def test_without_the_extras_it_says_what_to_install(tmp_path):
     result = run("demo", PYTHONPATH=path)
     assert result.returncode == 1
     assert "need tyro, which the library does not: pip install 'jest-loader[all]'" in result.stderr
+
+
+def test_a_warning_fits_80_columns_and_stands_once():
+    said = f"the learner has passed the reference, see /a/path/that-is-whole; {'so it is, ' * 20}"
+    program = (
+        "import logging\n"
+        "from jest_loader import cli\n"
+        f"cli._run = lambda: logging.getLogger('jest_loader').warning({said!r})\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+        timeout=120,
+        check=True,
+    )
+    lines = result.stderr.splitlines()
+    assert max(map(len, lines)) < 80
+    assert " ".join(line.strip() for line in lines) == f"WARNING: {said.strip()}"

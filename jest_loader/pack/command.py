@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jest_loader.checks import whole
 from jest_loader.pack.folder import CaptionFile
@@ -103,8 +102,7 @@ def pack_command(config: PackConfig) -> None:
     Raises:
         ValueError: as ``pack`` does.
     """
-    with logging_redirect_tqdm():
-        tally = pack(config, progress=True)
+    tally = pack(config, progress=True)
     tqdm.write(f"{config.output}: {tally}")
 
 

@@ -1,6 +1,7 @@
 """What a run writes: JSON lines, TensorBoard, Weights & Biases, and progress."""
 
 import json
+import logging
 import math
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from jest_loader.clip.config.selection import SelectionConfig
 from jest_loader.clip.journal.logs import open_logs
 from jest_loader.clip.journal.numbers import numbers
 from jest_loader.clip.journal.progress import Progress
+from jest_loader.clip.journal.screen import screen_handler
 from jest_loader.clip.stop import Stopped
 from jest_loader.clip.train import train
 from tests.clip_runs import config_for
@@ -240,3 +242,13 @@ def test_a_line_of_a_log_fits_80_columns(capsys):
     line = capsys.readouterr().err.rstrip("\n")
     assert len(line) < 80
     assert "loss 12.500, held out 50.0%" in line
+
+
+def test_a_warning_does_not_stand_behind_a_progress_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    said = logging.makeLogRecord({"levelname": "WARNING", "msg": "the reference is weak"})
+    with Progress(10, 0, "joint"):
+        screen_handler().handle(said)
+    shown = capsys.readouterr().err
+    assert shown.index("joint:") < shown.index("WARNING:"), "the bar was there first"
+    assert "\rWARNING: the reference is weak\n" in shown

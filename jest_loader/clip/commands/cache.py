@@ -149,15 +149,12 @@ def cache_command(config: CacheConfig) -> str:
         ValueError: as ``build``, or if there is no such checkpoint or data.
         TimeoutError: as ``build``.
     """
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     if config.folds:
         check_free_for_folds(config.out, len(config.folds), overwrite=config.overwrite)
-    with logging_redirect_tqdm():
-        built = [
-            _build(config, fold_path(config.out, number) if config.folds else config.out, *one)
-            for number, one in enumerate(config.models())
-        ]
+    built = [
+        _build(config, fold_path(config.out, number) if config.folds else config.out, *one)
+        for number, one in enumerate(config.models())
+    ]
     if config.folds:
         return _finish_folds(config, built)
     _warn_of_seen(_seen_share(built[0]), "the reference was trained on")
