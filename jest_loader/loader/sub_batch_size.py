@@ -5,6 +5,7 @@ import logging
 from jest_loader.protocols import Scorer, WithLoss, WithReference
 from jest_loader.ranks.ranks import Group, ranks_of
 from jest_loader.scoring.sized import SizeAdapting, TrainedAtSize
+from jest_loader.scoring.turns import TakesTurns
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,5 +30,11 @@ def warn_if_not_known(scorer: object, group: Group | None) -> None:
             "it is not known what batch size the reference was trained at, so its logit bias is "
             "used as it is, which is right only where that was the size of the sub-batches over "
             "all ranks; give %s trained_batch_size, or scale and bias as calibrate finds them",
-            type(reference).__name__,
+            _named(reference),
         )
+
+
+def _named(reference: object) -> str:
+    """What takes the batch size."""
+    name = type(reference).__name__
+    return f"each reference of {name}" if isinstance(reference, TakesTurns) else name

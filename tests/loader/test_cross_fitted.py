@@ -139,6 +139,12 @@ def test_learnability_and_batch_sizes_reach_each_reference():
     assert len(numbers(dataset)) == 40
 
 
+def test_where_a_batch_size_is_not_known_it_is_said_who_must_be_given_it(caplog):
+    make()
+    (text,) = (record.getMessage() for record in caplog.records)
+    assert "give each reference of CrossFitted trained_batch_size" in text
+
+
 def test_cached_references_take_turns():
     side = random_embeddings(64, 8, seed=0)
     caches = [
