@@ -139,6 +139,14 @@ def test_differences_are_paired_and_their_error_is_that_of_their_mean():
     assert compare.share_of_steps(runs, "uniform") == 1.0
 
 
+def test_a_goal_of_nothing_is_reached_at_once():
+    found = [
+        {"setting": vars(Setting()), "arm": arm, "seed": 0, "curve": [{"step": 300, "r1": 0.0}]}
+        for arm in ("uniform", "joint-1")
+    ]
+    assert compare.share_of_steps(compare.grouped(found)[Setting()], "joint-1") == 0.0
+
+
 def test_a_run_that_is_recorded_is_known_by_its_setting_arm_and_seed(tmp_path):
     path = tmp_path / "results" / "joint.jsonl"
     records.append(path, {"setting": vars(Setting()), "arm": "joint-1", "seed": 0, "curve": []})

@@ -107,6 +107,8 @@ def share_of_steps(runs: Runs, arm: str) -> float | None:
 
 def _reached(curve: list[dict[str, float]], goal: float) -> float | None:
     """The step at which a curve from (0, 0) first is at the goal; None if it never is."""
+    if goal == 0:
+        return 0.0
     points = [(0.0, 0.0), *((point["step"], point["r1"]) for point in curve)]
     for (start, low), (end, high) in pairwise(points):
         if high >= goal:
