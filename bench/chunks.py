@@ -1,7 +1,7 @@
 r"""How many chunks joint selection needs: learnability against the number of chunks.
 
 Regime: real embeddings, from the demo's learner (trained with joint selection) and reference, of
-super-batches of the demo's uncurated icons, 640 candidates (the demo's own size) or 5,120, of which
+super-batches of the demo's uncurated icons, 640 candidates or 5,120, of which
 a fifth is chosen. The models were trained at the demo's batch size; scale and bias of both are
 fitted to the sub-batch's on the first super-batch, since with those of another size negatives
 weigh too much or too little. Brute force is Gibbs sampling, each example redrawn given all others,

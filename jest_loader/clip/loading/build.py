@@ -204,7 +204,7 @@ def proxy_of(loader: JestDataset) -> OnlineProxy | None:
 
 
 def calibration_of(loader: JestDataset) -> list[float] | None:
-    """The scale and bias that the reference was fitted to ; None if it was not."""
+    """The scale and bias that the reference was fitted to; None if it was not."""
     scorer: object = loader.scorer
     reference = scorer.reference if isinstance(scorer, WithReference) else None
     found = reference.calibration if isinstance(reference, SizedEmbedder) else None
