@@ -133,15 +133,19 @@ def test_the_count_goes_on_in_the_next_epoch():
     assert [past_by_step(dataset)[-1] for _ in range(3)] == [20, 60, 80]
 
 
-@pytest.mark.parametrize(("num_ahead", "past"), [(1, 0), (2, 100)], ids=["few", "most"])
-def test_most_ranks_decide_for_all_and_one_tells(num_ahead, past, caplog):
+@pytest.mark.parametrize(
+    ("num_ahead", "num_ranks", "past"),
+    [(1, 3, 0), (1, 2, 0), (2, 3, 100)],
+    ids=["few", "half", "most"],
+)
+def test_most_ranks_decide_for_all_and_one_tells(num_ahead, num_ranks, past, caplog):
     def run(group):
         ahead = group.rank < num_ahead
         dataset = make(learnability(AHEAD if ahead else BEHIND), 200, group=group, own_rows=True)
         list(dataset)
         return dataset.stats.steps_past_reference
 
-    assert simulate_ranks(3, run) == [past] * 3
+    assert simulate_ranks(num_ranks, run) == [past] * num_ranks
     assert len(warnings_in(caplog)) == past / 100
 
 
