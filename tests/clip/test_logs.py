@@ -244,6 +244,12 @@ def test_a_line_of_a_log_fits_80_columns(capsys):
     assert "loss 12.500, held out 50.0%" in line
 
 
+def test_a_warning_is_shown_on_a_terminal_of_hardly_a_column(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    screen_handler().handle(logging.makeLogRecord({"levelname": "WARNING", "msg": "it is weak"}))
+    assert capsys.readouterr().err.split() == ["WARNING:", "it", "is", "weak"]
+
+
 def test_a_warning_does_not_stand_behind_a_progress_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     said = logging.makeLogRecord({"levelname": "WARNING", "msg": "the reference is weak"})

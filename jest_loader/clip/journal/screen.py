@@ -5,6 +5,8 @@ import shutil
 import sys
 from textwrap import TextWrapper
 
+_FEWEST_COLUMNS = 20  # Of less nothing can be read, and of none nothing be made.
+
 
 class _AroundBars:
     """Standard error, where progress bars make room for what is written."""
@@ -23,7 +25,7 @@ class _Fitting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         wrapper = TextWrapper(
-            width=shutil.get_terminal_size().columns - 1,
+            width=max(_FEWEST_COLUMNS, shutil.get_terminal_size().columns - 1),
             subsequent_indent="  ",
             break_long_words=False,  # A path or an option can be copied.
             break_on_hyphens=False,
