@@ -98,12 +98,13 @@ class _Choosing:
         )
 
     def choose(self) -> Choice:
-        with self._agreement.step("scoring") as scoring:
+        with self._agreement.step("scoring", 2) as scoring:
             scores = self._scored()
-            scoring.numbers = (self._super_batch.num_rows - len(self._left_out),)
-        usable = [number for (number,) in scoring.everyones]
+            usable = self._super_batch.num_rows - len(self._left_out)
+            scoring.numbers = (usable, len(self._seen.excluded))
+        size = self._size(scoring.everyones)
         with self._agreement.step("selecting") as selecting:
-            index = self._selected(scores, self._size(usable))
+            index = self._selected(scores, size)
             selecting.numbers = (len(index),)
         gone = {*index.tolist(), *self._left_out}  # Not to be drawn again, wherever it goes.
         candidates = self._super_batch.candidates
@@ -175,13 +176,20 @@ class _Choosing:
         """Whether a sub-batch may lack rows that are skipped: where nothing is selected."""
         return isinstance(self._selector, UniformSelector)
 
-    def _size(self, usable: list[int]) -> int:
-        """How many to choose on this rank, given the usable candidates of each."""
+    def _size(self, of_ranks: list[tuple[int, ...]]) -> int:
+        """How many to choose on this rank, given each rank's usable and excluded candidates.
+
+        Raises:
+            ValueError: on all ranks, if too few are left on one.
+        """
         size, ranks = self._arguments.sub_batch_size, self._agreement.ranks
-        left = sum(usable) // ranks.size if self._moves_rows else usable[ranks.rank]
-        if left < size and self._seen.excluded:
-            num_seen, num_rows = len(self._seen.excluded), self._super_batch.num_rows
-            raise too_few_unseen(left, size, num_seen, num_rows)
+        if self._moves_rows:  # Those of all ranks, of which each takes as many.
+            usable, excluded = zip(*of_ranks, strict=True)
+            of_ranks = [(sum(usable) // ranks.size, sum(excluded) // ranks.size)] * ranks.size
+        for left, num_seen in of_ranks:
+            if left < size and num_seen:
+                raise too_few_unseen(left, size, num_seen, self._super_batch.num_rows)
+        left, _ = of_ranks[ranks.rank]
         return min(size, left) if self._may_be_short else size
 
     def _selected(self, scores: RankScores, size: int) -> Tensor:

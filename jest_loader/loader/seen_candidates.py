@@ -128,10 +128,10 @@ def warn(numbers: SeenNumbers) -> None:
     """Say that the reference has seen many candidates, what that does, and what to do."""
     chosen = numbers.of_chosen
     _LOG.warning(
-        "%.0f %% of a super-batch's candidates are examples that the reference was trained on, and "
-        "%.0f %% of the chosen: its loss on those is low because it remembers them, so selection "
+        "%.0f %% of a super-batch's candidates are examples that the reference was trained on%s: "
+        "its loss on those is low because it remembers them, so selection "
         "favours what it has memorised; leave them out with exclude_seen=True, cross-fit with "
         "jest-loader cache --folds, or use a reference that was trained on other data",
         100 * (numbers.of_candidates or 0),
-        100 * (chosen or 0),
+        "" if chosen is None else f", and {chosen:.0%} of the chosen".replace("%", " %"),
     )

@@ -237,13 +237,20 @@ def test_ranks_leave_them_out_and_count_together(quota, caplog):
     assert not warnings_in(caplog)
 
 
-def test_a_rank_without_enough_ends_all(caplog):
+@pytest.mark.parametrize(
+    ("quota", "size", "num_seen", "left"),
+    [("equal", 4, 14, 2), ("global", 10, 16, 8)],
+    ids=["on one rank", "on all together"],
+)
+def test_where_one_rank_has_not_enough_all_are_told(quota, size, num_seen, left):
     def run(group):
-        reference = Memorised(14 if group.rank == 1 else 0)
-        list(make(reference, group=group, own_rows=True, exclude_seen=True))
+        reference = Memorised(num_seen if group.rank == 1 else 0)
+        selector = JointSelector(2, quota=quota)
+        options = {"own_rows": True, "exclude_seen": True, "sub_batch_size": size}
+        with pytest.raises(ValueError, match=rf"leave at least the {size} .* leaves {left} of 16"):
+            list(make(reference, selector, group=group, **options))
 
-    with pytest.raises(Exception, match=r"must leave at least the 4 candidates .* leaves 2 of 16"):
-        simulate_ranks(2, run)
+    simulate_ranks(2, run)
 
 
 def test_one_rank_warns_for_all(caplog):

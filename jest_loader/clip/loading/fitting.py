@@ -1,8 +1,11 @@
 """Fits a reference's scale and bias to a run's sub-batches where its batch size is not known."""
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import TypeVar
+
+import torch
 
 from jest_loader.batch import Batch
 from jest_loader.clip.config.train import TrainConfig
@@ -15,7 +18,6 @@ from jest_loader.skipped import use
 
 _LOG = logging.getLogger(__name__)
 _NUM_SAMPLED = 1024
-_DECIMALS = 3  # Fewer than the fit knows, and the same on all ranks.
 
 Reference = TypeVar("Reference", bound=SizedEmbedder)
 
@@ -25,7 +27,7 @@ def fitted(
 ) -> Reference:
     """The reference as it scores for a run's sub-batches; the log says what was fitted.
 
-    All ranks fit it to the same examples of the training data.
+    All ranks take what the first finds: rounding may differ from machine to machine.
 
     Args:
         reference: What scores, as it was trained.
@@ -40,17 +42,23 @@ def fitted(
     if reference.trained_batch_size is not None:
         return reference
     size = config.data.batch_size
+    reason, own = "", torch.full((2,), torch.nan, dtype=torch.float64)
     try:
         sample = _sample(config, decodes=decodes)
-        found = _rounded(reference.calibrated(sample, size, max_pairs=_NUM_SAMPLED))
+        fit = reference.calibrated(sample, size, max_pairs=_NUM_SAMPLED).calibration
+        assert fit is not None, "it is calibrated"
+        own = torch.tensor(fit[:2], dtype=torch.float64)
     except ValueError as error:
-        _say(f"it could not be fitted to sub-batches of {size} ({error})")
+        reason = f" ({error})"
+    scale, bias = ranks_of(None).all_gather(own)[0].tolist()
+    if math.isnan(scale):
+        _say(f"it could not be fitted to sub-batches of {size}{reason}")
         return reference
     _say(
-        f"its scale and bias were fitted to sub-batches of {size}, and are "
-        f"{found.logit_scale:g} and {found.logit_bias:g}"
+        f"its scale and bias were fitted to sub-batches of {size}, and are {scale:.3f} and "
+        f"{bias:.3f}"
     )
-    return reference.with_calibration(found)
+    return reference.with_calibration(Calibration(scale, bias, size))
 
 
 def _say(what: str) -> None:
@@ -60,13 +68,6 @@ def _say(what: str) -> None:
             "selection.reference_batch_size where you know it",
             what,
         )
-
-
-def _rounded(reference: SizedEmbedder) -> Calibration:
-    found = reference.calibration
-    assert found is not None, "it is calibrated"
-    scale, bias = (round(number, _DECIMALS) for number in found[:2])
-    return Calibration(scale, bias, found.batch_size)
 
 
 def _sample(config: TrainConfig, *, decodes: bool) -> Iterator[Batch]:
