@@ -15,8 +15,6 @@
     inflate       decompresses into as many bytes as the index says
     shard_bytes   a shard's bytes, in an open file or in memory
     open_file     a file that is read where it is looked at
-    remote        fetches files into a folder with a limit
-    owner         whose files that folder holds
 """
 
 from jest_loader.adapters.mds.source import MdsSource

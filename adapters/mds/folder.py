@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jest_loader.adapters.fetching import RemoteFolder, claim
 from jest_loader.adapters.mds.index import fetch_index, load_index
-from jest_loader.adapters.mds.owner import claim
-from jest_loader.adapters.mds.remote import RemoteFolder
 from jest_loader.adapters.mds.shard_files import ShardFiles
 from jest_loader.adapters.mds.shard_info import INDEX
 from jest_loader.adapters.mds.stream import MdsStream

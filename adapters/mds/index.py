@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jest_loader.adapters.mds.remote import MOST_INDEX_BYTES, RemoteFolder
+from jest_loader.adapters.fetching import MOST_INDEX_BYTES, RemoteFolder
 from jest_loader.adapters.mds.shard_info import INDEX, check_shard, is_name
 from jest_loader.checks import shown, without_secrets
 from jest_loader.files import read_regular

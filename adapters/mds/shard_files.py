@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jest_loader.adapters.fetching import RemoteFolder
 from jest_loader.adapters.mds.inflate import inflate
 from jest_loader.adapters.mds.open_file import OpenFile, Stamp
-from jest_loader.adapters.mds.remote import RemoteFolder
 from jest_loader.adapters.mds.shard_bytes import ShardBytes
 from jest_loader.checks import shown
 from jest_loader.ragged import Buffer

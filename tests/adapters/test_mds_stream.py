@@ -36,7 +36,7 @@ def url(remote, serve):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Between attempts it waits for seconds."""
-    monkeypatch.setattr("jest_loader.adapters.mds.remote.time.sleep", lambda _: None)
+    monkeypatch.setattr("jest_loader.adapters.fetching.remote.time.sleep", lambda _: None)
 
 
 def open_source(*streams, **options):

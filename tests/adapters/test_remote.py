@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jest_loader.adapters.mds.remote import RemoteFolder
+from jest_loader.adapters.fetching.remote import RemoteFolder
 
 FILES = {f"shard.{n}": bytes([n]) * 1000 for n in range(5)}
 SIZES = {name: len(data) for name, data in FILES.items()}
@@ -30,7 +30,7 @@ def url(folder, serve):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Between attempts it waits for seconds."""
-    monkeypatch.setattr("jest_loader.adapters.mds.remote.time.sleep", lambda _: None)
+    monkeypatch.setattr("jest_loader.adapters.fetching.remote.time.sleep", lambda _: None)
 
 
 def here(local) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_download_that_fails_is_tried_again(folder, tmp_path, monkeypatch):
             raise ConnectionError("reset")
         to.path.write_bytes(FILES["shard.0"])
 
-    monkeypatch.setattr("jest_loader.adapters.mds.remote._copy", flaky)
+    monkeypatch.setattr("jest_loader.adapters.fetching.remote._copy", flaky)
     remote = RemoteFolder(str(folder), tmp_path / "local")
     assert remote.fetch("shard.0").read_bytes() == FILES["shard.0"]
     assert len(attempts) == 3
@@ -76,7 +76,7 @@ def test_a_file_appears_once_it_is_whole(folder, tmp_path, monkeypatch):
         to.path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jest_loader.adapters.mds.remote._copy", killed)
+    monkeypatch.setattr("jest_loader.adapters.fetching.remote._copy", killed)
     with pytest.raises(KeyboardInterrupt):
         RemoteFolder(str(folder), tmp_path / "local").fetch("shard.0")
     assert here(tmp_path / "local") == []

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from jest_loader.adapters.mds import MdsSource, MdsStream, http_file, remote
-from jest_loader.adapters.mds.remote import RemoteFolder
+from jest_loader.adapters.fetching import RemoteFolder, http_file, part_file, remote
+from jest_loader.adapters.mds import MdsSource, MdsStream
 from jest_loader.checks import without_secrets
 from jest_loader.pack import write_mds
 
@@ -240,9 +240,9 @@ def test_a_full_disk_is_an_error_with_the_path(server, tmp_path, monkeypatch):
         def tell(self):
             return 0
 
-    write = http_file.PartFile.write
+    write = part_file.PartFile.write
     monkeypatch.setattr(
-        http_file.PartFile, "write", lambda self, _, block: write(self, Full(), block)
+        part_file.PartFile, "write", lambda self, _, block: write(self, Full(), block)
     )
     fetch_fails(folder(url, tmp_path), r"local/.*/shard.0 cannot be written \(No space left")
     assert len(requests) == 1

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from jest_loader.adapters.fetching.owner import MARK, claim
 from jest_loader.adapters.mds import MdsSource, MdsStream
-from jest_loader.adapters.mds.owner import MARK, claim
 from jest_loader.pack import write_mds
 
 

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from jest_loader.adapters.mds.http_file import HttpFile, NotFetched, PartFile, file_url
+from jest_loader.adapters.fetching.http_file import HttpFile, file_url
+from jest_loader.adapters.fetching.part_file import NotFetched, PartFile
 from jest_loader.checks import shown, without_secrets
 
 _ATTEMPTS = 3

@@ -1,0 +1,14 @@
+"""Files of a remote folder, fetched into a local one that processes share and that may be limited.
+
+::
+
+    remote      RemoteFolder: the files of a URL or a path, as local ones
+    http_file   one of them over HTTP, which goes on where it stopped
+    part_file   what has arrived of it, held to a length
+    owner       whose files a local folder holds
+"""
+
+from jest_loader.adapters.fetching.owner import claim
+from jest_loader.adapters.fetching.remote import MOST_INDEX_BYTES, RemoteFolder
+
+__all__ = ["MOST_INDEX_BYTES", "RemoteFolder", "claim"]
