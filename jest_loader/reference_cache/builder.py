@@ -131,7 +131,8 @@ class Builder:
     def _add(self, number: int, columns: Arrays, state: dict[str, Any] | None) -> None:
         missing = is_missing(columns["loss" if "loss" in columns else "image"])
         ids, unnamed = columns["sample_id"][missing], self._measure.if_nan
-        if missing.all() and (number == 0 or len(missing) == self._chunk_rows):
+        is_odd = missing.all() and (number == 0 or len(missing) == self._chunk_rows)
+        if is_odd and not self._measure.missing_is_known:
             raise ValueError(
                 "a reference must be able to use some examples of a chunk, but of "
                 f"{len(ids)}, from sample {ids[0]} on, it could use none; check the model and "

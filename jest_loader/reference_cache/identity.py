@@ -15,6 +15,9 @@ from jest_loader.reference_cache.chunk_records import BATCH_SIZE
 from jest_loader.scoring.models import ModelEmbedder
 from jest_loader.scoring.wrappers import unwrapped, without_compiler
 
+PUBLISHED = "published"
+"""What an identity calls the digest of embeddings that somebody else computed."""
+
 
 def model_fingerprint(model: nn.Module) -> str:
     """The model's class, and a BLAKE2b digest of its architecture and its weights by name.

@@ -35,6 +35,8 @@ class Measure(Protocol[Output]):
     """Runs a reference. ``start`` may leave work to a device, ``finish`` waits for it."""
 
     kind: Kind
+    missing_is_known: bool
+    """Whether it was counted before what is missing, so that none of a chunk may be there."""
 
     @property
     def if_nan(self) -> str:
@@ -92,6 +94,7 @@ class EmbeddingMeasure:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
+        self.missing_is_known: bool = getattr(embedder, "missing_is_known", False)
         self.logit: Logit | None = None
 
     def expect(self, logit: Logit | None) -> None:
@@ -148,6 +151,7 @@ class LossMeasure:
     """
 
     kind: Kind = "loss"
+    missing_is_known: bool = False
     if_nan: str = "it is NaN"
     logit: Logit | None = None
 
