@@ -416,7 +416,7 @@ def cfg_with(folder, text=None, **changes):
         ),
         (
             lambda f: CacheConfig(data=f, out=f),
-            "a cache is of a reference; set checkpoint, open_clip.name or folds",
+            "set one of checkpoint, open_clip.name, folds and from",
         ),
         (
             lambda f: cache_command(

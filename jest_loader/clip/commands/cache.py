@@ -1,11 +1,13 @@
 """``jest-loader cache`` and ``jest-loader verify-cache``."""
 
+import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jest_loader.checks import whole
+from jest_loader.clip.commands.adopt import AdoptOptions, adopt_embeddings
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.loading.cache import build_reference_cache
@@ -81,7 +83,7 @@ class _ReferenceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig(_ReferenceOptions):
+class CacheConfig(AdoptOptions, _ReferenceOptions):
     """Embed a data set once with a reference model, so that selection need not run it."""
 
     data: Path
@@ -121,14 +123,23 @@ class CacheConfig(_ReferenceOptions):
     others, seconds.
     """
 
+    json: bool = False
+    """Print what the cache holds as one JSON document; not of folds."""
+
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
         whole("chunk_rows", self.chunk_rows, 1)
         if self.reference_batch_size is not None:
             whole("reference_batch_size", self.reference_batch_size, 1)
         super().__post_init__()
-        if not self.names_one:
-            raise ValueError("a cache is of a reference; set checkpoint, open_clip.name or folds")
+        self.check_adoption()
+        if self.names_one == (self.from_ is not None):
+            raise ValueError(
+                "a cache is of one reference, or of published embeddings; set one of checkpoint, "
+                "open_clip.name, folds and from"
+            )
+        if self.json and self.folds:
+            raise ValueError("json is of one reference; leave out json, or folds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +160,8 @@ def cache_command(config: CacheConfig) -> str:
         ValueError: as ``build``, or if there is no such checkpoint or data.
         TimeoutError: as ``build``.
     """
+    if config.from_ is not None:
+        return _printed(config, _adopted(config))
     if config.folds:
         check_free_for_folds(config.out, len(config.folds), overwrite=config.overwrite)
     built = [
@@ -158,7 +171,7 @@ def cache_command(config: CacheConfig) -> str:
     if config.folds:
         return _finish_folds(config, built)
     _warn_of_seen(_seen_share(built[0]), "the reference was trained on")
-    return f"{config.out}: {_described(built[0])}"
+    return _printed(config, built[0])
 
 
 def verify_command(config: VerifyConfig) -> str:
@@ -182,6 +195,27 @@ def verify_command(config: VerifyConfig) -> str:
             expect["data"] = shards.fingerprint(read_manifest(path).num_rows)
         found.append(_described(verify(path, expect=expect)))
     return f"{config.cache}: whole; {'; '.join(found)}"
+
+
+def _adopted(config: CacheConfig) -> Manifest:
+    return adopt_embeddings(
+        config,
+        config.data,
+        config.out,
+        other_column=config.caption_column,
+        trained_batch_size=config.reference_batch_size,
+        chunk_rows=config.chunk_rows,
+        overwrite=config.overwrite,
+    )
+
+
+def _printed(config: CacheConfig, manifest: Manifest) -> str:
+    """One line on what a cache of one reference holds, or its manifest without checksums."""
+    if not config.json:
+        return f"{config.out}: {_described(manifest)}"
+    known = {**asdict(manifest), "cache": str(config.out)}
+    del known["checksums"]
+    return json.dumps(known)
 
 
 def _build(config: CacheConfig, path: Path, model: ClipModel, loss: Loss) -> Manifest:

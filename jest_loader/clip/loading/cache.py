@@ -18,6 +18,7 @@ from jest_loader.protocols import Embedder, Loss
 from jest_loader.reference_cache import CachedReference, Manifest, build
 from jest_loader.reference_cache.folds import fold_paths
 from jest_loader.reference_cache.format import read_manifest
+from jest_loader.reference_cache.identity import PUBLISHED
 from jest_loader.scoring.cross_fitted import CrossFitted
 from jest_loader.scoring.models import FrozenReference
 from jest_loader.scoring.precision import Precision
@@ -109,11 +110,12 @@ def _open(
     device: torch.device,
 ) -> CachedReference:
     """A cache of one reference, as ``open_reference_cache``."""
-    num_rows = read_manifest(path).num_rows
-    expect = {
-        "data": shards.fingerprint(num_rows),
-        **inputs_of(config.data, trained_architecture(config), config.loss),
-    }
+    manifest = read_manifest(path)
+    num_rows = manifest.num_rows
+    expect = inputs_of(config.data, trained_architecture(config), config.loss)
+    if PUBLISHED in manifest.identity:  # Its model read pictures and captions in its own way.
+        expect = {"loss": config.loss}
+    expect["data"] = shards.fingerprint(num_rows)
     cached = CachedReference.open(
         path,
         expect=expect,
