@@ -10,6 +10,9 @@ from jest_loader.checks import first_few, shown, whole
 
 Output = TypeVar("Output")
 
+SKIP_REASON = "skip_reason"
+"""A column of a source's batches that says of each row why it is to be skipped, or ""."""
+
 
 class SkipRowsError(ValueError):
     """Raised by ``prepare``, ``materialize`` or what runs a model for rows that it cannot use.
@@ -73,14 +76,18 @@ def use(
         batch: The batch.
         rows: The rows of it to call ``function`` with; None for all.
 
+    It is not called with the column ``SKIP_REASON``, nor with rows that have a reason there.
+
     Raises:
         ValueError: if it names rows that it was not called with.
     """
-    if rows is None:
-        rows = list(range(num_examples(batch)))
-    else:
-        batch = take(batch, torch.tensor(rows, dtype=torch.int64))
-    reasons: dict[int, str] = {}
+    all_rows = list(range(num_examples(batch))) if rows is None else rows
+    batch, known = without_reasons(batch)
+    reasons = {row: known[row] for row in all_rows if row in known}
+    good = [row for row in all_rows if row not in known]
+    if rows is not None or reasons:
+        batch = take(batch, torch.tensor(good, dtype=torch.int64))
+    rows = good
     while rows:
         try:
             return Used(function(batch), rows, reasons)
@@ -91,6 +98,24 @@ def use(
             rows = [rows[row] for row in good]
             batch = take(batch, torch.tensor(good, dtype=torch.int64))
     return Used(None, [], reasons)
+
+
+def without_reasons(batch: Batch) -> tuple[Batch, dict[int, str]]:
+    """A source's batch without its column ``SKIP_REASON``, and the reasons there, by row.
+
+    Raises:
+        ValueError: if that column is no list of text.
+    """
+    if not isinstance(batch, Mapping) or SKIP_REASON not in batch:
+        return batch, {}
+    column = batch[SKIP_REASON]
+    if not isinstance(column, list) or not all(isinstance(reason, str) for reason in column):
+        raise ValueError(
+            f"column {SKIP_REASON!r} must be a list of text, why each row is to be skipped or "
+            f"'', got {shown(repr(column))}; give the column another name if it is something else"
+        )
+    rest = {name: values for name, values in batch.items() if name != SKIP_REASON}
+    return rest, {row: reason for row, reason in enumerate(column) if reason}
 
 
 def check_rows(error: SkipRowsError, num_rows: int) -> None:

@@ -14,7 +14,6 @@
     shard_files   opens their files, and checks them against the index
     inflate       decompresses into as many bytes as the index says
     shard_bytes   a shard's bytes, in an open file or in memory
-    open_file     a file that is read where it is looked at
 """
 
 from jest_loader.adapters.mds.source import MdsSource

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jest_loader.adapters.mds.open_file import OpenFile
+from jest_loader.adapters.blocks.open_file import OpenFile
 from jest_loader.checks import shown
 from jest_loader.ragged import RaggedBytes
 

@@ -4,15 +4,14 @@ A file may change after its hash was checked. So the hash is checked when a shar
 and again whenever the file's size, time stamps or inode have changed since.
 """
 
-import errno
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jest_loader.adapters.blocks.open_file import OpenFile, Stamp
 from jest_loader.adapters.fetching import RemoteFolder
 from jest_loader.adapters.mds.inflate import inflate
-from jest_loader.adapters.mds.open_file import OpenFile, Stamp
 from jest_loader.adapters.mds.shard_bytes import ShardBytes
 from jest_loader.checks import shown
 from jest_loader.ragged import Buffer
@@ -86,14 +85,6 @@ class ShardFiles:
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"shard {path} is in the index but not in the folder; fetch it again"
-            ) from error
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            raise OSError(
-                errno.EMFILE,
-                f"shard {path} cannot be opened, since this process has as many files open as it "
-                "may; raise that limit (ulimit -n), lower window_rows or write larger shards",
             ) from error
         _check_size(len(file), info, str(path))
         return file

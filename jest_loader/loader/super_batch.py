@@ -135,7 +135,7 @@ class _Reader:
     def _candidates(self) -> Batch:
         if not self._usable:
             raise ValueError(
-                f"prepare must be able to use some rows, but of {self.num_rows} it can use none: "
+                f"a run has to be able to use some rows, but of {self.num_rows} it can use none: "
                 f"{listed(self._skipped)}; mend the data, or prepare"
             )
         usable = concat(self._usable)
@@ -186,9 +186,7 @@ class _Reader:
 @ending_nothing("prepare")
 def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
     """The batch as ``prepare`` returns it, once it is known to have a row for each of its rows."""
-    if prepare is None:
-        return Used(batch, list(range(num_examples(batch))), {})
-    used = use(prepare, batch)
+    used = use(prepare or _unchanged, batch)
     if used.rows and used.output is None:
         raise ValueError("prepare must return the batch, got None; add a return")
     if used.output is not None and num_examples(used.output) != len(used.rows):
@@ -198,6 +196,10 @@ def _prepared(prepare: Prepare | None, batch: Batch) -> Used[Batch]:
             "it cannot use"
         )
     return used
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
 
 
 def size_error(super_batch_size: int, batch_size: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jest_loader.adapters.tar.names import IMAGES, is_another, several
 from jest_loader.checks import shown
 from jest_loader.pack.members import Content, tar_members
 from jest_loader.pack.records import (
@@ -23,8 +24,7 @@ from jest_loader.pack.records import (
     extra_columns,
 )
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_MOST_BYTES = dict.fromkeys(_IMAGES, MOST_IMAGE_BYTES) | {"txt": 1 << 24, "json": 1 << 24}
+_MOST_BYTES = dict.fromkeys(IMAGES, MOST_IMAGE_BYTES) | {"txt": 1 << 24, "json": 1 << 24}
 _LOG = logging.getLogger(__name__)
 _Group = dict[str, Content]  # by extension
 
@@ -70,7 +70,7 @@ def tar_records(
 
 
 def _record(name: str, group: _Group, caption_column: str, keep_columns: tuple[str, ...]) -> Record:
-    images = [extension for extension in group if extension in _IMAGES]
+    images = [extension for extension in group if extension in IMAGES]
     if not images:
         raise SkipError("no picture beside it")
     if "txt" not in group and "json" not in group:
@@ -123,7 +123,8 @@ def _groups(path: Path) -> Iterator[tuple[str, _Group]]:
             yield key, group
             group = {}
         key = member_key
-        _check_one(path, key, group, extension)
+        if is_another(extension, group):
+            raise several(path.name, key, extension)
         group[extension] = content
     if group:
         yield key, group
@@ -137,37 +138,13 @@ def _parts(name: PurePosixPath) -> tuple[str, str]:
     return (str(name.with_name(stem)) if stem else str(name)), extension.lower()
 
 
-def _check_one(path: Path, key: str, group: _Group, extension: str) -> None:
-    """Raise ``ValueError`` if another member shows that a group is several examples."""
-    prefix, _, suffix = extension.rpartition(".")
-    if suffix not in _MOST_BYTES:
-        return
-    is_image = suffix in _IMAGES
-    second = extension in group or (
-        is_image and not prefix and any(other in _IMAGES for other in group)
-    )
-    kinds = ("txt", "json") if is_image else _IMAGES
-    dotted = prefix and any(f"{prefix}.{kind}" in group for kind in kinds)
-    if second or dotted or prefix[:1].isdigit():
-        raise _several(path, key, extension)
-
-
 def _further_images(path: Path, key: str, group: _Group) -> list[str]:
     """Extensions such as ``seg.png``, which are left out where the example has its picture.
 
     Raises:
         ValueError: if it has not, and they are several: each may be a picture of its own.
     """
-    further = [name for name in group if name.rpartition(".")[2] in _IMAGES and "." in name]
-    if len(further) > 1 and not any(name in _IMAGES for name in group):
-        raise _several(path, key, further[-1])
+    further = [name for name in group if name.rpartition(".")[2] in IMAGES and "." in name]
+    if len(further) > 1 and not any(name in IMAGES for name in group):
+        raise several(path.name, key, further[-1])
     return further
-
-
-def _several(path: Path, key: str, extension: str) -> ValueError:
-    return ValueError(
-        f"an example of a tar must be one picture, but {shown(path.name)} has several members of "
-        f"one kind for {shown(key)!r}, the name up to the first dot (the last is "
-        f".{shown(extension)}); rename them so that only the extension follows the first dot "
-        "(IMG_0000.jpg for IMG.0000.jpg)"
-    )

@@ -1,5 +1,7 @@
 """Loaders of torch and torchdata, and our own sources, by the table of docs/sources.md."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler
@@ -7,6 +9,7 @@ from torchdata import nodes
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jest_loader.pack import write_mds, write_zarr
+from tests.adapters.tars import write_tar
 from tests.frameworks.sources import LEFT_OVER, WHOLE, Measuring, check, check_ranks
 from tests.helpers import numbered_batches
 from tests.loader.builders import Rows
@@ -94,14 +97,31 @@ def zarr(folder):
     return ZarrSource(folder, batch_size=10)
 
 
-OURS = {"`MdsSource`": (mds, write_mds, "int64"), "`ZarrSource`": (zarr, write_zarr, "int64")}
+def tar(folder):
+    from jest_loader.adapters.tar import TarSource
+
+    return TarSource(folder, batch_size=10, columns={"number": "json:n:int"})
+
+
+def write_tars(folder, _, rows):
+    Path(folder).mkdir()
+    members = {f"{row['number']:03d}.json": b'{"n": %d}' % row["number"] for row in rows}
+    write_tar(Path(folder, "00000.tar"), members)
+
+
+OURS = {
+    "`MdsSource`": (mds, write_mds, "int64"),
+    "`ZarrSource`": (zarr, write_zarr, "int64"),
+    "`TarSource`": (tar, write_tars, "int64"),
+}
 
 
 @pytest.fixture(params=OURS)
 def ours(request, tmp_path):
     """A source of ours: its name, what opens it, and folders by their number of rows."""
     source, write, kind = OURS[request.param]
-    pytest.importorskip("streaming" if source is mds else "zarr")
+    if source is not tar:
+        pytest.importorskip("streaming" if source is mds else "zarr")
     folders = {n: str(tmp_path / str(n)) for n in (WHOLE, LEFT_OVER)}
     for num_rows, folder in folders.items():
         write(folder, {"number": kind}, [{"number": row} for row in range(num_rows)])

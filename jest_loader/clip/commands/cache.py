@@ -87,7 +87,9 @@ class CacheConfig(AdoptOptions, _ReferenceOptions):
     """Embed a data set once with a reference model, so that selection need not run it."""
 
     data: Path
-    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars:
+    a folder, or a pattern such as 'shards/{00000..01023}.tar'.
+    """
 
     out: Path
     """Folder of the cache. The same command goes on from what it holds."""

@@ -23,7 +23,9 @@ class DataConfig:
     """What is trained on, and what is held out."""
 
     train: Path
-    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them."""
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars:
+    a folder, or a pattern such as 'shards/{00000..01023}.tar'.
+    """
 
     test: Path | None = None
     """Held-out data of the same columns, for zero-shot and retrieval evaluation; None evaluates on
@@ -32,11 +34,11 @@ class DataConfig:
 
     image_column: str = "image"
     """Column of images: encoded bytes (JPEG, PNG, WebP), or pixels of shape [height, width(,
-    channels)].
+    channels)]. Of tars also a member, such as jpg.
     """
 
     caption_column: str = "caption"
-    """Column of captions."""
+    """Column of captions. Of tars also a member or a field, such as txt or json:text:str."""
 
     watch_columns: tuple[str, ...] = ()
     """Columns of numbers, such as marks of quality or source, whose means over the sub-batches

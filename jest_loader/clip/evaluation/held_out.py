@@ -16,7 +16,7 @@ from jest_loader.clip.config.train import DataConfig
 from jest_loader.clip.evaluation.class_names import read_class_names, read_templates
 from jest_loader.clip.loading.columns import ShardSource, open_shards, tokenize_and_decode
 from jest_loader.clip.models.inputs import ModelInputs
-from jest_loader.skipped import SkipRowsError, listed, named
+from jest_loader.skipped import SkipRowsError, listed, named, without_reasons
 
 _BLOCK_IMAGES, _BLOCK_BYTES = 1024, 1 << 24  # The most that is decoded at once.
 _KEPT_BYTES = 1 << 30  # The most pixels of a set that stay in memory between evaluations.
@@ -77,7 +77,9 @@ def read_held_out(held_out: HeldOutSet, model: ModelInputs) -> HeldOut:
     """
     image_bytes = model.channels * model.image_size**2
     block = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // image_bytes))
-    source = open_shards(held_out.data, batch_size=block, shuffle=False, drop_last=False)
+    source = open_shards(
+        held_out.data, _wanted(held_out), batch_size=block, shuffle=False, drop_last=False
+    )
     columns = _read_columns(source, held_out)
     num_rows = source.num_examples
     ids = columns.get(held_out.image_id_column or "", range(num_rows))
@@ -133,11 +135,26 @@ class _Pictures:
         return pixels
 
 
+def _wanted(held_out: HeldOutSet) -> list[str]:
+    """The columns of images, labels, captions and ids, as far as there are any."""
+    columns = (
+        held_out.image_column,
+        held_out.class_column,
+        held_out.text_column,
+        held_out.image_id_column,
+    )
+    return list(dict.fromkeys(name for name in columns if name is not None))
+
+
 def _read_columns(source: ShardSource, held_out: HeldOutSet) -> dict[str, list[Any]]:
     """The columns of labels, captions and ids, of all rows."""
-    wanted = (held_out.class_column, held_out.text_column, held_out.image_id_column)
-    columns: dict[str, list[Any]] = {name: [] for name in wanted if name is not None}
+    columns: dict[str, list[Any]] = {name: [] for name in _wanted(held_out)[1:]}
     for batch in source:
+        if reasons := without_reasons(batch)[1]:
+            raise ValueError(
+                f"all examples of {held_out.data} must be readable to evaluate on them, but not "
+                f"{listed(named(reasons, batch))}; mend them, or leave them out of it"
+            )
         for name in (held_out.image_column, *columns):
             if name not in batch:
                 raise ValueError(

@@ -15,6 +15,7 @@ from jest_loader.clip.loading.columns import (
     Decode,
     ShardSource,
     Tokenize,
+    columns_of,
     open_shards,
     tokenize_and_decode,
 )
@@ -67,6 +68,7 @@ def build_loader(
     batch_size = per_rank("data.batch_size", config.data.batch_size)
     shards = open_shards(
         config.data.train,
+        columns_of(config.data),
         batch_size=batch_size,
         shuffle=True,
         window_rows=config.data.window_rows,

@@ -7,6 +7,7 @@ import torch
 from jest_loader.clip.config.train import DataConfig, TrainConfig
 from jest_loader.clip.loading.columns import (
     ShardSource,
+    columns_of,
     open_shards,
     seen_in_shards,
     tokenize_and_decode,
@@ -46,7 +47,9 @@ def build_reference_cache(  # noqa: PLR0913
         ValueError: as ``jest_loader.reference_cache.build``.
         TimeoutError: as ``jest_loader.reference_cache.build``.
     """
-    shards = open_shards(data.train, batch_size=batch_size, shuffle=False, drop_last=False)
+    shards = open_shards(
+        data.train, columns_of(data), batch_size=batch_size, shuffle=False, drop_last=False
+    )
     return build(
         path,
         shards,

@@ -1,6 +1,6 @@
 """From shards to the columns that the towers take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from jest_loader.adapters.blocks import SourceKeywords
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
+from jest_loader.adapters.tar import IMAGE, TarSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch
 from jest_loader.clip.config.train import DataConfig
@@ -18,23 +19,47 @@ from jest_loader.clip.models.inputs import CONTENT, ModelInputs
 from jest_loader.ragged import RaggedBytes
 from jest_loader.seen import SeenFunction, SeenRows, content_keys
 
-ShardSource = MdsSource | ZarrSource
+ShardSource = MdsSource | ZarrSource | TarSource
 
 
-def open_shards(path: Path, **options: Unpack[SourceKeywords]) -> ShardSource:
-    """A source over a folder of MDS shards or a Zarr group.
+def open_shards(
+    path: Path, columns: Sequence[str] = (), **options: Unpack[SourceKeywords]
+) -> ShardSource:
+    """A source over a folder of MDS shards, a Zarr group, or WebDataset tars.
+
+    Args:
+        path: The folder; of tars also a pattern, as ``shards/{00000..01023}.tar``.
+        columns: Columns that are wanted. Of tars they are what ``TarSource`` calls the members, as
+            ``jpg``, ``txt`` or ``json:uid``, where they are not ``image`` and ``caption``.
+        **options: How rows are put into batches.
 
     Raises:
-        ValueError: if ``path`` is neither.
+        ValueError: if ``path`` is none of these.
     """
     if (path / "index.json").is_file():
         return MdsSource(path, **options)
     if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
         return ZarrSource(path, **options)
+    if ".tar" in path.name or (path.is_dir() and any(path.glob("*.tar*"))):
+        return TarSource(path, columns=_tar_columns(columns), **options)
     raise ValueError(
-        f"{path} must be a folder of MDS shards (with index.json) or a Zarr group (with "
-        "zarr.json); jest-loader pack makes either from images and captions"
+        f"{path} must be a folder of MDS shards (with index.json), a Zarr group (with zarr.json) "
+        "or WebDataset tars (a folder of them, or a pattern as shards/{00000..01023}.tar); "
+        "jest-loader pack makes shards from images and captions"
     )
+
+
+def columns_of(data: DataConfig) -> tuple[str, ...]:
+    """The columns that a run reads."""
+    return (data.image_column, data.caption_column, *data.watch_columns)
+
+
+def _tar_columns(columns: Sequence[str]) -> dict[str, str] | None:
+    """What of tars' members is wanted; None for the usual."""
+    if set(columns) <= {"image", "caption"}:
+        return None
+    usual = {"image": IMAGE, "caption": "txt"}
+    return {name: usual.get(name, name) for name in columns if name}
 
 
 class Tokenize:

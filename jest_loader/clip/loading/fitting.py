@@ -9,7 +9,7 @@ import torch
 
 from jest_loader.batch import Batch
 from jest_loader.clip.config.train import TrainConfig
-from jest_loader.clip.loading.columns import open_shards, tokenize_and_decode
+from jest_loader.clip.loading.columns import columns_of, open_shards, tokenize_and_decode
 from jest_loader.clip.models.trained import trained_architecture
 from jest_loader.ranks.ranks import ranks_of
 from jest_loader.scoring.calibration import Calibration
@@ -76,6 +76,7 @@ def _sample(config: TrainConfig, *, decodes: bool) -> Iterator[Batch]:
     prepare = tokenize_and_decode(data, trained_architecture(config)) if decodes else None
     for batch in open_shards(
         data.train,
+        columns_of(data),
         batch_size=data.batch_size,
         shuffle=True,
         window_rows=data.window_rows,

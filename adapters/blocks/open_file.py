@@ -5,6 +5,7 @@ file that is deleted, or that another is renamed over, stays as it was for whoev
 that is written into shows another size or time of change, which is looked at after each reading.
 """
 
+import errno
 import os
 import weakref
 from collections.abc import Iterator
@@ -31,19 +32,21 @@ class OpenFile:
 
     Args:
         path: The file.
+        in_part: Whether only small parts of it will be looked at.
 
     Raises:
         OSError: if it cannot be opened, or is no regular file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_part: bool = False) -> None:
         self.path = path
-        self._descriptor = open_regular(path)
+        self._descriptor = _opened(path)
         weakref.finalize(self, os.close, self._descriptor)
         self.stamp = self._stamp()
         if hasattr(os, "posix_fadvise"):  # not on macOS
             # Rows are looked at in any order, which would read a file page by page.
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            advice = os.POSIX_FADV_RANDOM if in_part else os.POSIX_FADV_WILLNEED
+            os.posix_fadvise(self._descriptor, 0, 0, advice)
 
     def __len__(self) -> int:
         """Bytes."""
@@ -90,3 +93,16 @@ class OpenFile:
     def _stamp(self) -> Stamp:
         found = os.fstat(self._descriptor)
         return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise OSError(
+            errno.EMFILE,
+            f"shard {path} cannot be opened, since this process has as many files open as it "
+            "may; raise that limit (ulimit -n), lower window_rows or write larger shards",
+        ) from error
