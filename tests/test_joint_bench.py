@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.joint import compare, records
+from bench.joint.__main__ import check_pool
 from bench.joint.arms import Setting
 from bench.joint.dictionary import Dictionary, grams_of, other_pairs, pairs_of, write
 from bench.joint.references import Reference
@@ -56,6 +57,14 @@ def test_no_family_is_in_two_parts(dictionary):
     families = [set(dictionary.family[rows].tolist()) for rows in vars(split).values()]
     assert sum(map(len, families)) == len(set.union(*families)) == 201
     assert sum(map(len, vars(split).values())) == len(dictionary)
+
+
+def test_a_pool_smaller_than_a_super_batch_is_refused(dictionary):
+    split = Split.of(dictionary)
+    size = len(split.pool) // 5
+    check_pool(split, Setting(batch_size=size))
+    with pytest.raises(SystemExit, match=rf"at least {5 * size + 5} pairs.*--batch-size"):
+        check_pool(split, Setting(batch_size=size + 1))
 
 
 def test_a_stated_share_of_the_pool_has_wrong_captions_at_any_place(dictionary):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import get_args
 
 from bench.harness import parser_of, print_document
-from bench.joint.arms import ARMS, Setting
+from bench.joint.arms import ARMS, RATIO, Setting
 from bench.joint.dictionary import Dictionary
 from bench.joint.records import RECORDS, append, is_recorded
 from bench.joint.references import REFERENCES, reference_of
@@ -58,12 +58,25 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
+def check_pool(split: Split, setting: Setting) -> None:
+    """Refuse a pool that is smaller than one super-batch."""
+    num_rows = len(split.candidates(of_all=setting.languages == "all"))
+    least = RATIO * setting.batch_size
+    if num_rows < least:
+        raise SystemExit(
+            f"the pool, nearly half of the dictionary, must have at least {least} pairs, "
+            f"{RATIO} batches of {setting.batch_size}, got {num_rows}; make a larger dictionary, "
+            "or set a smaller --batch-size"
+        )
+
+
 def main() -> None:
     """Make the runs that are missing."""
     arguments = parsed()
     dictionary = Dictionary.read(arguments.data).to(arguments.device)
     split = Split.of(dictionary)
     setting = Setting(**{name: getattr(arguments, name) for name in vars(_DEFAULT)})
+    check_pool(split, setting)
     arguments.out.mkdir(parents=True, exist_ok=True)
     reference = reference_of(setting.reference, setting.loss, dictionary, split, arguments.out)
     print(f"{setting}, the reference's {reference.accuracy}", flush=True)

@@ -125,7 +125,8 @@ def _check(config: PackConfig) -> None:
         )
     if config.leave_out is not None:
         fold, num_folds = config.leave_out
-        whole("--leave-out's first number, a fold,", fold, 0, whole("its second", num_folds, 2) - 1)
+        last = whole("--leave-out's second number, of folds,", num_folds, 2) - 1
+        whole("--leave-out's first number, a fold counted from 0,", fold, 0, last)
     output = config.output.resolve()
     sources = [*config.input, *([config.captions] if config.captions else [])]
     inside = [str(path) for path in sources if path.resolve().is_relative_to(output)]

@@ -310,10 +310,13 @@ def test_the_fold_of_a_picture_depends_on_its_bytes_alone(tmp_path: Path, photos
     assert set(read_all(again.output)["image"]) == kept
 
 
-@pytest.mark.parametrize("fold", [(2, 2), (-1, 2), (0, 1)])
+@pytest.mark.parametrize(
+    ("fold", "which"),
+    [((2, 2), "first number, a fold counted from 0"), ((-1, 2), "first"), ((0, 1), "second")],
+)
 def test_a_fold_that_cannot_be_is_refused(
-    tmp_path: Path, photos: Path, fold: tuple[int, int]
+    tmp_path: Path, photos: Path, fold: tuple[int, int], which: str
 ) -> None:
     captions = write_csv(tmp_path / "captions.csv", rows_of(photos))
-    with pytest.raises(ValueError, match=r"must be a whole number"):
+    with pytest.raises(ValueError, match=rf"--leave-out's {which}.* must be a whole number"):
         pack(PackConfig((photos,), tmp_path / "out", captions=captions, leave_out=fold))
