@@ -95,20 +95,23 @@ def test_a_run_that_stopped_goes_on_with_the_same_turns(folder, tmp_path, monkey
 def test_the_command_says_who_has_seen_what(folder, tmp_path, caplog):
     found = cache_command(command(folder, "a", "b"))
     assert found.endswith(
-        "cache: 2 references, which were trained on 16.7, 16.7 % of 96 examples, and all of them "
-        "on 0.0 %"
+        "cache: 2 references, which were trained on 16.7, 16.7 % of 96 examples; 0.0 % of the "
+        "examples have been seen by each"
     )
     assert not [line for line in caplog.messages if "of these data" in line]
     found = cache_command(command(folder, "a", "both", out=tmp_path / "cache"))
-    assert found.endswith("on 16.7, 33.3 % of 96 examples, and all of them on 16.7 %")
-    assert [
-        line for line in caplog.messages if "all of the references were trained on 17 %" in line
-    ]
+    assert found.endswith(
+        "16.7, 33.3 % of 96 examples; 16.7 % of the examples have been seen by each"
+    )
+    (warned,) = [line for line in caplog.messages if "of these data" in line]
+    assert warned.startswith("17 % of these data have been seen by each of the references")
+    assert "never chosen; train the references on parts that do not overlap" in warned
 
 
 def test_folds_are_verified_one_by_one(folder, tmp_path):
     found = verify_command(VerifyConfig(cache=folder / "cache", data=folder / "train"))
-    assert found.count("96 examples") == 2
+    assert "whole; fold-0: 96 examples" in found
+    assert "; fold-1: 96 examples" in found
     folds = command(folder, "a", "b").folds
     verify_command(VerifyConfig(cache=folder / "cache", folds=folds))
     with pytest.raises(ValueError, match=r"the model of .*fold-0 is"):

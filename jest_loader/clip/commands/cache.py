@@ -172,7 +172,7 @@ def cache_command(config: CacheConfig) -> str:
     ]
     if config.folds:
         return _finish_folds(config, built)
-    _warn_of_seen(_seen_share(built[0]), "the reference was trained on")
+    _warn_of_seen(_seen_share(built[0]))
     return _printed(config, built[0])
 
 
@@ -196,6 +196,8 @@ def verify_command(config: VerifyConfig) -> str:
             shards = open_shards(config.data, batch_size=1, shuffle=False)
             expect["data"] = shards.fingerprint(read_manifest(path).num_rows)
         found.append(_described(verify(path, expect=expect)))
+    if len(found) > 1:
+        found = [f"{path.name}: {one}" for path, one in zip(paths, found, strict=True)]
     return f"{config.cache}: whole; {'; '.join(found)}"
 
 
@@ -252,21 +254,26 @@ def _finish_folds(config: CacheConfig, built: list[Manifest]) -> str:
     if launched_as()[0] == 0:
         save_folds(config.out, len(built))
     num_lost, num_rows = num_seen_by_all(config.out), built[0].num_rows
-    _warn_of_seen(num_lost / num_rows, "all of the references were trained on")
+    if num_lost > MOST_SHARE * num_rows:
+        _LOG.warning(
+            "%.0f %% of these data have been seen by each of the references, so that none may "
+            "score them and they are never chosen; train the references on parts that do not "
+            "overlap",
+            100 * num_lost / num_rows,
+        )
     shares = ", ".join(f"{100 * (_seen_share(one) or 0):.1f}" for one in built)
     return (
         f"{config.out}: {len(built)} references, which were trained on {shares} % of {num_rows} "
-        f"examples, and all of them on {100 * num_lost / num_rows:.1f} %"
+        f"examples; {100 * num_lost / num_rows:.1f} % of the examples have been seen by each"
     )
 
 
-def _warn_of_seen(share: float | None, who: str) -> None:
+def _warn_of_seen(share: float | None) -> None:
     if (share or 0) > MOST_SHARE:
         _LOG.warning(
-            "%s %.0f %% of these data: selection from them favours what it has memorised; leave "
-            "those rows out with selection.exclude_seen, cross-fit with --folds, or take a "
-            "reference that was trained on other data",
-            who,
+            "the reference was trained on %.0f %% of these data: selection from them favours what "
+            "it has memorised; leave those rows out with selection.exclude_seen, cross-fit with "
+            "--folds, or take a reference that was trained on other data",
             100 * (share or 0),
         )
 
