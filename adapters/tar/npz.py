@@ -57,6 +57,15 @@ def npy_array(content: memoryview) -> NDArray[Any]:
     return _array(io.BytesIO(content), len(content))
 
 
+def npy_head(form: Form) -> bytes:
+    """How an npy file of an array begins, as NumPy writes it."""
+    file = io.BytesIO()
+    parser: Any = np.lib.format  # which has no types
+    parser.write_array(file, np.zeros(form.shape, form.dtype), allow_pickle=False)
+    size = math.prod(form.shape) * form.dtype.itemsize
+    return file.getvalue()[: len(file.getvalue()) - size]
+
+
 def _array(file: IO[bytes], num_bytes: int) -> NDArray[Any]:
     parser: Any = np.lib.format  # which has no types
     version = parser.read_magic(file)

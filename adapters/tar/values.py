@@ -1,6 +1,7 @@
 """What members hold, as columns."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from jest_loader.adapters.blocks.columns import Column
 from jest_loader.adapters.tar.column_spec import ColumnSpec
-from jest_loader.adapters.tar.npz import Form, npy_array, npz_array
+from jest_loader.adapters.tar.npz import Form, npy_array, npy_head, npz_array
 from jest_loader.checks import shown
 
 Contents = Sequence[memoryview | None]
@@ -58,6 +59,8 @@ def _joined(spec: ColumnSpec, values: list[Any], form: Form | None) -> Column | 
 
 def _reader(spec: ColumnSpec, form: Form | None) -> tuple[Callable[[memoryview], Any], Any]:
     """What reads a member, and the neutral value."""
+    if form is not None and spec.kind == "npy":
+        return _npy_reader(form), np.zeros(form.shape, form.dtype)
     if form is not None:
         return lambda content: _of_form(_array(spec, content), form), np.zeros(
             form.shape, form.dtype
@@ -68,6 +71,19 @@ def _reader(spec: ColumnSpec, form: Form | None) -> tuple[Callable[[memoryview],
         return lambda content: _whole(int(_text(content))), 0
     neutral: Any = {"str": "", "int": 0, "float": 0.0, None: None}[spec.type]
     return lambda content: _field(spec, content), neutral
+
+
+def _npy_reader(form: Form) -> Callable[[memoryview], Any]:
+    """Reads arrays; most begin alike, byte by byte, and need no parsing."""
+    head = npy_head(form)
+    size = len(head) + math.prod(form.shape) * form.dtype.itemsize
+
+    def read(content: memoryview) -> Any:
+        if len(content) == size and content[: len(head)] == head:
+            return np.frombuffer(content, form.dtype, offset=len(head)).reshape(form.shape)
+        return _of_form(npy_array(content), form)
+
+    return read
 
 
 def _array(spec: ColumnSpec, content: memoryview) -> Any:

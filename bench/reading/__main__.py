@@ -13,7 +13,10 @@ machine: from 3,400 to 9,200 rows a CPU-second over four runs, so read its ratio
 ``MdsSource``, all columns, in batches of 512 and 2,560, in a source's first epoch, which hashes
 each shard, and in later ones, which need not. Of images it delivers where they lie, as selection
 asks for no more; "images as bytes" makes a ``bytes`` of each. "memcpy" copies the shards whole, the
-ceiling of any reader that copies. WebDataset and litData are left out where they are not installed.
+ceiling of any reader that copies. ``TarSource`` reads the same rows from WebDataset tars, first
+indexed; WebDataset and litData are left out where they are not installed. Tars are also timed from
+nothing: examples indexed a CPU-second from a warm page cache, and the seconds until the first batch
+of 100 tars that were never seen.
 
 Zarr forms: plain slices of one chunk (or shard) after another, each let go of at once (in memory
 that stays in the processor's cache), or held until a window of 2,048 rows is full, as a shuffle has
@@ -41,10 +44,15 @@ from bench.reading.data import make_litdata, make_mds, make_tars, make_zarr
 from jest_loader.adapters.blocks import BlockSource
 from jest_loader.adapters.blocks.order import BlockOrder
 from jest_loader.adapters.mds import MdsSource
+from jest_loader.adapters.tar import TarSource
 from jest_loader.adapters.zarr import ZarrSource
 
 BATCH_SIZES = (512, 2560)
 WINDOW_ROWS = 4 * 512
+NUM_NEW_TARS = 100
+TAR_COLUMNS = {
+    "jpg": "jpg", "caption": "txt", "image_embedding": "image.npy", "text_embedding": "text.npy"
+}  # fmt: skip
 PACKAGES = ("mosaicml-streaming", "zarr", "webdataset", "litdata")
 HASHES = ("xxh3_64", "xxh64", "sha1", "md5")
 Form = Callable[[], object]
@@ -66,6 +74,8 @@ def main() -> None:
         hashes = {name: hash_rate(folder / "mds", name) for name in HASHES}
         for name, gigabytes in hashes.items():
             print(f"  {name:10s} {gigabytes:6.1f} GB per CPU-s")
+        new_tars = tars_from_nothing(folder, num_rows)
+        print("Tars from nothing:", new_tars, flush=True)
         zarr = {}
         for layout, block_rows in make_zarr(folder / "zarr", num_rows).items():
             forms = zarr_forms(folder / "zarr" / layout, block_rows, num_rows)
@@ -78,7 +88,13 @@ def main() -> None:
     for blocks, found in order.items():
         shown = (f"{name} {value:.3g}" for name, value in found.items())
         print(f"  {blocks:16s} {', '.join(shown)}")
-    figures = {"mds": mds, "hash_gb_per_cpu_s": hashes, "zarr": zarr, "order": order}
+    figures = {
+        "mds": mds,
+        "tars": new_tars,
+        "hash_gb_per_cpu_s": hashes,
+        "zarr": zarr,
+        "order": order,
+    }
     print_document({"rows": num_rows, "repeats": repeats, **figures}, packages=PACKAGES)
 
 
@@ -113,11 +129,14 @@ def copy_shards(shards: Iterable[NDArray[np.uint8]], room: NDArray[np.uint8]) ->
 
 def other_forms(folder: Path, num_rows: int) -> dict[str, Form]:
     """Loaders of other formats, if they are installed."""
+    paths = make_tars(folder / "tars", num_rows)
     forms: dict[str, Form] = {}
+    for batch_size in BATCH_SIZES:
+        source = TarSource(paths, batch_size=batch_size, columns=TAR_COLUMNS, drop_last=False)
+        forms[f"TarSource, {batch_size}"] = partial(drain, source)
     if importlib.util.find_spec("webdataset"):
         import webdataset
 
-        paths = make_tars(folder / "tars", num_rows)
         tars = webdataset.WebDataset(paths, shardshuffle=len(paths)).shuffle(WINDOW_ROWS)
         forms["WebDataset"] = lambda: drain(tars)
     if importlib.util.find_spec("litdata"):
@@ -130,6 +149,21 @@ def other_forms(folder: Path, num_rows: int) -> dict[str, Form]:
         if not importlib.util.find_spec(package):
             print(f"{package} is not installed and left out")
     return forms
+
+
+def tars_from_nothing(folder: Path, num_rows: int) -> dict[str, float]:
+    """What indexing tars costs, and how long the first batch of new ones takes."""
+    paths = make_tars(folder / "new-tars", num_rows, max(1, num_rows // NUM_NEW_TARS))
+    (folder / "indexes").mkdir()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    source = TarSource(paths, batch_size=512, columns=TAR_COLUMNS, index=folder / "indexes")
+    cpu_s = time.process_time() - cpu_started
+    next(iter(source))
+    return {
+        "indexed_per_cpu_s": num_rows / cpu_s,
+        "num_tars": float(len(paths)),
+        "first_batch_s": time.perf_counter() - started,
+    }
 
 
 def zarr_forms(path: Path, block_rows: int, num_rows: int) -> dict[str, Form]:

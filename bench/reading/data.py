@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jest_loader.pack import write_mds
 
@@ -46,15 +47,15 @@ def make_mds(folder: Path, num_rows: int) -> None:
     write_mds(folder, COLUMNS, rows(num_rows))
 
 
-def make_tars(folder: Path, num_rows: int) -> list[str]:
+def make_tars(folder: Path, num_rows: int, rows_per_tar: int = ROWS_PER_TAR) -> list[str]:
     """WebDataset tars."""
     folder.mkdir()
     numbered = enumerate(rows(num_rows))
     paths = []
-    for first in range(0, num_rows, ROWS_PER_TAR):
-        paths.append(str(folder / f"{first // ROWS_PER_TAR:05d}.tar"))
+    for first in range(0, num_rows, rows_per_tar):
+        paths.append(str(folder / f"{first // rows_per_tar:05d}.tar"))
         with tarfile.open(paths[-1], "w") as tar:
-            for number, row in islice(numbered, ROWS_PER_TAR):
+            for number, row in islice(numbered, rows_per_tar):
                 add_row(tar, f"{number:08d}", row)
     return paths
 
@@ -64,13 +65,20 @@ def add_row(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
     parts = {
         "jpg": row["jpg"],
         "txt": row["caption"].encode(),
-        "image.bin": row["image_embedding"].tobytes(),
-        "text.bin": row["text_embedding"].tobytes(),
+        "image.npy": npy_of(row["image_embedding"]),
+        "text.npy": npy_of(row["text_embedding"]),
     }
     for extension, content in parts.items():
         info = tarfile.TarInfo(f"{key}.{extension}")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
+
+
+def npy_of(array: NDArray[Any]) -> bytes:
+    """An array as an npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def make_litdata(folder: Path, num_rows: int) -> None:

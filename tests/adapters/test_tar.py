@@ -213,6 +213,21 @@ def test_npz_arrays_of_another_form_are_bad_rows(tmp_path):
     assert "an array must be of numbers, got object" in reasons[3]
 
 
+def test_npy_members_are_read_however_they_are_laid_out(tmp_path):
+    def saved(array):
+        file = io.BytesIO()
+        np.save(file, array)
+        return file.getvalue()
+
+    first = np.arange(6, dtype=np.float32).reshape(2, 3)
+    arrays = [first, first + 1, np.asfortranarray(first + 2), (first + 3).astype(">f4"), first[0]]
+    tar = write_tar(tmp_path / "a.tar", {f"{n}.e.npy": saved(a) for n, a in enumerate(arrays)})
+    batch = whole(tar, columns={"e": "e.npy"})
+    assert batch["e"].dtype == np.dtype(np.float32)
+    np.testing.assert_array_equal(batch["e"], [first, first + 1, first + 2, first + 3, first * 0])
+    assert [reason != "" for reason in batch["skip_reason"]] == [False] * 4 + [True]
+
+
 BAD = {
     "no picture": ({"1.txt": b"c"}, "it has no .jpg or .jpeg or .png or .webp"),
     "no text": ({"1.jpg": b"j", "1.json": b"{}"}, "it has no .txt"),
