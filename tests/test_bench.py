@@ -28,6 +28,10 @@ ICONS = ["--data", "icons", "--steps", "1"]
 SHORT = {
     "demo.sweep": ["--out", "demo_sweep", "--steps", "8", "--reference-steps", "1", "--lr", "1e-3"],
     "demo.seeds": ["--out", "demo", "--steps", "8", "--reference-steps", "1", "--seeds", "0", "1"],
+    "demo.variants": [
+        *("--out", "demo_variants", "--steps", "2"),
+        *("--reference-steps", "1", "--long-reference-steps", "2"),
+    ],
     "caching": ["--smoke"],
     "emitting": ["--smoke"],
     "scoring": ["--smoke"],
@@ -98,7 +102,7 @@ def committed(name: str) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the benchmarks run: with a demo of one step, which some of them start from."""
     folder = tmp_path_factory.mktemp("bench")
-    for demo in ("demo", "demo/seed-0", "demo/seed-1", "demo_sweep"):
+    for demo in ("demo", "demo/seed-0", "demo/seed-1", "demo_sweep", "demo_variants"):
         write_made_demo(folder / demo / "data")
     run_demo(DemoConfig(out=folder / "demo", steps=8, reference_steps=1))
     write_icon_package(folder / "icons.tgz")
