@@ -58,13 +58,19 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for seed, variant in product(arguments.seeds, VARIANTS):
-        name, reference_steps = "short", arguments.reference_steps
+        demo = DemoConfig(
+            out=arguments.out / f"short-{seed}",
+            seed=seed,
+            reference_steps=arguments.reference_steps,
+        )
         if variant.long_reference:
-            name, reference_steps = "long", arguments.long_reference_steps
-        # Steps that pay for the reference: each run's are set below.
-        steps = DemoConfig.steps + 2 * reference_steps
-        out = arguments.out / f"{name}-{seed}"
-        demo = DemoConfig(out=out, seed=seed, steps=steps, reference_steps=reference_steps)
+            demo = replace(
+                demo,
+                out=arguments.out / f"long-{seed}",
+                reference_steps=arguments.long_reference_steps,
+                # To pay for the reference; those of each run are set below.
+                steps=demo.steps + arguments.long_reference_steps,
+            )
         rows += compared(demo, arguments.out / "data", variant, arguments.steps)
     print_document({"rows": rows})
 
