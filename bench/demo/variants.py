@@ -59,7 +59,7 @@ def main() -> None:
     rows = []
     for seed, variant in product(arguments.seeds, VARIANTS):
         demo = DemoConfig(
-            out=arguments.out / f"short-{seed}",
+            out=arguments.out / f"seed-{seed}",
             seed=seed,
             reference_steps=arguments.reference_steps,
         )
