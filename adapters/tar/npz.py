@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jest_loader.checks import shown
+from jest_loader.ragged import RaggedBytes
 
 _MOST_BYTES = 1 << 26
 _HEADER_BYTES = 1 << 14
@@ -64,6 +65,19 @@ def npy_head(form: Form) -> bytes:
     parser.write_array(file, np.zeros(form.shape, form.dtype), allow_pickle=False)
     size = math.prod(form.shape) * form.dtype.itemsize
     return file.getvalue()[: len(file.getvalue()) - size]
+
+
+def plain_arrays(members: RaggedBytes, form: Form) -> NDArray[Any] | None:
+    """All npy files as one array [n, ...]; None where one does not begin as NumPy writes it."""
+    head = npy_head(form)
+    size = len(head) + math.prod(form.shape) * form.dtype.itemsize
+    if size == len(head) or (members.sizes != size).any():
+        return None
+    table = members.to_array(np.uint8, (size,))
+    if (table[:, : len(head)] != np.frombuffer(head, np.uint8)).any():
+        return None
+    content = np.ascontiguousarray(table[:, len(head) :])
+    return content.view(form.dtype).reshape(len(members), *form.shape)
 
 
 def _array(file: IO[bytes], num_bytes: int) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from jest_loader.adapters.blocks.columns import Columns
 from jest_loader.adapters.tar.column_spec import ColumnSpec
 from jest_loader.adapters.tar.headers import FLAWS
 from jest_loader.adapters.tar.index import TarIndex
-from jest_loader.adapters.tar.npz import Form
+from jest_loader.adapters.tar.npz import Form, plain_arrays
 from jest_loader.adapters.tar.values import column_of
 from jest_loader.checks import shown
 from jest_loader.ragged import Int64Array, RaggedBytes, Stored
@@ -141,21 +141,28 @@ class TarRows:
         flaws = np.where(usable, place.flaws, np.int8(-1))
         return Place(np.where(usable, place.starts, 0), np.where(usable, place.sizes, 0), flaws)
 
-    def _contents(self, places: list[Place], shard_of: Int64Array) -> list[list[memoryview]]:
+    def _contents(self, places: list[Place], shard_of: Int64Array) -> list[RaggedBytes]:
         """What the members of some columns hold, in memory."""
         if not places or not len(shard_of):
-            return [[] for _ in places]
+            return [RaggedBytes() for _ in places]
         starts = np.stack([place.starts for place in places], axis=1)
         sizes = np.stack([place.sizes for place in places], axis=1)
-        views = _read_together(self._tars, shard_of, starts, sizes).views()
-        return [views[number :: len(places)] for number in range(len(places))]
+        members = _read_together(self._tars, shard_of, starts, sizes)
+        return [members[number :: len(places)] for number in range(len(places))]
 
     def _decoded(
-        self, spec: ColumnSpec, contents: list[memoryview], place: Place, bad: dict[int, str]
+        self, spec: ColumnSpec, contents: RaggedBytes, place: Place, bad: dict[int, str]
     ) -> Any:
+        form = self.forms.get(spec.name)
+        if spec.kind == "npy" and form is not None:
+            arrays = plain_arrays(contents, form)
+            if arrays is not None:
+                return arrays
         is_there = (place.flaws == 0).tolist()
-        given = [view if there else None for view, there in zip(contents, is_there, strict=True)]
-        column, reasons = column_of(spec, given, self.forms.get(spec.name))
+        given = [
+            view if there else None for view, there in zip(contents.views(), is_there, strict=True)
+        ]
+        column, reasons = column_of(spec, given, form)
         for row, reason in reasons.items():
             at = f"its {spec.members} at byte {place.starts[row]} cannot be read: {reason}"
             bad.setdefault(row, at)
