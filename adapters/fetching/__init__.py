@@ -2,13 +2,16 @@
 
 ::
 
-    remote      RemoteFolder: the files of a URL or a path, as local ones
-    http_file   one of them over HTTP, which goes on where it stopped
-    part_file   what has arrived of it, held to a length
-    owner       whose files a local folder holds
+    remote          RemoteFolder: the files of a URL or a path, as local ones
+    places          where they may be, by the folder's address
+    http_file       one of them over HTTP, which goes on where it stopped
+    object_store    ObjectFolder: the objects of a store
+    part_file       what arrives of one, held to a length
+    owner           whose files a local folder holds
 """
 
 from jest_loader.adapters.fetching.owner import claim
+from jest_loader.adapters.fetching.part_file import FileRange
 from jest_loader.adapters.fetching.remote import MOST_INDEX_BYTES, RemoteFolder
 
-__all__ = ["MOST_INDEX_BYTES", "RemoteFolder", "claim"]
+__all__ = ["MOST_INDEX_BYTES", "FileRange", "RemoteFolder", "claim"]

@@ -6,22 +6,22 @@ is still the same.
 """
 
 import base64
-import time
+import re
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPMessage
 from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from jest_loader.adapters.fetching.part_file import NotFetched, PartFile
+from jest_loader.adapters.fetching import part_file
+from jest_loader.adapters.fetching.part_file import PASSING, FileRange, NotFetched, PartFile
 from jest_loader.checks import shown, without_secrets
 from jest_loader.version import __version__
 
-SILENCE_S = 60.0
-_LEAST_BYTES = 1 << 16  # Less in SILENCE_S counts as silence.
 _BLOCK_BYTES = 1 << 18
 _MOST_WAIT_S = 60.0
-_PASSING = {408, 416, 425, 429}  # Client errors that another attempt may not meet.
 
 
 class HttpFile:
@@ -52,7 +52,7 @@ class HttpFile:
             if start:
                 request.add_header("Range", f"bytes={start}-")
                 request.add_header("If-Range", str(self._version))
-            with self._open(request) as response:
+            with self._answer(request) as response:
                 file.truncate(self._start(response, start))
                 file.seek(0, 2)
                 self._check_length(response, file.tell())
@@ -61,20 +61,13 @@ class HttpFile:
             if self._num_bytes is not None and file.tell() < self._num_bytes:
                 raise NotFetched(f"it ends after {file.tell()} of {self._num_bytes} bytes")
 
-    def _open(self, request: Request) -> Any:
+    def _answer(self, request: Request) -> Any:
         try:
-            return build_opener(_Redirections()).open(request, timeout=SILENCE_S)
-        except HTTPError as error:
-            error.close()  # Unread: the body may be endless.
-            if error.code == 416:
+            return _answer(request)
+        except NotFetched as error:
+            if error.status == 416:
                 self._version = None
-            passing = error.code >= 500 or error.code in _PASSING
-            wait = error.headers.get("Retry-After", "")
-            raise NotFetched(
-                f"the server answers {error.code} {shown(without_secrets(error.reason))}",
-                final=not passing,
-                wait_s=min(float(wait), _MOST_WAIT_S) if wait.isdecimal() else 0.0,
-            ) from None
+            raise
 
     def _start(self, response: Any, asked: int) -> int:
         """Where in the file the answer begins."""
@@ -98,16 +91,68 @@ class HttpFile:
             )
 
     def _copy(self, response: Any, file: IO[bytes]) -> None:
-        since, arrived = time.monotonic(), 0
-        while block := response.read1(_BLOCK_BYTES):
-            self._to.write(file, block)
-            arrived += len(block)
-            if time.monotonic() - since > SILENCE_S:
-                if arrived < _LEAST_BYTES:
-                    raise NotFetched(f"only {arrived} bytes arrived in {SILENCE_S:.0f} s")
-                since, arrived = time.monotonic(), 0
+        self._to.copy(iter(partial(response.read1, _BLOCK_BYTES), b""), file)
         if response.length:
             raise NotFetched(f"the connection ended {response.length} bytes before the file's end")
+
+
+class HttpFolder:
+    """The files behind a URL.
+
+    Args:
+        url: The folder's, with a user and password if it needs them.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def address(self, name: str) -> str:
+        """The URL of a file."""
+        return file_url(self._url, name)
+
+    def attempt(self, name: str, to: PartFile, num_bytes: int | None) -> Callable[[], None]:
+        """What fetches a file when it is called, and goes on when it is called again."""
+        return HttpFile(self.address(name), to, num_bytes).attempt
+
+    def read_range(self, name: str, start: int, stop: int) -> FileRange:
+        """The bytes of a file from ``start`` to before ``stop``.
+
+        Raises:
+            NotFetched: if the server sends something else.
+            Exception: whatever the connection raises.
+        """
+        request = _request(self.address(name))
+        request.add_header("Range", f"bytes={start}-{stop - 1}")
+        with _answer(request) as response:
+            found = re.fullmatch(
+                r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", response.headers.get("Content-Range", "")
+            )
+            if response.status != 206 or not found or int(found[1]) != start:
+                raise NotFetched(
+                    f"the server answers {response.status} in place of a part of the file; "
+                    "copy the files to a folder, or to a server that answers ranges",
+                    final=True,
+                )
+            wanted = min(stop, int(found[3])) - start
+            data = response.read(wanted)
+            if len(data) < wanted:
+                raise NotFetched(f"it ends after {start + len(data)} of {found[3]} bytes")
+            return FileRange(data, int(found[3]), _version(response.headers))
+
+
+def _answer(request: Request) -> Any:
+    """The server's answer, if it is no error."""
+    try:
+        return build_opener(_Redirections()).open(request, timeout=part_file.SILENCE_S)
+    except HTTPError as error:
+        error.close()  # Unread: the body may be endless.
+        wait = error.headers.get("Retry-After", "")
+        raise NotFetched(
+            f"the server answers {error.code} {shown(without_secrets(error.reason))}",
+            final=error.code < 500 and error.code not in PASSING,
+            wait_s=min(float(wait), _MOST_WAIT_S) if wait.isdecimal() else 0.0,
+            status=error.code,
+        ) from None
 
 
 class _Redirections(HTTPRedirectHandler):

@@ -1,7 +1,8 @@
 """Fetches files of a remote folder into a local one, which may have a limit.
 
-``streaming``'s downloaders fetch from S3, GCS, Azure, OCI, SFTP, Hugging Face and Databricks;
-``http_file`` over HTTP; files of a path are copied. A file appears under its name once it is whole.
+obstore fetches from S3, ``streaming``'s downloaders from GCS, Azure, OCI, SFTP, Hugging Face and
+Databricks, ``http_file`` over HTTP; files of a path are copied. A file appears under its name once
+it is whole.
 So processes may share the local folder, and a process that is killed leaves no file that looks
 whole and is not.
 """
@@ -12,21 +13,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from typing import TypeVar
+from urllib.parse import quote, unquote
 
-from jest_loader.adapters.fetching.http_file import HttpFile, file_url
-from jest_loader.adapters.fetching.part_file import NotFetched, PartFile
+from jest_loader.adapters.fetching.part_file import FileRange, NotFetched, PartFile
+from jest_loader.adapters.fetching.places import place_of
 from jest_loader.checks import shown, without_secrets
 
 _ATTEMPTS = 3
 _PROGRESS_BYTES = 1 << 20  # After which an attempt is the first again.
 _MOST_THREADS = 8
-_TIMEOUT_S = 60.0
 _OLD_S = 3600.0  # Without a byte, which a download that goes on is not.
 MOST_INDEX_BYTES = 1 << 28  # Of some 300,000 shards.
 _MAKING_ROOM = threading.Lock()
+
+T = TypeVar("T")
 
 
 class RemoteFolder:
@@ -48,6 +50,7 @@ class RemoteFolder:
         self.remote = remote
         self.local = local
         self._limit_bytes = limit_bytes
+        self._place = place_of(remote)
         self._sizes: Mapping[str, int] = {}
         # When this process last used each file. Not the files' own times: they show changes.
         self._used_ns: dict[str, int] = {}
@@ -145,63 +148,52 @@ class RemoteFolder:
                 self.drop(name)  # A process that has it open or mapped keeps it (POSIX).
                 in_use -= size
 
+    def read_range(self, name: str, start: int, stop: int) -> FileRange:
+        """The bytes of a file from ``start`` to before ``stop``, which are not kept in ``local``.
+
+        Raises:
+            OSError: if they cannot be fetched.
+        """
+        return self._try(name, lambda: self._place.read_range(name, start, stop), lambda: 0)
+
     def _download(self, name: str, to: Path) -> None:
         num_bytes = self._sizes.get(name)
         part = PartFile(to, MOST_INDEX_BYTES if num_bytes is None else num_bytes)
-        source = f"{self.remote.rstrip('/')}/{name}"
-        scheme = urlsplit(self.remote).scheme
-        if scheme in ("http", "https"):
-            source = file_url(self.remote, name)
-            attempt = HttpFile(source, part, num_bytes).attempt
-        elif scheme != "file" and ("://" in self.remote or self.remote.startswith("dbfs:/")):
-            attempt = partial(_by_streaming, source, part)
-        else:
-            path = unquote(urlsplit(source).path) if scheme == "file" else source
-            attempt = partial(_copy, Path(path), part)
+        attempt = self._place.attempt(name, part, num_bytes)
+        self._try(name, attempt, lambda: to.stat().st_size if to.exists() else 0)
+
+    def _try(self, name: str, attempt: Callable[[], T], reached: Callable[[], int]) -> T:
         try:
-            _try(attempt, to)
+            return _attempts(attempt, reached)
+        except ModuleNotFoundError:  # It says what to install.
+            raise
         except Exception as error:  # Each store's client raises exceptions of its own.
             reason = error if isinstance(error, NotFetched) else repr(error)
             # Its traceback would show the passwords that the message leaves out.
             raise OSError(
-                f"{shown(without_secrets(source))} cannot be fetched: "
+                f"{shown(without_secrets(self._place.address(name)))} cannot be fetched: "
                 f"{shown(without_secrets(reason), most=500)}; check the address, the credentials "
                 "and the network"
             ) from None
 
 
-def _try(attempt: Callable[[], None], to: Path) -> None:
+def _attempts(attempt: Callable[[], T], reached: Callable[[], int]) -> T:
     """Make attempts until one ends well, some in a row bring nothing, or another would not help."""
     farthest, failed = 0, 0
     while True:
         try:
             return attempt()
+        except ModuleNotFoundError:
+            raise
         except Exception as error:
             failed += 1
-            reached = to.stat().st_size if to.exists() else 0
-            if reached >= farthest + _PROGRESS_BYTES:
-                farthest, failed = reached, 1
+            if reached() >= farthest + _PROGRESS_BYTES:
+                farthest, failed = reached(), 1
             final = isinstance(error, NotFetched) and error.final
             if final or failed == _ATTEMPTS:
                 raise
             asked_s = error.wait_s if isinstance(error, NotFetched) else 0.0
             time.sleep(max(asked_s, 2.0 ** (failed - 1)))
-
-
-def _by_streaming(source: str, to: PartFile) -> None:
-    from streaming.base.storage.download import CloudDownloader
-
-    to.path.unlink(missing_ok=True)  # It would be taken for the whole file.
-    CloudDownloader.direct_download(source, str(to.path), _TIMEOUT_S)
-    to.check(to.path.stat().st_size)
-
-
-def _copy(source: Path, to: PartFile) -> None:
-    if not source.is_file():
-        raise NotFetched("there is no such file", final=True)
-    with source.open("rb") as remote, to.path.open("wb", buffering=0) as local:
-        while block := remote.read(1 << 20):
-            to.write(local, block)
 
 
 def _modified_s(path: Path) -> float:

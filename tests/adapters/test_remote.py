@@ -58,25 +58,25 @@ def test_a_file_that_is_not_there_is_an_error_that_names_it(kind, folder, url, t
 def test_a_download_that_fails_is_tried_again(folder, tmp_path, monkeypatch):
     attempts = []
 
-    def flaky(source, to):
+    def flaky(_, source, to):
         attempts.append(to.path.name)
         to.path.write_bytes(b"half")
         if len(attempts) < 3:
             raise ConnectionError("reset")
         to.path.write_bytes(FILES["shard.0"])
 
-    monkeypatch.setattr("jest_loader.adapters.fetching.remote._copy", flaky)
+    monkeypatch.setattr("jest_loader.adapters.fetching.places.PathFolder._copy", flaky)
     remote = RemoteFolder(str(folder), tmp_path / "local")
     assert remote.fetch("shard.0").read_bytes() == FILES["shard.0"]
     assert len(attempts) == 3
 
 
 def test_a_file_appears_once_it_is_whole(folder, tmp_path, monkeypatch):
-    def killed(source, to):
+    def killed(_, source, to):
         to.path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jest_loader.adapters.fetching.remote._copy", killed)
+    monkeypatch.setattr("jest_loader.adapters.fetching.places.PathFolder._copy", killed)
     with pytest.raises(KeyboardInterrupt):
         RemoteFolder(str(folder), tmp_path / "local").fetch("shard.0")
     assert here(tmp_path / "local") == []

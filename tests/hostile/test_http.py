@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jest_loader.adapters.fetching import RemoteFolder, http_file, part_file, remote
+from jest_loader.adapters.fetching import RemoteFolder, part_file, remote
 from jest_loader.adapters.mds import MdsSource, MdsStream
 from jest_loader.checks import without_secrets
 from jest_loader.pack import write_mds
@@ -18,7 +18,7 @@ DATA = bytes(range(256)) * 8192  # 2 MiB
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setattr(http_file, "SILENCE_S", 0.3)
+    monkeypatch.setattr(part_file, "SILENCE_S", 0.3)
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
