@@ -10,8 +10,16 @@
     owner           whose files a local folder holds
 """
 
+from jest_loader.adapters.fetching.object_store import SCHEMES, ObjectFolder
 from jest_loader.adapters.fetching.owner import claim
 from jest_loader.adapters.fetching.part_file import FileRange
 from jest_loader.adapters.fetching.remote import MOST_INDEX_BYTES, RemoteFolder
 
-__all__ = ["MOST_INDEX_BYTES", "FileRange", "RemoteFolder", "claim"]
+__all__ = [
+    "MOST_INDEX_BYTES",
+    "SCHEMES",
+    "FileRange",
+    "ObjectFolder",
+    "RemoteFolder",
+    "claim",
+]

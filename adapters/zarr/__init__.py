@@ -11,7 +11,8 @@
     codecs          which codecs there may be
     local_files     the files of a local group: of bounded size, and all there
     record          what jest_loader.pack keeps of the arrays that it wrote
-    over_http       time-outs and lengths over HTTP
+    over_http       time-outs, lengths and errors over HTTP
+    stored_group    a group in an object store, as Zarr sees it
 """
 
 from jest_loader.adapters.zarr.record import WRITER_ATTRIBUTE

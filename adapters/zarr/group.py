@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from jest_loader.adapters.fetching import SCHEMES, ObjectFolder
 from jest_loader.adapters.zarr.codecs import check_codecs
 from jest_loader.adapters.zarr.description import check_bounds, check_items, parsed
 from jest_loader.adapters.zarr.local_files import check_size, first_missing
-from jest_loader.adapters.zarr.over_http import storage_options
+from jest_loader.adapters.zarr.over_http import exists, reason, storage_options
 from jest_loader.adapters.zarr.record import WRITER_ATTRIBUTE, ArrayRecord, read_attribute
 from jest_loader.checks import shown, without_secrets
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, zarr.Array[Any]]
 
 _OF_GROUP = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")  # Which Zarr opens of a group.
+_RETRIES = 2  # Of a request to an object store that failed in passing.
 _CHUNK = re.compile(r"c|c[./]\d.*|\d+([./]\d+)*")  # As formats 3 and 2 name them.
 
 
@@ -84,9 +86,9 @@ class ArrayGroup:
         from zarr.core.sync import sync
 
         try:
-            return sync(self._store.exists(key))
+            return sync(exists(self._store, key))
         except Exception as error:  # Stores raise exceptions of their own.
-            raise self._damaged(key, repr(error)) from error
+            raise self._damaged(key, reason(error)) from None
 
     def _missing(self, name: str, grid: Sequence[int], key: str, found: int | None) -> str:
         got = "" if found is None else f", got {found}"
@@ -206,7 +208,7 @@ class ArrayGroup:
                     check_size(f"{self._store.root}/{key}")
                 found = await self._store.get(key, default_buffer_prototype())
             except Exception as error:  # Stores raise exceptions of their own.
-                raise self._damaged(key, repr(error)) from error
+                raise self._damaged(key, reason(error)) from None
             return None if found is None else found.to_bytes()
 
         async def read_all() -> list[bytes | None]:
@@ -233,9 +235,16 @@ def _open(path: str) -> "zarr.Group":
     try:
         for name in _OF_GROUP:
             check_size(f"{path}/{name}")
+        if path.startswith(SCHEMES):
+            from jest_loader.adapters.zarr.stored_group import StoredGroup
+
+            store = StoredGroup(ObjectFolder(path, num_retries=_RETRIES))
+            return zarr.open_group(store, mode="r", use_consolidated=False)
         return zarr.open_group(
             path, mode="r", use_consolidated=False, storage_options=storage_options(path)
         )
+    except ModuleNotFoundError:  # It says what to install.
+        raise
     except Exception as error:  # stores raise exceptions of their own
         raise ValueError(
             f"path must be a Zarr group, got {without_secrets(repr(path))}: "

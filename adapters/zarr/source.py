@@ -25,6 +25,7 @@ from jest_loader.adapters.blocks import BlockSource, Rows, Scratch, SourceKeywor
 from jest_loader.adapters.blocks.columns import Column, choose_columns, join_column
 from jest_loader.adapters.blocks.threads import map_in_threads
 from jest_loader.adapters.zarr.group import ArrayGroup
+from jest_loader.adapters.zarr.over_http import reason
 from jest_loader.checks import flag, shown, without_secrets
 from jest_loader.ragged import Int64Array
 
@@ -178,7 +179,7 @@ class ZarrBlocks:
         except Exception as error:  # stores and codecs raise exceptions of their own
             raise ValueError(
                 f"rows {rows.start} to {rows.stop - 1} of array {name!r} in {self._path} cannot be "
-                f"read: {shown(without_secrets(repr(error)))}; fetch them again"
+                f"read: {shown(without_secrets(reason(error)))}; fetch them again"
             ) from error
 
     def _num_rows(self) -> int:

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from jest_loader.adapters.fetching import part_file, remote
+from jest_loader.adapters.fetching import part_file
 
 BUCKET = "data"
 
@@ -31,7 +31,7 @@ def moto() -> Iterator[str]:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of silence is enough, and nothing is waited for between attempts."""
     monkeypatch.setattr(part_file, "SILENCE_S", 1.0)
-    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+    monkeypatch.setattr("jest_loader.adapters.fetching.remote.time.sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -64,7 +64,8 @@ def upload(s3: Any) -> Callable[[Path], str]:
         for path in folder.rglob("*"):
             if path.is_file():
                 key = f"{folder.name}/{path.relative_to(folder).as_posix()}"
-                s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+                # So that it is read over HTTP too, without a signature.
+                s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes(), ACL="public-read")
         return f"s3://{BUCKET}/{folder.name}"
 
     return put
@@ -102,6 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def store_answer(self) -> tuple[int, dict[str, str], bytes]:
+        assert isinstance(self.server, Proxy)
         connection = http.client.HTTPConnection(self.server.behind, timeout=10)
         connection.request(self.command, self.path, headers=dict(self.headers))
         found = connection.getresponse()
