@@ -34,6 +34,14 @@ def command(out: Path, data: Path) -> list[str]:
     return [sys.executable, "-m", "bench.gpu", *options]
 
 
+def wait_until_gone(process: int) -> None:
+    """Fail if a part goes on though nobody takes its figures."""
+    until = time.monotonic() + 60
+    while Path(f"/proc/{process}").exists():
+        assert time.monotonic() < until, "a part outlives the run that it is of"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def killed_and_continued(tmp_path_factory) -> tuple[dict[str, Any], dict[str, Any], str]:
     """The document that a killed run left, that of the run behind it, and what this one printed."""
@@ -45,8 +53,10 @@ def killed_and_continued(tmp_path_factory) -> tuple[dict[str, Any], dict[str, An
     )
     assert first.stdout is not None
     assert first.stdout.readline().startswith("kernels    done")
+    (part,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    wait_until_gone(int(part))
     left = read(out)
     second = subprocess.run(
         command(out, data), cwd=ROOT, capture_output=True, text=True, timeout=800, check=False

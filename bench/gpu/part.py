@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -37,6 +39,7 @@ def run_part(
         limit_s: Seconds after which it is stopped.
     """
     ends_at = time.monotonic() + limit_s
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -50,3 +53,9 @@ def run_part(
         import_module(f"bench.gpu.{name}").run(setting)
     except OutOfTime:
         sys.exit(OUT_OF_TIME)
+
+
+def _end_with_parent() -> None:
+    """End this process and what it has started once the one that started it is gone."""
+    os.read(0, 1)  # Nothing is ever sent: it returns at the end.
+    os.killpg(0, signal.SIGKILL)

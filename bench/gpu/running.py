@@ -98,6 +98,7 @@ def _run(name: str, document: Document, limit_s: float, command: Sequence[str]) 
                 *(sys.executable, "-m", "bench.gpu", *command, "--part", name),
                 *("--done", done, "--limit", str(limit_s)),
             ],
+            stdin=subprocess.PIPE,  # Its end is this process's, which the part does not outlive.
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -118,9 +118,10 @@ def has_turns(scorer: object) -> bool:
 def too_few_unseen(num_left: int, size: int, num_seen: int, num_candidates: int) -> ValueError:
     """The error for a super-batch that has too few candidates left."""
     return ValueError(
-        f"exclude_seen=True must leave at least the {size} candidates that are chosen, but leaves "
-        f"{num_left} of {num_candidates}, for the reference was trained on {num_seen} of them; use "
-        "a larger super_batch_size, or a reference that was trained on fewer of these data"
+        "leaving out what the reference was trained on must leave at least the "
+        f"{size} candidates that are chosen, but leaves {num_left} of {num_candidates}, for the "
+        f"reference was trained on {num_seen} of them; use a larger filter ratio "
+        "(super_batch_size), or a reference that was trained on fewer of these data"
     )
 
 

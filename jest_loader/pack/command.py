@@ -141,9 +141,11 @@ def _open(config: PackConfig, tally: Tally) -> tuple[Iterator[Record], int | Non
     """The records, and their number if it is known."""
     if config.captions is not None:
         if len(config.input) != 1 or not config.input[0].is_dir():
+            there = all(path.exists() for path in config.input)
             raise ValueError(
                 "with captions, the input must be one folder of pictures, got "
-                f"{_names(config.input)}; the captions of tars stand in the tars"
+                f"{_names(config.input)}"
+                + ("; the captions of tars stand in the tars" if there else ", which is not there")
             )
         table = CaptionFile(
             config.captions, config.file_column, config.caption_column, config.keep_columns

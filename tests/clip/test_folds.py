@@ -146,6 +146,7 @@ def test_a_cache_of_folds_is_not_there_before_all_of_them_are(folder, tmp_path):
     ("names", "changes", "message"),
     [
         (["a"], {}, "folds are at least two checkpoints, got one; set checkpoint"),
+        (["a", "b", "a"], {}, r"folds must be different checkpoints, .* got one twice: "),
         (["a", "b", "both"], {}, "holds a cache of 2 folds, which cannot go on with 3"),
         (["b", "a"], {}, r"fold-0 holds a reference cache with model"),
         (["a", "b"], {"out": "cache/fold-0"}, "holds a cache of one reference, and cannot hold"),

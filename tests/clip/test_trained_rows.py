@@ -182,7 +182,7 @@ def selecting(tmp_path, **changes):
 def test_pictures_are_known_again_in_other_shards(distinct, tmp_path, caplog):
     found = caching(distinct, tmp_path)
     assert found.endswith("of width 8; the reference was trained on 16.7 % of them")
-    (text,) = [line for line in caplog.messages if "was trained on 17 % of these data" in line]
+    (text,) = [line for line in caplog.messages if "was trained on 16.7 % of these data" in line]
     assert "leave those rows out with selection.exclude_seen" in text
     cache, checkpoint = tmp_path / "cache", tmp_path / "reference" / "checkpoint.pt"
     chosen = []

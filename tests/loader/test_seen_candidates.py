@@ -134,7 +134,7 @@ def test_too_few_left_is_told():
     with pytest.raises(
         ValueError,
         match=r"must leave at least the 4 candidates that are chosen, but leaves 3 of 16, for the "
-        r"reference was trained on 13 of them; use a larger super_batch_size, or a reference",
+        r"reference was trained on 13 of them; use a larger filter ratio \(super_batch_size\), or",
     ):
         list(make(Memorised(13), exclude_seen=True))
     uniform = make(Memorised(13), UniformSelector(), exclude_seen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jest_loader.checks import whole
+from jest_loader.checks import shown, whole
 from jest_loader.clip.commands.adopt import AdoptOptions, adopt_embeddings
 from jest_loader.clip.config.open_clip import OpenClipConfig
 from jest_loader.clip.config.train import DataConfig
@@ -59,6 +59,11 @@ class _ReferenceOptions:
             raise ValueError("a cache is of one reference; set checkpoint, open_clip.name or folds")
         if len(self.folds) == 1:
             raise ValueError("folds are at least two checkpoints, got one; set checkpoint")
+        if len({path.resolve() for path in self.folds}) < len(self.folds):
+            raise ValueError(
+                "folds must be different checkpoints, each trained without a part of the data, got "
+                f"one twice: {shown([str(path) for path in self.folds])}; name each once"
+            )
         if self.ema and self.checkpoint is None and not self.folds:
             raise ValueError("ema has no effect without a checkpoint; set that too")
 
@@ -271,7 +276,7 @@ def _finish_folds(config: CacheConfig, built: list[Manifest]) -> str:
 def _warn_of_seen(share: float | None) -> None:
     if (share or 0) > MOST_SHARE:
         _LOG.warning(
-            "the reference was trained on %.0f %% of these data: selection from them favours what "
+            "the reference was trained on %.1f %% of these data: selection from them favours what "
             "it has memorised; leave those rows out with selection.exclude_seen, cross-fit with "
             "--folds, or take a reference that was trained on other data",
             100 * (share or 0),
