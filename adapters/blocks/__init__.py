@@ -11,6 +11,7 @@
     reader          BlockReader, Rows: what a format has to offer
     columns         what rows are delivered as
     scratch         memory that is used again
+    paths           which files: folders, patterns, braces
     open_file       a file that is read where it is looked at
     threads         reads several blocks at once
     order           which rows come when, as a function of (seed, epoch)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Unpack
 
 from jest_loader.adapters.blocks import BlockSource, SourceKeywords
+from jest_loader.adapters.blocks.paths import Urls
 from jest_loader.adapters.tar.reader import TarShards
 from jest_loader.adapters.tar.shard import LocalShard
-from jest_loader.adapters.tar.urls import Urls, tars_at
+from jest_loader.adapters.tar.urls import TARS
 
 
 class TarSource(BlockSource):
@@ -68,5 +69,5 @@ class TarSource(BlockSource):
         folder = None if index is None else Path(index)
         if folder is not None and not folder.is_dir():
             raise ValueError(f"index must be a folder that is there, got {str(folder)!r}; make it")
-        shards = [LocalShard(path) for path in tars_at(urls)]
+        shards = [LocalShard(path) for path in TARS.at(urls)]
         super().__init__(TarShards(shards, columns, folder), **options)
