@@ -48,5 +48,5 @@ def test_tars_are_told_from_shards(tmp_path):
     tars(tmp_path / "tars")
     assert isinstance(open_shards(tmp_path / "tars", batch_size=8), TarSource)
     assert not isinstance(open_shards(packed(tmp_path / "mds"), batch_size=8), TarSource)
-    with pytest.raises(ValueError, match=r"or WebDataset tars"):
+    with pytest.raises(ValueError, match=r"WebDataset tars or Parquet files"):
         open_shards(tmp_path, batch_size=8)

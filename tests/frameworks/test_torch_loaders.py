@@ -109,10 +109,26 @@ def write_tars(folder, _, rows):
     write_tar(Path(folder, "00000.tar"), members)
 
 
+def parquet(folder):
+    from jest_loader.adapters.parquet import ParquetSource
+
+    return ParquetSource(folder, batch_size=10)
+
+
+def write_parquet(folder, _, rows):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    Path(folder).mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), Path(folder, "a.parquet"), row_group_size=4)
+
+
+NEEDED = {"mds": "streaming", "zarr": "zarr", "parquet": "pyarrow"}
 OURS = {
     "`MdsSource`": (mds, write_mds, "int64"),
     "`ZarrSource`": (zarr, write_zarr, "int64"),
     "`TarSource`": (tar, write_tars, "int64"),
+    "`ParquetSource`": (parquet, write_parquet, "int64"),
 }
 
 
@@ -121,7 +137,7 @@ def ours(request, tmp_path):
     """A source of ours: its name, what opens it, and folders by their number of rows."""
     source, write, kind = OURS[request.param]
     if source is not tar:
-        pytest.importorskip("streaming" if source is mds else "zarr")
+        pytest.importorskip(NEEDED[source.__name__])
     folders = {n: str(tmp_path / str(n)) for n in (WHOLE, LEFT_OVER)}
     for num_rows, folder in folders.items():
         write(folder, {"number": kind}, [{"number": row} for row in range(num_rows)])

@@ -92,8 +92,9 @@ class CacheConfig(AdoptOptions, _ReferenceOptions):
     """Embed a data set once with a reference model, so that selection need not run it."""
 
     data: Path
-    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars:
-    a folder, or a pattern such as 'shards/{00000..01023}.tar'.
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars
+    or Parquet files: a folder, or a pattern such as 'shards/{00000..01023}.tar' or
+    'data/train-*.parquet'.
     """
 
     out: Path

@@ -53,7 +53,7 @@ class HeldOutSet(HeldOutOptions):
     """A held-out set: data, their columns, and what is measured on them.
 
     Args:
-        data: Folder of MDS shards, a Zarr group, or WebDataset tars.
+        data: Folder of MDS shards, a Zarr group, WebDataset tars, or Parquet files.
         image_column: Column of images.
         caption_column: Column of captions.
     """

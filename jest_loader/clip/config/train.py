@@ -23,8 +23,9 @@ class DataConfig:
     """What is trained on, and what is held out."""
 
     train: Path
-    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars:
-    a folder, or a pattern such as 'shards/{00000..01023}.tar'.
+    """Folder of MDS shards or a Zarr group, as `jest-loader pack` writes them, or WebDataset tars
+    or Parquet files: a folder, or a pattern such as 'shards/{00000..01023}.tar' or
+    'data/train-*.parquet'.
     """
 
     test: Path | None = None

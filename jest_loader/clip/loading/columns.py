@@ -11,6 +11,7 @@ from torch import Tensor
 from jest_loader.adapters.blocks import SourceKeywords
 from jest_loader.adapters.images import DecodeImages
 from jest_loader.adapters.mds import MdsSource
+from jest_loader.adapters.parquet import ParquetSource
 from jest_loader.adapters.tar import IMAGE, TarSource
 from jest_loader.adapters.zarr import ZarrSource
 from jest_loader.batch import Batch
@@ -19,18 +20,21 @@ from jest_loader.clip.models.inputs import CONTENT, ModelInputs
 from jest_loader.ragged import RaggedBytes
 from jest_loader.seen import SeenFunction, SeenRows, content_keys
 
-ShardSource = MdsSource | ZarrSource | TarSource
+ShardSource = MdsSource | ZarrSource | TarSource | ParquetSource
 
 
 def open_shards(
     path: Path, columns: Sequence[str] = (), **options: Unpack[SourceKeywords]
 ) -> ShardSource:
-    """A source over a folder of MDS shards, a Zarr group, or WebDataset tars.
+    """A source over a folder of MDS shards, a Zarr group, WebDataset tars, or Parquet files.
 
     Args:
-        path: The folder; of tars also a pattern, as ``shards/{00000..01023}.tar``.
+        path: The folder; of tars and Parquet files also a pattern, as
+            ``shards/{00000..01023}.tar`` and ``data/train-*.parquet``. In a folder that has both,
+            the Parquet files are img2dataset's, of what is in the tars.
         columns: Columns that are wanted. Of tars they are what ``TarSource`` calls the members, as
-            ``jpg``, ``txt`` or ``json:uid``, where they are not ``image`` and ``caption``.
+            ``jpg``, ``txt`` or ``json:uid``, where they are not ``image`` and ``caption``. Of
+            Parquet files no others are read.
         **options: How rows are put into batches.
 
     Raises:
@@ -42,9 +46,12 @@ def open_shards(
         return ZarrSource(path, **options)
     if ".tar" in path.name or (path.is_dir() and any(path.glob("*.tar*"))):
         return TarSource(path, columns=_tar_columns(columns), **options)
+    if path.name.endswith(".parquet") or (path.is_dir() and any(path.glob("*.parquet"))):
+        return ParquetSource(path, columns=[name for name in columns if name] or None, **options)
     raise ValueError(
-        f"{path} must be a folder of MDS shards (with index.json), a Zarr group (with zarr.json) "
-        "or WebDataset tars (a folder of them, or a pattern as shards/{00000..01023}.tar); "
+        f"{path} must be a folder of MDS shards (with index.json), a Zarr group (with zarr.json), "
+        "WebDataset tars or Parquet files (a folder of them, or a pattern as "
+        "shards/{00000..01023}.tar or data/train-*.parquet); "
         "jest-loader pack makes shards from images and captions"
     )
 
