@@ -79,9 +79,9 @@ def letters(number, alphabet="abcdefghijklmnopqrstuvwxyz"):
 )
 def test_open_clip_takes_no_time_for_a_long_caption(caption, simple):
     tokenize = simple()
-    start = time.monotonic()
+    start = time.process_time()  # Other processes may be busy.
     assert tokenize([caption]).shape == (1, 77)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_statistics_count_what_each_sub_batch_made_a_rank_receive(folder, num_ra
         loader = dataset(folder, group, num_ranks, quota="equal")
         return [loader.stats.bytes_received for _ in loader]
 
-    words = (3 * 16 + 56) * (num_ranks - 1)  # On how it went.
+    words = (2 * 16 + 24 + 56) * (num_ranks - 1)  # On how it went.
     expected = joint_bytes(12, 4, num_ranks, 2 * (12 + 15) * 8) + words
     assert simulate_ranks(num_ranks, run) == [[expected] * 5] * num_ranks
 
