@@ -184,7 +184,8 @@ class TarRows:
         within = self._within(rows, shard_of)
         for row, reason in bad.items():
             shard = self.shards[shard_of[row]]
-            reasons[row] = shown(f"{shard.index.named(int(within[row]), shard.name)}: {reason}")
+            name = shard.index.named(int(within[row]), shard.name)
+            reasons[row] = f"{name}: {shown(reason, most=500)}"
         return reasons
 
 

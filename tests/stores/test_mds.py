@@ -1,5 +1,7 @@
 """MDS shards in an S3 bucket read as those in a folder."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,8 @@ def test_a_bucket_without_an_index_is_named(s3, tmp_path):
         MdsSource(MdsStream("s3://data/none", local=tmp_path / "local"), batch_size=10)
 
 
-def _read_in_a_process(url, local, limit_bytes, sent):
+def _read_in_a_process(settings, url, local, limit_bytes, sent):
+    os.environ.update(settings)  # Those of a server of processes are from before.
     most, found = 0, []
     stream = MdsStream(url, local=local, limit_bytes=limit_bytes)
     for batch in MdsSource(stream, batch_size=10, window_rows=20):
@@ -76,9 +79,10 @@ def test_two_processes_share_a_folder_of_limited_size(shards, upload, tmp_path):
     url, local = upload(shards), tmp_path / "local"
     sizes = [path.stat().st_size for path in shards.glob("shard.*")]
     limit = sum(sizes) // 2
+    settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
     processes = [
-        CONTEXT.Process(target=_read_in_a_process, args=(url, local, limit, sent))
+        CONTEXT.Process(target=_read_in_a_process, args=(settings, url, local, limit, sent))
         for _, sent in pipes
     ]
     for process in processes:
