@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from jest_loader.adapters.parquet import ParquetSource
 from tests.frameworks.sources import WHOLE, Measuring, check, check_ranks
 
 datasets = pytest.importorskip("datasets")
@@ -78,3 +79,27 @@ def test_a_stream_in_a_loader_is_told_its_epoch():
         return DataLoader(stream(rows).shuffle(1, buffer_size=40).with_format("torch"), 10)
 
     assert Measuring(loader, lambda batch: batch["number"]).order() == "`set_epoch`"
+
+
+def test_what_to_parquet_writes_is_a_source(tmp_path):
+    features = datasets.Features({
+        "image": datasets.Image(),
+        "text": datasets.Value("string"),
+        "emb": datasets.Sequence(datasets.Value("float32"), length=2),
+        "tags": datasets.Sequence(datasets.Value("string")),
+    })  # fmt: skip
+    images = [b"picture %d" % n for n in range(25)]
+    rows = {
+        "image": [{"bytes": image, "path": None} for image in images],
+        "text": [f"text {n}" for n in range(25)],
+        "emb": [[n, n / 2] for n in range(25)],
+        "tags": [["a"] * (n % 3) for n in range(25)],
+    }
+    table = datasets.table.InMemoryTable.from_pydict(rows, schema=features.arrow_schema)
+    data = datasets.Dataset(table, datasets.DatasetInfo(features=features), fingerprint="rows")
+    data.to_parquet(tmp_path / "a.parquet", batch_size=10)
+    (batch,) = ParquetSource(tmp_path, batch_size=25, shuffle=False)
+    assert batch["image"] == images
+    assert batch["text"] == rows["text"]
+    assert batch["emb"].tolist() == rows["emb"]
+    assert [*batch] == ["image", "text", "emb", "skip_reason", "sample_id"]
