@@ -10,6 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from jest_loader.adapters.parquet import ParquetSource
+from jest_loader.adapters.parquet.column_kind import ColumnKind
+from jest_loader.adapters.parquet.values import column_of
 from jest_loader.ragged import RaggedBytes
 from jest_loader.testing.conformance import check_source
 from tests.adapters.parquets import image, table, write_files
@@ -225,3 +227,11 @@ def test_pyarrow_that_is_missing_is_named_with_what_to_install(tmp_path, monkeyp
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'jest-loader\[parquet\]'"):
         ParquetSource(folder, batch_size=1)
     assert "pyarrow" in sys.modules
+
+
+def test_what_lies_under_a_null_is_not_delivered():
+    stored = pa.array([1, 2, 3], pa.int64()).buffers()[1]
+    array = pa.Array.from_buffers(pa.int64(), 3, [pa.py_buffer(b"\x05"), stored])
+    values, reasons = column_of(ColumnKind("numbers", "int64"), array)
+    assert values.tolist() == [1, 0, 3]
+    assert reasons == {1: "is null"}
