@@ -132,7 +132,8 @@ def test_a_short_run_ends_with_json(name: str, folder: Path) -> None:
     document = last_line(result.stdout)
     assert document["environment"]["torch"]
     if name not in ("training", "joint") and committed(name).is_file():
-        assert document.keys() == last_line(committed(name).read_text()).keys()
+        # It may be from before a measure was added.
+        assert document.keys() >= last_line(committed(name).read_text()).keys()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.txt")), ids=str)
